@@ -1,0 +1,29 @@
+"""monet-edge: segment a medical scan on a CPU, offline, in seconds. Research use only, not a medical device.
+
+Everything is imported when first used: `import monet_edge` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from .model import Model, load
+    from .pipeline import Outcome, segment
+
+__version__ = "0.1.0"
+__all__ = ["Model", "Outcome", "errors", "load", "segment"]
+
+_HOMES = {"Model": "model", "Outcome": "pipeline", "load": "model", "segment": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module(".errors", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'monet_edge' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

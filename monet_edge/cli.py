@@ -1,0 +1,242 @@
+"""The command line: parse, call one library function, print. Whatever is heavy is imported when a command needs it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import MonetError
+
+if TYPE_CHECKING:
+    from .model import Model
+    from .pipeline import Job, Outcome
+
+DISCLAIMER = "Research use only, not a medical device."
+app = typer.Typer(
+    help=f"Segment medical scans on this computer's CPU, offline. {DISCLAIMER}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[str, typer.Option("-m", "--model", help="A shipped model's name (see `models`) or a .safetensors file.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def segment(
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="NIfTI scans (.nii, .nii.gz), or folders of them.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")
+    ] = None,
+    model: ModelOption = "brain-flair",
+    threads: ThreadsOption = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel counts, for a binary model.")] = None,
+    volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan, counted from 0.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write <stem>_prob.nii.gz.")] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice: twice the time, a little more accurate.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Segment scans: a mask on each scan's own grid."""
+    if threshold is not None and not 0 < threshold < 1:
+        raise typer.BadParameter(f"expected a probability between 0 and 1, found {threshold}", param_hint="--threshold")
+    with failing_clearly(debug):
+        from .pipeline import check_output, find_scans, plan_jobs
+
+        jobs = plan_jobs(find_scans(scans), output, probabilities)
+        if len(jobs) == 1:
+            check_output(jobs[0], overwrite=overwrite)
+        ready = _load(model, threads, quiet)
+        failed = 0
+        for job in jobs:
+            try:
+                _segment_one(job, ready, quiet, threshold=threshold, volume=volume, flip=flip, overwrite=overwrite)
+            except Exception as error:
+                if len(jobs) == 1 or debug:
+                    raise
+                failed += 1
+                _complain(error)
+    if len(jobs) > 1 and not quiet:
+        print(f"{len(jobs) - failed} of {len(jobs)} scans segmented")
+    if not quiet:
+        print(DISCLAIMER)
+    if failed:
+        raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _segment_one(job: Job, model: Model, quiet: bool, **options: Any) -> None:
+    from .pipeline import run
+
+    with progress_bar(f"segmenting {job.scan.name}", quiet) as progress:
+        outcome = run(job, model, progress=progress, **options)
+    for warning in outcome.warnings:
+        print(f"monet-edge: {job.scan}: warning: {warning}", file=sys.stderr)
+    if not quiet:
+        print(_describe(outcome))
+
+
+def _describe(outcome: Outcome) -> str:
+    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes.items())
+    return f"{volumes} → {outcome.job.mask} ({outcome.seconds:.1f} s)"
+
+
+def _load(model: str, threads: int | None, quiet: bool) -> Model:
+    from .model import load
+
+    ready = load(model, threads)
+    if not quiet:
+        weights = ready.weights
+        kind = ", ".join(filter(None, (weights.provenance.get("modality"), *weights.preprocess.labels)))
+        print(f"{weights.name} ({kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
+    return ready
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models."""
+    with failing_clearly(False):
+        from rich.console import Console
+        from rich.table import Table
+
+        from .weights import load, shipped
+
+        table = Table("model", "modality", "labels", "Dice", "licence", caption=DISCLAIMER)
+        for name, path in shipped().items():
+            weights = load(path)
+            told = weights.provenance
+            licence = f"{told.get('licence', 'unknown')}{' (non-commercial)' if 'NC' in str(told.get('licence')) else ''}"
+            table.add_row(name, str(told.get("modality")), ", ".join(weights.preprocess.labels), str(told.get("dice")), licence)
+        Console().print(table)
+
+
+@app.command()
+def info(model: Annotated[str, typer.Argument(help="A shipped model's name or a .safetensors file.")]) -> None:
+    """Say what a model is, how it was made and what it expects."""
+    with failing_clearly(False):
+        import json
+        from dataclasses import asdict
+
+        from .spec import count_floats, count_macs
+        from .weights import find, load
+
+        weights = load(model)
+        size = weights.preprocess.size
+        macs = sum(count_macs(weights.spec, size, size).values())
+        print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
+              f"{macs / 1e9:.2f} GMAC a slice of {size}x{size}")  # fmt: skip
+        print(f"file: {find(model)} ({find(model).stat().st_size / 1e6:.2f} MB), sha256 {weights.sha256}")
+        for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
+            print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
+        print(DISCLAIMER)
+
+
+@app.command()
+def warmup() -> None:
+    """Compile the kernels for this CPU now, rather than at the first scan."""
+    with failing_clearly(False):
+        from .kernels import compile_all
+
+        start = time.perf_counter()
+        with progress_bar("compiling once for this CPU", False) as progress:
+            compile_all(progress)
+        print(f"ready ({time.perf_counter() - start:.1f} s)")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for the phantom, its lesion and the mask.")] = Path("demo"),
+    model: ModelOption = "brain-flair",
+    threads: ThreadsOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Segment a synthetic head whose lesion is known, and say how well it went."""
+    with failing_clearly(debug):
+        import nibabel
+        import numpy as np
+
+        from . import phantom
+        from .pipeline import make_job
+
+        volume, truth = phantom.make()
+        folder.mkdir(parents=True, exist_ok=True)
+        scan = folder / "phantom.nii.gz"
+        nibabel.save(phantom.to_image(volume), scan)
+        nibabel.save(phantom.to_image(truth), folder / "phantom_lesion.nii.gz")
+        job = make_job(scan, None, False)
+        _segment_one(job, _load(model, threads, False), False, overwrite=True)
+        mask = np.asanyarray(nibabel.load(job.mask).dataobj).T
+        dice = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
+        print(f"Dice {dice:.2f} against the lesion as drawn")
+        print(DISCLAIMER)
+        if dice < 0.7:
+            raise MonetError(f"the demo scored Dice {dice:.2f}, expected at least 0.7: this installation or model is not sound")
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total)."""
+    if quiet or not sys.stderr.isatty():
+        if not quiet:
+            print(title, file=sys.stderr, flush=True)
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def failing_clearly(debug: bool) -> Iterator[None]:
+    """Any error becomes one line on stderr and exit status 2 (130 for Ctrl-C); ``debug`` lets the traceback through."""
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        print("monet-edge: interrupted; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if debug:
+            raise
+        _complain(error)
+        raise typer.Exit(2) from None
+
+
+def _complain(error: Exception) -> None:
+    if isinstance(error, MonetError):
+        message = str(error)
+    elif isinstance(error, MemoryError):
+        message = "not enough memory. Close other programs, or segment a smaller scan."
+    else:
+        message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
+    print(f"monet-edge: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _version(show: bool) -> None:
+    if show:
+        print(f"monet-edge {__version__}. {DISCLAIMER}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

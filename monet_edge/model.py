@@ -1,0 +1,214 @@
+"""A model ready to use: weights, preprocessing and engine together; from a scan in memory to its mask in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from . import preprocess, volume
+from .errors import ModelError
+from .runtime import Engine
+from .spec import multiple_of
+from .weights import DEFAULT, Weights
+from .weights import load as load_weights
+
+Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model says of one scan, on the scan's own grid.
+
+    Attributes
+    ----------
+    mask : (X, Y, Z) uint8
+        Labels, 0 is background.
+    probability : (X, Y, Z) or (X, Y, Z, classes) float32, or None
+        If asked for.
+    warnings : tuple of str
+        What to tell the user.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray | None
+    warnings: tuple[str, ...]
+
+
+class Model:
+    """A network with its preprocessing, ready to run on the CPU.
+
+    Attributes
+    ----------
+    weights : Weights
+        The file it came from: Spec, tensors, preprocessing, provenance.
+    threads : int
+        How many slices run at a time.
+    """
+
+    def __init__(self, weights: Weights, threads: int | None = None) -> None:
+        self.weights = weights
+        self.threads = threads or usable_cores()
+        self.engine = Engine(weights.spec, weights.tensors, self.threads)
+
+    def predict(self, slices: np.ndarray) -> np.ndarray:
+        """Probabilities of preprocessed slices; nothing is normalised or resized.
+
+        Parameters
+        ----------
+        slices : (N, H, W) or (N, C, H, W) float32
+            H and W divide by the network's `spec.multiple_of` (4 for MoNet).
+
+        Returns
+        -------
+        (N, classes, H, W) float32
+            One channel for a binary network.
+
+        Raises
+        ------
+        ModelError
+            If the array does not fit the network.
+        """
+        images = slices[:, None] if slices.ndim == 3 else slices
+        spec, multiple = self.weights.spec, multiple_of(self.weights.spec)
+        if images.ndim != 4 or images.shape[1] != spec.in_channels or images.dtype != np.float32:
+            expected = f"float32 (N, {spec.in_channels}, H, W)" + (" or (N, H, W)" if spec.in_channels == 1 else "")
+            raise ModelError(f"predict expects {expected}, found {slices.dtype} {slices.shape}")
+        if images.shape[2] % multiple or images.shape[3] % multiple or 0 in images.shape[2:]:
+            raise ModelError(f"predict expects sides that divide by {multiple}, found {images.shape[2]}x{images.shape[3]}")
+        return self.engine.run(images)
+
+    def segment(self, image: nibabel.spatialimages.SpatialImage | str | Path) -> nibabel.Nifti1Image:
+        """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
+
+        Raises
+        ------
+        ScanError
+            If the scan cannot be read or is not a 3-D volume of numbers.
+        """
+        scan = volume.read(Path(image)) if isinstance(image, (str, Path)) else volume.from_image(image)
+        return volume.to_image(self.segment_scan(scan).mask, like=scan)
+
+    def segment_scan(
+        self,
+        scan: volume.Scan,
+        *,
+        threshold: float | None = None,
+        probabilities: bool = False,
+        flip: bool = False,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        """Segment a scan slice by slice; only the volume itself, the mask and one workspace a thread are in memory.
+
+        Parameters
+        ----------
+        scan : Scan
+        threshold : float, optional
+            For a binary model, instead of the model's own.
+        probabilities : bool
+            Also keep the probabilities: 4 bytes a voxel and class.
+        flip : bool
+            Average with the prediction of the mirrored slice: twice the time, a little more accurate.
+        progress : callable, optional
+            Called with the number of slices done, and of all.
+        """
+        record, classes = self.weights.preprocess, self.weights.spec.classes
+        axes = preprocess.SLICINGS[record.slicing]
+        voxels, _ = volume.to_canonical(scan.voxels, scan.affine, axes)
+        statistics = preprocess.measure(voxels, scan.slope, scan.inter)
+        mask = np.zeros(scan.shape, np.uint8, order="F")
+        mask_slices, _ = volume.to_canonical(mask, scan.affine, axes)
+        kept, kept_slices = None, []
+        if probabilities:
+            kept = np.zeros((*scan.shape, classes), np.float32, order="F")
+            kept_slices = [volume.to_canonical(kept[..., c], scan.affine, axes)[0] for c in range(classes)]
+        limit = record.threshold if threshold is None else threshold
+
+        def load(z: int) -> np.ndarray:
+            return preprocess.network_input(voxels, z, record, statistics, scan.slope, scan.inter)
+
+        def store(z: int, probability: np.ndarray) -> None:
+            probability = preprocess.resize(probability, *voxels.shape[1:])
+            mask_slices[z] = preprocess.to_mask(probability, limit)
+            for c, slices in enumerate(kept_slices):
+                slices[z] = probability[c]
+
+        count = len(voxels)
+
+        def report(done: int) -> None:
+            if progress is not None:
+                progress(done, count)
+
+        if statistics.constant:
+            pass  # nothing to see: the mask stays empty
+        elif flip:
+            self.engine.map(2 * count, *_mirrored(load, store), lambda done: report(done // 2))
+        else:
+            self.engine.map(count, load, store, report)
+        if kept is not None and classes == 1:
+            kept = kept[..., 0]
+        return Segmentation(mask, kept, scan.warnings + _warnings(statistics, mask))
+
+
+def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
+    """Load a shipped model by name, or any by the path of its .safetensors file.
+
+    Parameters
+    ----------
+    model : str or Path
+    threads : int, optional
+        Default: the cores this process may use.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or its file is not intact.
+    """
+    return Model(load_weights(model), threads)
+
+
+def usable_cores() -> int:
+    """The number of cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows cannot say
+        return os.cpu_count() or 1
+
+
+def _mirrored(
+    load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None]
+) -> tuple[Callable[[int], np.ndarray], Callable[[int, np.ndarray], None]]:
+    """Twice as many items: 2 z is slice z, 2 z + 1 its mirror image; the mean of both is stored."""
+    waiting: dict[int, np.ndarray] = {}
+    lock = threading.Lock()
+
+    def load_either(i: int) -> np.ndarray:
+        image = load(i // 2)
+        return np.ascontiguousarray(image[..., ::-1]) if i % 2 else image
+
+    def store_mean(i: int, probability: np.ndarray) -> None:
+        one = probability[..., ::-1] if i % 2 else probability
+        with lock:
+            other = waiting.pop(i // 2, None)
+            if other is None:
+                waiting[i // 2] = one.copy()
+        if other is not None:
+            store(i // 2, (one + other) / 2)
+
+    return load_either, store_mean
+
+
+def _warnings(statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:
+    found = []
+    if statistics.nonfinite:
+        found.append(f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background")
+    if statistics.constant:
+        found.append("the scan holds one intensity only; the mask is empty")
+    elif not mask.any():
+        found.append("the mask is empty: the model found nothing in this scan")
+    return tuple(found)
