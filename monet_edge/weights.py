@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,10 @@ class Weights:
 
 def shipped() -> dict[str, Path]:
     """The models that come with the package, by name."""
-    try:
-        folder = Path(str(resources.files("monet_edge.weights")))
-    except ModuleNotFoundError:  # a checkout that was not installed
-        folder = Path(__file__).parents[1] / "weights"
+    here = Path(__file__).parent
+    folder = here / "shipped"  # the folder weights/ in an installed wheel
+    if not folder.is_dir():
+        folder = here.parent / "weights"  # in a checkout
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 

@@ -1,0 +1,130 @@
+"""The language of networks: the paper's counts hold, and nothing invalid gets through."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
+from monet_edge.errors import SpecError
+from monet_edge.spec import Op, Spec, count_floats, count_macs, fold, from_json, infer_shapes, multiple_of, tensor_shapes, to_json, validate
+
+COUNTS = {  # Keras's count (paper, Table 3), PyTorch's parameters(), floats folded, GMAC a slice of 256x256
+    "monet": (403_556, 401_666, 400_721, 4.758),
+    "unet-16": (1_946_705, 1_943_761, 1_943_761, 3.014),
+    "unet-64": (31_054_145, 31_042_369, 31_042_369, 48.09),
+    "attention-unet": (31_753_349, 31_741_573, 31_741_573, 50.25),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_counts_are_those_of_the_paper(name):
+    spec = ARCHITECTURES[name]()
+    keras, pytorch, folded, gmac = COUNTS[name]
+    running = sum(shape[0] for tensor, shape in tensor_shapes(spec).items() if ".running_" in tensor)
+    assert count_floats(spec) == keras
+    assert count_floats(spec) - running == pytorch
+    assert count_floats(fold(spec)) == folded
+    assert sum(count_macs(spec, 256, 256).values()) / 1e9 == pytest.approx(gmac, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("folded", [False, True])
+def test_json_and_back_is_the_same_network(name, folded):
+    spec = ARCHITECTURES[name](in_channels=3, classes=4)
+    spec = fold(spec) if folded else spec
+    assert from_json(to_json(spec)) == spec
+    assert spec.folded == folded
+
+
+def test_monet_is_the_network_of_the_paper():
+    spec = monet()
+    kinds = {op.name: (op.kind, op.inputs) for op in spec.ops}
+    assert kinds["enc0.s1"] == ("add", ("enc0.conv", "enc0.f1"))  # c2 = f2(x + c1)
+    assert kinds["enc0.s2"] == ("add", ("enc0.f2", "enc0.f3"))  # out = f4(c2 + c3)
+    assert kinds["dec0.concat"] == ("concat", ("enc0.f4", "dec0.up"))  # [skip, upsampled]
+    assert [op["dilation"] for op in spec.ops if op.name.startswith("mid.f")] == [4, 3, 2, 1]
+    shapes = infer_shapes(spec, 256, 256)
+    assert shapes["mid.f4"] == (64, 64, 64)
+    assert shapes["dec0.up"] == (32, 256, 256)
+    assert shapes[spec.output] == (1, 256, 256)
+    assert multiple_of(spec) == 4
+
+
+def test_attention_gates_the_skip_and_comes_second():
+    spec = attention_unet()
+    kinds = {op.name: (op.kind, op.inputs) for op in spec.ops}
+    assert kinds["dec3.attention.gated"] == ("mul", ("enc3.conv2.norm", "dec3.attention.map"))
+    assert kinds["dec3.concat"] == ("concat", ("dec3.up", "dec3.attention.gated"))
+    names = [op.name for op in spec.ops]
+    assert names.index("dec3.attention.skip") < names.index("dec3.attention.gate")
+
+
+@pytest.mark.parametrize(("build", "divides"), [(lambda: monet(depth=3), 8), (lambda: unet(16), 16), (lambda: monet(filters=8, depth=1), 2)])
+def test_depth_decides_what_sides_must_divide_by(build, divides):
+    spec = build()
+    assert multiple_of(spec) == divides
+    infer_shapes(spec, divides, 3 * divides)
+    with pytest.raises(SpecError, match=f"divide by {divides}"):
+        infer_shapes(spec, divides + 1, divides)
+
+
+CONV = {"filters": 2, "kernel": 3, "stride": 1, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (Op("a", "conv3d", ("image",), CONV), "unknown kind"),
+        (Op("a", "conv", ("image",), {**CONV, "groups": 2}), "unknown .*groups"),
+        (Op("a", "conv", ("image",), {k: v for k, v in CONV.items() if k != "stride"}), "lacks .*stride"),
+        (Op("a", "conv", ("image",), {**CONV, "padding": "same"}), "padding must be int"),
+        (Op("a", "conv", ("image",), {**CONV, "filters": True}), "filters must be int"),
+        (Op("a", "conv", ("image",), {**CONV, "filters": 10**9}), "filters must be 1 to"),
+        (Op("a", "conv", ("image",), {**CONV, "activation": "gelu"}), "unknown activation"),
+        (Op("a", "conv", ("b",), CONV), "no earlier op"),
+        (Op("a", "conv", ("a",), CONV), "no earlier op"),
+        (Op("a", "conv", ("image", "image"), CONV), "2 inputs"),
+        (Op("image", "conv", ("image",), CONV), "two ops"),
+        (Op("", "softmax", ("image",), {}), "name must be"),
+        (Op("a", "conv", ("image",), {**CONV, "bn": 1}), "bn must have"),
+    ],
+)
+def test_an_invalid_op_is_refused(op, message):
+    with pytest.raises(SpecError, match=message):
+        validate(Spec("net", 1, (op,)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(version=2),
+        lambda d: d.update(extra=1),
+        lambda d: d.update(ops=[]),
+        lambda d: d.update(ops=d["ops"] * 50),
+        lambda d: d.update(in_channels=0),
+        lambda d: d.update(in_channels=1.0),
+        lambda d: d["ops"][0].update(inputs="image"),
+        lambda d: d["ops"][0].update(kind=["conv"]),
+        lambda d: d["ops"].append(3),
+    ],
+)
+def test_an_invalid_file_is_refused(change):
+    data = json.loads(to_json(monet()))
+    change(data)
+    with pytest.raises(SpecError):
+        from_json(json.dumps(data))
+
+
+def test_channels_cannot_explode():
+    ops = [Op("c0", "concat", ("image", "image"), {})]
+    ops += [Op(f"c{i}", "concat", (f"c{i - 1}",) * 2, {}) for i in range(1, 40)]
+    with pytest.raises(SpecError, match="channels, at most"):
+        validate(Spec("bomb", 1, tuple(ops)))
+
+
+def test_folding_adds_a_bias_and_keeps_the_affine():
+    folded = {op.name: op for op in fold(unet(16)).ops}
+    assert dict(folded["enc0.conv1.norm"].attrs) == {}
+    assert all(op["bias"] for op in fold(monet()).ops if op.kind == "conv")
+    assert validate(replace(fold(monet()), name="again"))
