@@ -15,7 +15,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["errors", "__init__"],
     ["spec", "files"],
-    ["architectures", "preprocess", "nifti", "memory"],
+    ["architectures", "preprocess", "nifti", "memory", "stream"],
     ["volume", "weights", "fingerprint", "phantom"],
     ["kernels"],
     ["plan"],

@@ -1,0 +1,88 @@
+"""How much memory this process may still take: the machine's, its control group's (version 1 and 2), its own limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import ResourceError
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes that can still be had, swap included; None where the system does not say (macOS, Windows).
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are; tests put their own there.
+    """
+    rooms = [_machine(root), _address_space(root), *_control_groups(root)]
+    known = [room for room in rooms if room is not None]
+    return max(min(known), 0) if known else None
+
+
+def demand(size: int, what: str) -> None:
+    """Refuse work that needs more than `available`.
+
+    Raises
+    ------
+    ResourceError
+        Naming what is needed and what there is.
+    """
+    room = available()
+    if room is not None and size > room:
+        raise ResourceError(f"{what} needs {size / 1e6:,.0f} MB of memory, {room / 1e6:,.0f} MB are available. Close other programs.")
+
+
+def _machine(root: Path) -> int | None:
+    table = _table(root / "proc/meminfo")
+    if "MemAvailable:" not in table:
+        return None
+    return 1024 * (table["MemAvailable:"] + table.get("SwapFree:", 0))
+
+
+def _address_space(root: Path) -> int | None:
+    """What `ulimit -v` leaves."""
+    for line in _lines(root / "proc/self/limits"):
+        if line.startswith("Max address space"):
+            limit = line.split()[3]
+            used = _table(root / "proc/self/status").get("VmSize:", 0)
+            return None if limit == "unlimited" else int(limit) - 1024 * used
+    return None
+
+
+def _control_groups(root: Path) -> list[int]:
+    """What every limit on the way up from this process's group leaves; page cache that can be dropped does not count as used."""
+    rooms = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            base, limit, usage, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, limit, usage, cache = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+        else:
+            continue
+        inside = Path(path.lstrip("/"))
+        for group in (inside, *inside.parents):  # inside a container only the last, its own root, may exist
+            folder = root / base / group
+            most, used = _number(folder / limit), _number(folder / usage)
+            if most is not None and used is not None:
+                rooms.append(most - used + _table(folder / "memory.stat").get(cache, 0))
+    return rooms
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _number(path: Path) -> int | None:
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.isdecimal() else None  # "max" where there is no limit
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines such as ``SwapFree:  0 kB`` as a dict of their numbers."""
+    rows = (line.split() for line in _lines(path))
+    return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}

@@ -1,0 +1,222 @@
+"""The header of a NIfTI file, checked field by field before anything relies on it: nothing here reads a voxel.
+
+nibabel parses the fields; it also repairs, guesses and allocates, so what it is given has passed these checks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header, data_type_codes
+from nibabel.nifti2 import Nifti2Header
+
+from .errors import ScanError
+
+OURS = "monet-edge "  # how `descrip` begins in what we write
+MAX_EXTENSIONS = 16 << 20  # bytes between header and voxels; a DICOM header kept there has some 10 KB
+MAX_SCALE = 1e20  # of slope and inter: beyond, scaled values leave float32
+DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a checked header says.
+
+    Attributes
+    ----------
+    shape : (X, Y, Z)
+        Of one volume.
+    volumes : int
+        1, or more for 4-D and beyond.
+    dtype : numpy dtype
+        In the file's byte order.
+    offset : int
+        Bytes before the first voxel.
+    slope, inter : float
+        Scaled intensity = voxel * slope + inter; 1, 0 where the header says unscaled.
+    affine : (4, 4) float64
+        Voxel to world, mm.
+    header : nibabel header
+    warnings : tuple of str
+    """
+
+    shape: tuple[int, int, int]
+    volumes: int
+    dtype: np.dtype
+    offset: int
+    slope: float
+    inter: float
+    affine: np.ndarray
+    header: Any
+    warnings: tuple[str, ...]
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of one volume."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        """Bytes of the whole file."""
+        return self.offset + self.volumes * self.volume_bytes
+
+
+def parse(read: Callable[[int], bytes]) -> Layout:
+    """Read and check everything before the voxels.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(n)`` gives the file's next n bytes, fewer at its end.
+
+    Raises
+    ------
+    ScanError
+        Naming the field, what it holds and what was expected.
+    """
+    header = _raw_header(read)
+    dims = _dims(header)
+    dtype = _dtype(header)
+    offset = _offset(header)
+    _check_extensions(read, header, offset)
+    return layout(header, dims, dtype, offset)
+
+
+def layout(header: Any, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> Layout:
+    """The part of the checks that also an image in memory needs: scaling and geometry."""
+    slope, inter = _scaling(header)
+    warnings = [*_pixdim(header)]
+    affine, more = _affine(header)
+    warnings += more
+    unit = int(header["xyzt_units"]) & 7
+    if unit in (1, 3):
+        warnings.append(f"its lengths claim to be in {'metres' if unit == 1 else 'micrometres'}; they are taken as mm")
+    x, y, z = (*dims, 1)[:3]
+    return Layout((x, y, z), prod(dims[3:]), dtype, offset, slope, inter, affine, header, tuple(warnings))
+
+
+def _raw_header(read: Callable[[int], bytes]) -> Any:
+    block = read(348)
+    if not block:
+        raise ScanError("the file is empty. Copy it again.")
+    for order in ("<", ">"):
+        size = int.from_bytes(block[:4], "little" if order == "<" else "big")
+        if size == 348 and block[344:] == b"n+1\0":
+            return Nifti1Header(block, order, check=False)
+        if size == 540 and block[4:12] == b"n+2\0\r\n\x1a\n":
+            block += read(540 - 348)
+            if len(block) < 540:
+                break
+            return Nifti2Header(block, order, check=False)
+    if len(block) < 348 and int.from_bytes(block[:4], "little") in (348, 540):
+        raise ScanError(f"the file ends after {len(block)} bytes, inside its header: it is truncated. Copy it again.")
+    raise ScanError("not a NIfTI file: it does not begin with such a header. Expected .nii or .nii.gz.")
+
+
+def _dims(header: Any) -> tuple[int, ...]:
+    ndim, *dims = (int(n) for n in header["dim"])
+    if not 2 <= ndim <= 7:
+        raise ScanError(f"the header says {ndim} dimensions, expected 3 (or up to 7 of which one volume is chosen)")
+    if min(dims[:ndim]) < 1:
+        raise ScanError(f"the header says {'x'.join(map(str, dims[:ndim]))} voxels; every side must be at least 1")
+    return tuple(dims[:ndim])
+
+
+def _dtype(header: Any) -> np.dtype:
+    code, bits = int(header["datatype"]), int(header["bitpix"])
+    if code not in DTYPES:
+        name = data_type_codes.label[code] if code in data_type_codes.value_set() else "unknown"
+        raise ScanError(f"its voxels are of datatype {code} ({name}); expected integers or floats, one number a voxel")
+    dtype = np.dtype(header.endianness + DTYPES[code])
+    if bits != 8 * dtype.itemsize:
+        raise ScanError(f"the header is corrupt: datatype {code} has {8 * dtype.itemsize} bits a voxel, bitpix says {bits}")
+    return dtype
+
+
+def _offset(header: Any) -> int:
+    least = header.single_vox_offset
+    value = float(header["vox_offset"])
+    if not (least <= value <= least + MAX_EXTENSIONS and value == int(value)):
+        raise ScanError(f"the header puts the first voxel at byte {value:g}; expected a whole number of {least} or a little more")
+    return int(value)
+
+
+def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int) -> None:
+    """Walk the extensions: nibabel takes a size of 7 for "all that is left", be it gigabytes."""
+    start = header.template_dtype.itemsize + 4
+    block = read(offset - start + 4)
+    if len(block) < offset - start + 4:
+        raise ScanError("the file ends before its first voxel: it is truncated. Copy it again.")
+    if block[0] == 0:
+        return
+    at = 4
+    while at < len(block):
+        size = int.from_bytes(block[at : at + 4], "little" if header.endianness == "<" else "big", signed=True)
+        if size < 16 or size % 16 or at + size > len(block):
+            raise ScanError(
+                f"the header is corrupt: an extension of {size} bytes at byte {start - 4 + at}; "
+                f"expected a multiple of 16 that ends before the first voxel, byte {offset}"
+            )
+        at += size
+
+
+def _scaling(header: Any) -> tuple[float, float]:
+    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or np.isnan(slope):
+        return 1.0, 0.0
+    if not (abs(slope) <= MAX_SCALE and abs(inter) <= MAX_SCALE):
+        raise ScanError(f"the header scales intensities by {slope:g} and adds {inter:g}; expected two ordinary numbers")
+    return slope, inter
+
+
+def _pixdim(header: Any) -> list[str]:
+    """Check the voxel size and repair what has a customary meaning, as nibabel does: negative, 0, no handedness."""
+    pixdim = header["pixdim"]
+    if not np.isfinite(pixdim[:4]).all():
+        raise ScanError(f"the header's voxel size (pixdim) is {', '.join(f'{size:g}' for size in pixdim[:4])}; expected numbers")
+    warnings = []
+    if (pixdim[1:4] <= 0).any():
+        found = " x ".join(f"{size:g}" for size in pixdim[1:4])
+        pixdim[1:4] = np.where(pixdim[1:4] == 0, 1, np.abs(pixdim[1:4]))
+        warnings.append(f"the header's voxel size is {found} mm; taken as {' x '.join(f'{size:g}' for size in pixdim[1:4])}")
+    if pixdim[0] not in (-1, 1):
+        if pixdim[0] != 0:  # 0 is customary for 1
+            warnings.append(f"the header's handedness (pixdim[0]) is {pixdim[0]:g}; taken as 1")
+        pixdim[0] = 1
+    return warnings
+
+
+def _affine(header: Any) -> tuple[np.ndarray, list[str]]:
+    """The sform if it has a code, else the qform, else the voxel size alone."""
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if min(sform, qform) < 0:
+        raise ScanError(f"the header is corrupt: sform_code {sform}, qform_code {qform}; expected 0 or more")
+    warnings = []
+    if sform > 0:
+        affine = _usable(header.get_sform(), "sform (srow_x, srow_y, srow_z)")
+        try:
+            _usable(header.get_qform(), "qform") if qform else None
+        except (ValueError, ScanError):
+            warnings.append("its qform is not valid; the sform is used")
+    elif qform > 0:
+        try:
+            affine = _usable(header.get_qform(), "qform")
+        except ValueError:
+            raise ScanError("the header's qform is no rotation (its quaternion is too long); expected a usable affine") from None
+    else:
+        affine = _usable(header.get_base_affine(), "voxel size")
+        warnings.append("its orientation is unknown (qform_code and sform_code are 0); left, right, front and back are a guess")
+    return np.asarray(affine, np.float64), warnings
+
+
+def _usable(affine: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        volume = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 for a box, 0 for a plane, NaN for nonsense
+    if not np.isfinite(affine).all() or not volume > 1e-6:
+        raise ScanError(f"the header's {name} is singular or not finite; expected a usable affine")
+    return affine

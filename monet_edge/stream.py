@@ -1,0 +1,105 @@
+"""The bytes of an untrusted file in order, decompressed where it is gzip: bounded memory, checksum and size verified."""
+
+from __future__ import annotations
+
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import ResourceError, ScanError
+
+MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
+_CHUNK = 1 << 20  # bytes decompressed at a time
+_GZIP = b"\x1f\x8b"
+
+
+class Stream:
+    """The bytes of a file in order, decompressed if it is gzip (by content, not by name): never more than a chunk at a time."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+        self.gzip = file.read(2) == _GZIP
+        file.seek(0)
+        self._inflate = zlib.decompressobj(31) if self.gzip else None
+        self._pending = b""
+        self.trailing = 0  # bytes after the end of the gzip stream, known once that end is reached
+
+    def some(self, most: int) -> bytes:
+        """Up to ``most`` bytes, none only at the end; there the gzip checksum and size have been verified."""
+        most = min(most, _CHUNK)
+        if not self.gzip:
+            return self.file.read(most)
+        while self._inflate is not None:
+            compressed = self._pending or self.file.read(1 << 16)
+            if not compressed:
+                raise ScanError("the compressed data ends too early: the file is truncated. Copy it again.")
+            try:
+                piece = self._inflate.decompress(compressed, most)
+            except zlib.error as error:
+                raise ScanError(f"the compressed data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
+            self._pending = self._inflate.unconsumed_tail
+            if self._inflate.eof:
+                self._next_member()
+            if piece:
+                return piece
+        return b""
+
+    def _next_member(self) -> None:
+        """A gzip file may be several, one after the other (bgzip); whatever else follows is counted."""
+        rest = self._inflate.unused_data if self._inflate else b""
+        rest += self.file.read(max(2 - len(rest), 0))
+        if rest.startswith(_GZIP):
+            self._inflate, self._pending = zlib.decompressobj(31), rest
+        else:
+            self._inflate, self._pending = None, b""
+            self.trailing = len(rest) + self.size - self.file.tell()
+
+    def read(self, count: int) -> bytes:
+        """``count`` bytes, fewer only at the end."""
+        buffer = bytearray()
+        while len(buffer) < count and (piece := self.some(count - len(buffer))):
+            buffer += piece
+        return bytes(buffer)
+
+    def fill(self, target: memoryview) -> int:
+        """Fill ``target``; the number of bytes there were."""
+        at = 0
+        while at < len(target) and (piece := self.some(len(target) - at)):
+            target[at : at + len(piece)] = piece
+            at += len(piece)
+        return at
+
+    def skip(self, count: int) -> int:
+        """Pass over ``count`` bytes; the number of bytes there were."""
+        at = 0
+        while at < count and (piece := self.some(count - at)):
+            at += len(piece)
+        return at
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Stream]:
+    """A scan's file to read from; every error inside the block names the file.
+
+    Raises
+    ------
+    ScanError
+        If there is no such file, it is not a regular one, or it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ScanError("a folder; expected a .nii or .nii.gz file")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+            raise ScanError("not a regular file; expected a .nii or .nii.gz file")
+        with path.open("rb") as file:
+            yield Stream(file, status.st_size)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ScanError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ScanError, ResourceError) as error:
+        raise type(error)(f"{path}: {error}") from None
