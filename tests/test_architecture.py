@@ -23,7 +23,8 @@ FLOORS = [
     ["statistics", "postprocess", "preview", "model"],
     ["page", "record"],
     ["pipeline"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 
@@ -72,7 +73,7 @@ print("loaded", [name for name in ("numba", "nibabel", "numpy", "torch", "traine
 
 
 def test_the_runtime_needs_no_torch():
-    code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'trainer', 'scipy') if m in sys.modules])"
+    code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'trainer') if m in sys.modules])"
     assert run(code) == "[]\n"
 
 
@@ -88,7 +89,8 @@ def test_segment_stays_a_function_when_every_module_is_imported():
 import monet_edge, importlib, pkgutil
 first = monet_edge.segment
 for module in pkgutil.walk_packages(monet_edge.__path__, "monet_edge."):
-    importlib.import_module(module.name)
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 assert callable(first) and monet_edge.segment is first and callable(monet_edge.load), monet_edge.segment
 print("same")
 """

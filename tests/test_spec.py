@@ -60,7 +60,7 @@ def test_attention_gates_the_skip_and_comes_second():
     assert names.index("dec3.attention.skip") < names.index("dec3.attention.gate")
 
 
-@pytest.mark.parametrize(("build", "divides"), [(lambda: monet(depth=3), 8), (lambda: unet(16), 16), (lambda: monet(filters=8, depth=1), 2)])
+@pytest.mark.parametrize(("build", "divides"), [(lambda: monet(depth=3), 8), (lambda: unet(16), 16), (lambda: monet(depth=1), 2)])
 def test_depth_decides_what_sides_must_divide_by(build, divides):
     spec = build()
     assert multiple_of(spec) == divides

@@ -1,0 +1,220 @@
+"""The command line as a person meets it: what it prints, how it ends, what it leaves behind."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import nibabel
+import numpy as np
+import pytest
+from test_pipeline import SHAPE, blob, image_of
+from typer.testing import CliRunner
+
+import monet_edge
+from monet_edge.cli import DISCLAIMER, app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def scan(tmp_path, rng):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(image_of(blob(rng)), path)
+    return path
+
+
+@pytest.fixture
+def call(weights_file):
+    def call(*arguments, model=weights_file):
+        options = [] if model is None else ["-m", str(model)]
+        return runner.invoke(app, ["segment", *map(str, arguments), *options])
+
+    return call
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_one_scan(call, scan):
+    result = call(scan, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert "tiny (synthetic, blob) · 1 thread\n" in result.stdout
+    assert "scan_seg.nii.gz" in result.stdout
+    assert " ml" in result.stdout
+    assert result.stdout.endswith(DISCLAIMER + "\n")
+    assert files(scan.parent) == ["scan.nii.gz", "scan_seg.nii.gz"]
+
+
+def test_quiet_prints_nothing(call, scan):
+    result = call(scan, "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_output_and_probabilities(call, scan):
+    result = call(scan, "-o", scan.parent / "mask.nii", "--probabilities")
+    assert result.exit_code == 0
+    assert files(scan.parent) == ["mask.nii", "scan.nii.gz", "scan_prob.nii.gz"]
+
+
+def test_a_folder_twice_gives_the_same(call, scan, rng):
+    nibabel.save(image_of(blob(rng)), scan.parent / "other.nii")
+    assert call(scan.parent).exit_code == 0
+    first = {path.name: path.read_bytes() for path in scan.parent.iterdir()}
+    assert set(first) == {"scan.nii.gz", "scan_seg.nii.gz", "other.nii", "other_seg.nii.gz"}
+    result = call(scan.parent, "--overwrite")
+    assert "2 of 2 scans segmented" in result.stdout
+    assert {path.name: path.read_bytes() for path in scan.parent.iterdir()} == first
+
+
+def test_a_folder_goes_on_after_a_broken_scan(call, scan):
+    (scan.parent / "broken.nii.gz").write_bytes(scan.read_bytes()[:-30])
+    result = call(scan.parent, "-o", scan.parent / "out")
+    assert result.exit_code == 1
+    assert files(scan.parent / "out") == ["scan_seg.nii.gz"]
+    assert "broken.nii.gz" in result.stderr
+    assert "1 of 2 scans segmented" in result.stdout
+    scan.unlink()
+    assert call(scan.parent, "-o", scan.parent / "out").exit_code == 2
+
+
+BAD = {
+    "missing file": (lambda folder, scan: [folder / "none.nii.gz"], "no such file"),
+    "empty folder": (lambda folder, scan: [make(folder / "empty")], "no scan"),
+    "text renamed": (lambda folder, scan: [write(folder / "text.nii.gz", b"hello, this is text\n" * 50)], "not a NIfTI file"),
+    "truncated gzip": (lambda folder, scan: [write(folder / "cut.nii.gz", scan.read_bytes()[:-400])], "truncated"),
+    "4-D": (lambda folder, scan: [save4d(folder / "four.nii.gz")], "--volume 0 or --volume 1"),
+    "no such volume": (lambda folder, scan: [save4d(folder / "four.nii.gz"), "--volume", 7], "no volume 7"),
+    "output is input": (lambda folder, scan: [scan, "-o", scan, "--overwrite"], "is the input itself"),
+    "output exists": (lambda folder, scan: [scan, "-o", write(folder / "there.nii.gz", b"precious")], "exists already"),
+    "no output folder": (lambda folder, scan: [scan, "-o", folder / "no" / "mask.nii.gz"], "no such folder"),
+    "unknown model": (lambda folder, scan: [scan, "-m", "brain-flare"], "no such model"),
+    "missing weights": (lambda folder, scan: [scan, "-m", folder / "none.safetensors"], "no such file"),
+    "corrupt weights": (lambda folder, scan: [scan, "-m", write(folder / "bad.safetensors", b"\x10" * 4000)], "not an intact"),
+}
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def save4d(path):
+    nibabel.save(image_of(np.zeros((*SHAPE, 2), np.int16)), path)
+    return path
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_clear_line_and_writes_nothing(case, call, scan, tmp_path):
+    arguments, message = BAD[case]
+    arguments = arguments(tmp_path, scan)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = call(*arguments, model=None) if "-m" in arguments else call(*arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()[-1:]
+    assert line.startswith("monet-edge: ")
+    assert message in line
+    assert "Traceback" not in result.output
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_debug_shows_the_traceback(call, tmp_path):
+    result = call(tmp_path / "none.nii.gz", "--debug")
+    assert isinstance(result.exception, monet_edge.errors.ScanError)
+
+
+@pytest.mark.parametrize("value", ["0", "1", "-3", "nan", "half"])
+def test_a_threshold_is_a_probability(call, scan, value):
+    assert call(scan, "--threshold", value).exit_code == 2
+
+
+def test_models_and_info(weights_file):
+    result = runner.invoke(app, ["models"])
+    assert result.exit_code == 0
+    assert "brain-flair" in result.stdout
+    assert "non-commercial" in " ".join(result.stdout.split())
+    result = runner.invoke(app, ["info", str(weights_file)])
+    assert result.exit_code == 0
+    assert monet_edge.load(weights_file).weights.sha256 in result.stdout
+    assert runner.invoke(app, ["info", "nonsense"]).exit_code == 2
+
+
+def test_version_says_what_it_is():
+    assert runner.invoke(app, ["--version"]).stdout == f"monet-edge {monet_edge.__version__}. {DISCLAIMER}\n"
+
+
+def test_demo_segments_the_phantom(tmp_path):
+    result = runner.invoke(app, ["demo", "-o", str(tmp_path / "demo")])
+    assert result.exit_code == 0, result.output
+    assert "Dice 0." in result.stdout
+    assert files(tmp_path / "demo") == ["phantom.nii.gz", "phantom_lesion.nii.gz", "phantom_seg.nii.gz"]
+
+
+def test_demo_fails_with_a_model_that_finds_nothing(tmp_path, weights_file):
+    result = runner.invoke(app, ["demo", "-o", str(tmp_path / "demo"), "-m", str(weights_file)])
+    assert result.exit_code == 2
+    assert "expected at least 0.7" in result.stderr
+
+
+def test_a_terminal_gets_a_bar(scan, weights_file):
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", "monet_edge", "segment", str(scan), "-m", str(weights_file)]
+    process = subprocess.Popen(command, stdout=child, stderr=child)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 4096)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait() == 0
+    assert "━" in shown.decode()
+    assert f"{SHAPE[2]}/{SHAPE[2]}" in shown.decode()
+
+
+def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path):
+    """A scan of many slices, interrupted once it is being segmented."""
+    rng = np.random.default_rng(0)
+    nibabel.save(image_of(blob(rng, (256, 256, 400))), tmp_path / "big.nii")
+    command = [sys.executable, "-m", "monet_edge", "segment", str(tmp_path / "big.nii")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "segmenting big.nii\n"
+    time.sleep(1.5)
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)
+    assert time.monotonic() - start < 3  # a second, and leave for a busy machine
+    assert process.returncode == 130
+    assert files(tmp_path) == ["big.nii"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_nothing_is_sent_anywhere(scan, weights_file):
+    command = [
+        "strace",
+        "-f",
+        "-e",
+        "trace=connect,sendto",
+        sys.executable,
+        "-m",
+        "monet_edge",
+        "segment",
+        str(scan),
+        "-m",
+        str(weights_file),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "AF_INET" not in result.stderr

@@ -1,0 +1,212 @@
+"""A scan in, a mask out: the grid is the scan's own, whatever its axis order, and nothing else is touched."""
+
+import hashlib
+from itertools import permutations, product
+
+import nibabel
+import numpy as np
+import pytest
+from conftest import DATA, needs_data
+
+import monet_edge
+from monet_edge import errors, phantom
+from monet_edge.pipeline import find_scans, plan_jobs, stem
+from monet_edge.preprocess import measure
+
+SHAPE = (30, 26, 9)  # X, Y, Z of the scan as written
+
+
+@pytest.fixture(scope="module")
+def model(weights_file):
+    return monet_edge.load(weights_file, threads=2)
+
+
+def blob(rng, shape=SHAPE):
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = sum(np.square(axis) for axis in grid) < 0.6
+    return (inside * rng.normal(500, 120, shape).clip(60)).astype(np.int16)
+
+
+def image_of(voxels, affine=None, qcode=1, scode=2):
+    affine = np.diag([-0.8, -0.9, 3.0, 1.0]) if affine is None else affine
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.set_qform(affine, qcode)
+    image.set_sform(affine, scode)
+    return image
+
+
+@pytest.fixture
+def scan(tmp_path, rng):
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(image_of(blob(rng)), path)
+    return path
+
+
+def test_the_mask_is_on_the_scans_own_grid(tmp_path, rng, model):
+    turn = nibabel.eulerangles.euler2mat(0.2, 0.1, -0.3)  # oblique
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-0.8, 0.9, 3.0])
+    affine[:3, 3] = 10, -20, 30.5
+    image = image_of(blob(rng), affine, qcode=3, scode=4)
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, tmp_path / "oblique.nii")
+    outcome = monet_edge.segment(tmp_path / "oblique.nii", model=model)
+    mask, ref = nibabel.load(outcome.job.mask), nibabel.load(tmp_path / "oblique.nii")
+    assert outcome.job.mask == tmp_path / "oblique_seg.nii.gz"
+    assert mask.shape == ref.shape
+    assert mask.get_data_dtype() == np.uint8
+    assert np.array_equal(mask.affine, ref.affine)
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "srow_x", "srow_y", "srow_z", "pixdim"):
+        assert np.array_equal(mask.header[field], ref.header[field]), field
+    assert mask.dataobj.slope == 1
+    assert mask.dataobj.inter == 0
+    assert set(np.unique(np.asanyarray(mask.dataobj))) == {0, 1}
+
+
+def test_all_48_axis_orders_give_the_same_mask(tmp_path, rng, model):
+    voxels = blob(rng)
+    base = image_of(voxels)
+    ref = np.asanyarray(model.segment(base).dataobj)
+    assert 0 < ref.mean() < 1
+    for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
+        ornt = np.column_stack([axes, flips])
+        turned = base.as_reoriented(ornt)
+        nibabel.save(turned, tmp_path / "turned.nii")
+        mask = model.segment(tmp_path / "turned.nii")
+        back = mask.as_reoriented(
+            nibabel.orientations.ornt_transform(nibabel.io_orientation(mask.affine), nibabel.io_orientation(base.affine))
+        )
+        assert np.array_equal(np.asanyarray(back.dataobj), ref), (axes, flips)
+
+
+@pytest.mark.parametrize("shape", [(30, 26, 1), (1, 1, 1), (300, 17, 2), (33, 31, 3)])
+def test_any_shape(shape, rng, model):
+    image = model.segment(image_of(blob(rng, shape)))
+    assert image.shape == shape
+
+
+def test_probabilities_agree_with_the_mask(scan, model):
+    outcome = monet_edge.segment(scan, model=model, probabilities=True, threshold=0.3)
+    mask = np.asanyarray(nibabel.load(outcome.job.mask).dataobj)
+    probability = np.asanyarray(nibabel.load(outcome.job.probability).dataobj)
+    assert outcome.job.probability.name == "scan_prob.nii.gz"
+    assert probability.dtype == np.float32
+    assert np.array_equal(mask, probability > np.float32(0.3))
+    voxel = 0.8 * 0.9 * 3 / 1000
+    assert outcome.volumes["blob"] == pytest.approx(mask.sum() * voxel)
+
+
+def test_flip_is_the_mean_of_both_mirror_images(rng, model):
+    image = image_of(blob(rng))
+    scan = monet_edge.volume.from_image(image)
+    mirrored = monet_edge.volume.from_image(image_of(np.ascontiguousarray(blob(np.random.default_rng(0))[::-1])))
+    plain = model.segment_scan(scan, probabilities=True).probability
+    other = model.segment_scan(mirrored, probabilities=True).probability[::-1]
+    both = model.segment_scan(scan, probabilities=True, flip=True).probability
+    np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-6)
+    assert abs(plain - other).max() > 0.01
+
+
+def test_threads_do_not_change_a_bit(scan, weights_file):
+    masks = []
+    for threads in (1, 2, 5):
+        result = monet_edge.load(weights_file, threads).segment_scan(monet_edge.volume.read(scan), probabilities=True)
+        masks.append(result.probability)
+    assert np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[0], masks[2])
+
+
+def test_predict_takes_preprocessed_slices(rng, model):
+    slices = rng.random((3, 16, 40), dtype=np.float32)
+    ref = model.predict(slices)
+    assert ref.shape == (3, 1, 16, 40)
+    assert ref.dtype == np.float32
+    assert np.array_equal(model.predict(slices[:, None]), ref)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((3, 15, 40), "f4"), ((3, 2, 16, 40), "f4"), ((16, 40), "f4"), ((3, 16, 40), "f8")])
+def test_predict_says_what_it_expects(shape, dtype, model):
+    with pytest.raises(errors.ModelError, match="predict expects"):
+        model.predict(np.zeros(shape, dtype))
+
+
+def test_the_input_is_never_touched(scan, model):
+    before = (hashlib.sha256(scan.read_bytes()).hexdigest(), scan.stat().st_mtime_ns)
+    monet_edge.segment(scan, model=model)
+    assert (hashlib.sha256(scan.read_bytes()).hexdigest(), scan.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("how", ["itself", "symlink", "hardlink"])
+def test_the_output_cannot_be_the_input(how, scan, tmp_path, model):
+    target = scan
+    if how != "itself":
+        target = tmp_path / "other.nii.gz"
+        target.symlink_to(scan) if how == "symlink" else target.hardlink_to(scan)
+    before = scan.read_bytes()
+    with pytest.raises(errors.OutputError, match="is the input itself"):
+        monet_edge.segment(scan, target, model=model, overwrite=True)
+    assert scan.read_bytes() == before
+
+
+def test_an_existing_output_needs_overwrite(scan, model):
+    first = monet_edge.segment(scan, model=model).job.mask
+    before = first.read_bytes()
+    with pytest.raises(errors.OutputError, match="exists already"):
+        monet_edge.segment(scan, model=model)
+    assert monet_edge.segment(scan, model=model, overwrite=True).job.mask.read_bytes() == before
+
+
+@pytest.mark.parametrize("fill", [0, 7])
+def test_a_constant_scan_gives_an_empty_mask_and_says_so(fill, tmp_path, model):
+    nibabel.save(image_of(np.full(SHAPE, fill, np.int16)), tmp_path / "flat.nii.gz")
+    outcome = monet_edge.segment(tmp_path / "flat.nii.gz", model=model)
+    assert not np.asanyarray(nibabel.load(outcome.job.mask).dataobj).any()
+    assert any("one intensity" in warning for warning in outcome.warnings)
+
+
+def test_our_masks_in_a_folder_are_not_scans(tmp_path, scan, model):
+    assert find_scans([tmp_path]) == [scan]
+    monet_edge.segment(scan, model=model, probabilities=True)
+    assert find_scans([tmp_path]) == [scan]
+
+
+def test_where_results_go(tmp_path):
+    a, b = tmp_path / "a" / "x.nii", tmp_path / "b" / "x.nii.gz"
+    assert [job.mask for job in plan_jobs([a, b], None, False)] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
+    with pytest.raises(errors.OutputError, match="would both be written"):
+        plan_jobs([a, b], tmp_path / "out", False)
+    with pytest.raises(errors.OutputError, match="cannot go into one file"):
+        plan_jobs([a, b], tmp_path / "out.nii.gz", False)
+    (job,) = plan_jobs([a], tmp_path / "new", True)
+    assert (job.mask, job.probability) == (tmp_path / "new/x_seg.nii.gz", tmp_path / "new/x_prob.nii.gz")
+    assert stem(b) == "x"
+
+
+def test_the_phantom_is_hard_for_a_threshold():
+    for seed in range(5):
+        volume, mask = phantom.make(seed)
+        scores = [2 * ((volume > t) & (mask > 0)).sum() / ((volume > t).sum() + mask.sum()) for t in range(100, 1200, 20)]
+        assert max(scores) < 0.6
+        assert mask.sum() > 1000
+
+
+def test_the_phantom_is_found():
+    volume, mask = phantom.make(0)
+    found = np.asanyarray(monet_edge.load("brain-flair").segment(phantom.to_image(volume)).dataobj).T
+    assert 2 * (found & mask).sum() / (found.sum() + mask.sum()) >= 0.7
+
+
+@needs_data
+@pytest.mark.parametrize("change", ["times 16", "noise floor"])
+def test_a_real_scan_rescaled_is_segmented_the_same(change):
+    path = sorted((DATA / "brain-flair" / "imagesTr").glob("*.nii.gz"))[0]
+    image = nibabel.load(path)
+    voxels = np.asanyarray(image.dataobj)
+    if change == "times 16":
+        other = voxels.astype(np.int16) * 16
+    else:  # scanner noise where upstream put 0
+        other = np.where(voxels == 0, np.random.default_rng(0).integers(0, 8, voxels.shape), voxels).astype(np.uint8)
+    model = monet_edge.load("brain-flair")
+    ref, comp = (np.asanyarray(model.segment(image_of(v, image.affine)).dataobj) for v in (voxels, other))
+    assert measure(voxels).foreground == pytest.approx(measure(other).foreground, rel=0.02)
+    assert 2 * (ref & comp).sum() / (ref.sum() + comp.sum()) > 0.99
