@@ -90,6 +90,8 @@ def opened(path: Path) -> Iterator[Stream]:
         If there is no such file, it is not a regular one, or it cannot be read.
     """
     try:
+        if "\0" in str(path):  # no file's name has one; stat would raise ValueError
+            raise FileNotFoundError
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ScanError("a folder; expected a .nii or .nii.gz file")

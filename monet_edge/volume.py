@@ -194,27 +194,28 @@ def from_image(image: Any) -> Scan:
     kind = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
     try:
         # whatever format it is of, and whatever was done to its affine since: nibabel makes the NIfTI header of it
-        header = kind(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
+        with np.errstate(all="ignore"):
+            header = kind(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(f"the image has no usable header or affine: {error}") from None
     header.set_slope_inter(1, 0)
     layout = nifti.layout(header, image.shape, np.dtype(np.uint8), 0)
+    affine = layout.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
     file = getattr(image.dataobj, "file_like", None)
     if isinstance(file, (str, Path)) and Path(file).name.endswith(ENDINGS):
         scan = read(Path(file))
         if scan.shape != layout.shape:
             raise ScanError(f"{file}: its shape is {scan.shape}, the image loaded from it has {layout.shape}: it has changed since")
-        return Scan(scan.path, scan.voxels, scan.slope, scan.inter, layout.affine, header, scan.warnings)
+        return Scan(scan.path, scan.voxels, scan.slope, scan.inter, affine, header, scan.warnings)
     try:
         voxels = np.asanyarray(image.dataobj).reshape(layout.shape, order="F")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(f"the image's voxels cannot be read: {error}") from None
-    if voxels.dtype.kind not in "buif" or voxels.dtype.itemsize > 8:
+    if voxels.dtype.kind not in "uif" or voxels.dtype.itemsize > 8:
         raise ScanError(f"its voxels are {voxels.dtype}; expected integers or floats of at most 64 bits")
-    voxels = voxels.view(np.uint8) if voxels.dtype == bool else voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    voxels = voxels.view()
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
     voxels.flags.writeable = False
-    return Scan(None, voxels, 1.0, 0.0, layout.affine, header, layout.warnings)
+    return Scan(None, voxels, 1.0, 0.0, affine, header, layout.warnings)
 
 
 @dataclass(frozen=True)
