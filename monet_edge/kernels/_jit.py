@@ -1,0 +1,271 @@
+"""Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba, caching and targets.
+
+Numba translates the loops (plain Python functions of one `STEP` record), llvmlite the micro-kernels they call; both are
+linked into one object file. Later processes load that file through llvmlite and never import Numba, which would cost more
+time and memory than a slice.
+
+The file is machine code, so its folder is the user's own (mode 0700), never a shared one. Its name holds the version of the
+package and a hash of everything the code depends on: the sources of this package, Numba, the CPU. Without a folder that can
+be written everything works, and compiles in every process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+from . import gemm, memory, pointwise
+from .simd import Isa, Micro, choose_isa, emit_module
+from .step import STEP
+
+KERNELS: tuple[Callable[[Any], None], ...] = (
+    gemm.conv_gemm,
+    pointwise.maxpool,
+    pointwise.pointwise,
+    pointwise.product,
+    pointwise.concat,
+    pointwise.softmax_pixels,
+    pointwise.from_planes,
+    pointwise.to_planes,
+)
+MICROS: tuple[Micro, ...] = tuple(
+    {value.name: value for module in (memory, gemm, pointwise) for value in vars(module).values() if isinstance(value, Micro)}.values()
+)
+
+# The interpreter of a program: `count` steps of `size` bytes from `step` on. A kernel is called as Numba compiles it,
+# (result, exception, step) -> status; ours return nothing and raise nothing.
+_RUN = """
+define void @run(i64 %first, i64 %count, i64 %size) {
+entry:
+  %result = alloca ptr
+  %exception = alloca ptr
+  %any = icmp sgt i64 %count, 0
+  br i1 %any, label %next, label %done
+next:
+  %i = phi i64 [0, %entry], [%j, %next]
+  %offset = mul i64 %i, %size
+  %address = add i64 %first, %offset
+  %step = inttoptr i64 %address to ptr
+  %kernel = load ptr, ptr %step
+  %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
+  %j = add i64 %i, 1
+  %more = icmp slt i64 %j, %count
+  br i1 %more, label %next, label %done
+done:
+  ret void
+}
+"""
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+@dataclass(frozen=True)
+class Target:
+    """What code is compiled for. Numba's own settings of the CPU are honoured, so that an older CPU can be tried."""
+
+    triple: str
+    cpu: str
+    features: str
+
+    @property
+    def isa(self) -> Isa:
+        return choose_isa(self.triple, self.features)
+
+
+@cache
+def target() -> Target:
+    """The target that Numba compiles for in this process."""
+    cpu, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if cpu == "generic" else llvm.get_host_cpu_features().flatten()
+    return Target(llvm.get_process_triple(), cpu or llvm.get_host_cpu_name(), features)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Machine code, ready to run: the address of every kernel, and the interpreter."""
+
+    isa: Isa
+    addresses: dict[str, int]
+    run: Callable[[int, int, int], None]  # releases the GIL
+    engine: Any  # owns the memory of the code
+
+
+_lock = threading.Lock()
+_loaded: list[Kernels] = []
+
+
+def load(progress: Progress | None = None) -> Kernels:
+    """The kernels of this process, from the cache or compiled now.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called as ``progress(done, total, name)`` while compiling; never when the cache has them.
+    """
+    with _lock:
+        if not _loaded:
+            _loaded.append(_load(progress))
+        return _loaded[0]
+
+
+def is_cached() -> bool:
+    """Whether `load` is quick: the kernels are compiled for this CPU already."""
+    return bool(_loaded) or _read(_cache_file()) is not None
+
+
+def _load(progress: Progress | None) -> Kernels:
+    for initialize in (llvm.initialize_native_target, llvm.initialize_native_asmprinter, llvm.initialize_native_asmparser):
+        initialize()
+    file = _cache_file()
+    code = _read(file)
+    if code is None:
+        code = compile_object(target(), progress)
+        _write(file, code)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target()))
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    run = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engine.get_function_address("run"))
+    return Kernels(target().isa, {k.__name__: engine.get_function_address(k.__name__) for k in KERNELS}, run, engine)
+
+
+def _machine(target: Target) -> Any:
+    """LLVM's code generator, with the same relocation and code model as Numba's just-in-time compiler."""
+    reloc = "static" if target.triple.startswith("x86_64") else "default"
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc=reloc, codemodel="jitdefault", jit=True
+    )
+
+
+# -- compiling
+
+
+def compile_object(target: Target, progress: Progress | None = None) -> bytes:
+    """Compile everything: each kernel and each micro-kernel exactly once, into one object file."""
+    report = progress or (lambda done, total, name: None)
+    total = len(KERNELS) + 1
+    module = llvm.parse_assembly(emit_module(MICROS, target.triple, target.isa))
+    module.link_in(llvm.parse_assembly(_RUN))
+    for done, kernel in enumerate(KERNELS):
+        report(done, total, kernel.__name__)
+        module.link_in(_translate(kernel))
+    report(len(KERNELS), total, "machine code")
+    machine = _machine(target)
+    for function in module.functions:
+        if not function.is_declaration and function.name != "run" and function.name not in {k.__name__ for k in KERNELS}:
+            function.linkage = "internal"
+    # The loops are optimised by Numba already, the micro-kernels by hand: unrolling or vectorising again only costs time.
+    tuning = llvm.PipelineTuningOptions(speed_level=2)
+    tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    code = machine.emit_object(module)
+    report(total, total, "done")
+    return code
+
+
+def _translate(kernel: Callable[[Any], None]) -> Any:
+    """Numba's LLVM module of one loop, its micro-kernels left as external symbols, no wrappers for Python."""
+    import numba
+    from numba.core import compiler, registry, types
+
+    externals = {
+        name: types.ExternalFunction(value.name, types.int64(*[types.int64] * value.arguments))
+        for name, value in kernel.__globals__.items()
+        if isinstance(value, Micro)
+    }
+    function = FunctionType(kernel.__code__, {**kernel.__globals__, **externals}, kernel.__name__)
+    flags: Any = compiler.Flags()
+    flags.no_compile = True  # to IR only
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    flags.nrt = False  # nothing is allocated
+    flags.error_model = "numpy"  # a division does not check for zero
+    cpu = registry.cpu_target
+    result = compiler.compile_extra(cpu.typing_context, cpu.target_context, function, (numba.from_dtype(STEP),), types.none, flags, {})
+    module = llvm.parse_assembly(result.library.get_llvm_str())
+    module.get_function(result.fndesc.llvm_func_name).name = kernel.__name__
+    return module
+
+
+# -- keeping
+
+
+@cache
+def _cache_file() -> Path | None:
+    folder = _cache_folder()
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for part in (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version):
+        digest.update(repr(part).encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    try:
+        release = version("monet-edge")
+    except PackageNotFoundError:  # run from a checkout
+        release = "source"
+    return folder / f"kernels-{release}-{digest.hexdigest()[:32]}.o"
+
+
+def _cache_folder() -> Path | None:
+    """The user's own cache folder; None where there is none or it is not safe."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not base or not os.path.isabs(base):  # no home
+        return None
+    folder = Path(base) / "monet-edge"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        return None  # others may write there: never run what it holds
+    return folder
+
+
+_MARK = b"monet-edge kernels\n"
+
+
+def _read(file: Path | None) -> bytes | None:
+    """The object file's bytes; None where there is none or it is damaged."""
+    if file is None:
+        return None
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    mark, digest, code = content[: len(_MARK)], content[len(_MARK) : len(_MARK) + 32], content[len(_MARK) + 32 :]
+    return code if mark == _MARK and hashlib.sha256(code).digest() == digest else None
+
+
+def _write(file: Path | None, code: bytes) -> None:
+    """Keep the code, whole or not at all: several processes may compile at the same time."""
+    if file is None:
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(_MARK + hashlib.sha256(code).digest() + code)
+        os.replace(temporary, file)
+    except OSError:
+        return

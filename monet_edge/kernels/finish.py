@@ -1,0 +1,114 @@
+"""What follows the sums of a convolution: bias, activation, and an affine or a residual, in one pass.
+
+The same micro-kernel is the pointwise ops (add, affine, a copy), whose "sums" are a value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from .simd import BLOCK, BYTES, I32, Micro, Vectors
+
+ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
+PLAIN, RESIDUAL, AFFINE, SUM = range(4)  # act(x + b); act(x + b) + r; act(x + b) * s + t; act(x + b + r)
+
+# expm1(r) / r on |r| <= ln(2) / 2: least squares at Chebyshev nodes, absolute error of expm1 4e-8
+_NODES = 0.5 * np.log(2) * 1.01 * np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
+_EXPM1 = [float(c) for c in np.polynomial.polynomial.polyfit(_NODES, np.expm1(_NODES) / _NODES, 5)]
+
+
+def kind(activation: str, mode: int) -> int:
+    """The number that tells `finish` what to do."""
+    return ACTIVATIONS.index(activation) * 4 + mode
+
+
+def expm1(v: Vectors, x: Any) -> Any:
+    """exp(x) - 1 for x <= 0: x = n ln 2 + r, then 2^n (expm1(r) + 1) - 1 with 2^n built in the exponent bits."""
+    x = v.maximum(x, v.constant(-30.0))  # expm1(-30) is -1 in float32
+    magic = v.constant(1.5 * 2**23)  # adding it rounds to an integer, which is then in the low bits
+    shifted = v.fma(x, v.constant(1 / np.log(2)), magic)
+    r = v.fma(v.sub(shifted, magic), v.constant(-np.log(2)), x)
+    p = v.constant(_EXPM1[-1])
+    for coefficient in _EXPM1[-2::-1]:
+        p = v.fma(p, r, v.constant(coefficient))
+    bits = v.builder.shl(v.builder.bitcast(shifted, v.integers), ir.Constant(v.integers, [23] * v.isa.lanes))
+    bits = v.builder.add(bits, ir.Constant(v.integers, [0x3F800000] * v.isa.lanes))
+    power = v.builder.bitcast(bits, v.type)
+    return v.fma(power, v.mul(p, r), v.sub(power, v.constant(1.0)))
+
+
+def activate(v: Vectors, activation: str, x: Any) -> Any:
+    zero, one = v.constant(0.0), v.constant(1.0)
+    negative = v.builder.fcmp_ordered("<", x, zero)
+    if activation == "elu":
+        return v.builder.select(negative, expm1(v, x), x)
+    if activation == "relu":
+        return v.maximum(x, zero)
+    if activation == "sigmoid":  # by exp(-|x|), which cannot overflow
+        e = v.add(expm1(v, v.builder.select(negative, x, v.builder.fneg(x))), one)
+        return v.builder.fdiv(v.builder.select(negative, e, one), v.add(e, one))
+    return x
+
+
+def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pixel: Any, rows: Any, pixel: Any,
+                 other_rows: Any, other_pixel: Any, parameters: Any, height: Any, width: Any) -> None:  # fmt: skip
+    """A ``height`` x ``width`` patch of one channel block, from ``source`` to the pixels of ``rows`` (a table of addresses)."""
+    builder = v.builder
+    source, rows, other_rows, parameters = (v.pointer(a) for a in (source, rows, other_rows, parameters))
+    offsets = [part * v.isa.lanes * 4 for part in range(v.parts)]
+    bias, scale, shift = ([v.load(parameters, row * BYTES + offset) for offset in offsets] for row in range(3))
+
+    def patch(activation: str, mode: int) -> None:
+        def line(y: Any, _: list[Any]) -> list[Any]:
+            begin = v.at(source, builder.mul(y, source_row))
+            target = v.pointer(v.load_integer(rows, v.times(y, 8)))
+            other = v.pointer(v.load_integer(other_rows, v.times(y, 8))) if mode in (RESIDUAL, SUM) else target
+
+            def point(_: Any, pointers: list[Any]) -> list[Any]:
+                at, out, second = pointers
+                results = []
+                for part, offset in enumerate(offsets):
+                    x = v.add(v.load(at, offset), bias[part])
+                    if mode == SUM:
+                        x = v.add(x, v.load(second, offset))
+                    x = activate(v, activation, x)
+                    if mode == RESIDUAL:
+                        x = v.add(x, v.load(second, offset))
+                    if mode == AFFINE:
+                        x = v.fma(x, scale[part], shift[part])
+                    results.append(x)
+                for x, offset in zip(results, offsets, strict=True):
+                    v.store(x, out, offset)
+                return [v.at(at, source_pixel), v.at(out, pixel), v.at(second, other_pixel)]
+
+            v.loop(width, 1, [begin, target, other], point)
+            return []
+
+        v.loop(height, 1, [], line)
+
+    done = builder.append_basic_block("done")
+    switch = builder.switch(builder.trunc(kind, I32), done)
+    for index, activation in enumerate(ACTIVATIONS):
+        for mode in range(4):
+            block = builder.append_basic_block(f"{activation}{mode}")
+            switch.add_case(ir.Constant(I32, index * 4 + mode), block)
+            builder.position_at_end(block)
+            patch(activation, mode)
+            builder.branch(done)
+    builder.position_at_end(done)
+
+
+finish = Micro("finish", 11, _emit_finish)
+
+
+def pack_parameters(channels: int, bias: np.ndarray | None, scale: np.ndarray | None = None, shift: np.ndarray | None = None) -> np.ndarray:
+    """(blocks, 3, 16) float32: bias, scale and shift of every channel; the padding does nothing."""
+    packed = np.zeros((3, -(-channels // BLOCK) * BLOCK), np.float32)
+    packed[1] = 1.0
+    for row, vector in enumerate((bias, scale, shift)):
+        if vector is not None:
+            packed[row, :channels] = vector
+    return np.ascontiguousarray(packed.reshape(3, -1, BLOCK).transpose(1, 0, 2))

@@ -1,0 +1,188 @@
+"""Convolutions as matrix products: the GEMM micro-kernel, and one kernel for every convolution that Winograd does not take.
+
+    gathered (K / 16, strip, 16)   x   weights (K / 16, 16, N)   ->   sums (N / 16, strip, 16)
+
+A convolution is a list of *phases*. Each phase makes the output pixels ``(q * out_step + fy, j * out_step + fx)`` from the
+input pixels ``(q * in_step + dy, j * in_step + dx)``, one (dy, dx) a tap. A convolution with stride s is one phase with
+``in_step = s``; a transposed one is s * s phases with ``out_step = s``, each with its share of the taps.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .finish import finish
+from .memory import copy, least, most, peek, poke, zero
+from .simd import BLOCK, BYTES, Isa, Micro, Vectors
+
+
+def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any) -> None:
+    """``rows`` x ``columns`` sums kept in registers over all K."""
+    lanes = v.isa.lanes
+    vectors = columns // lanes
+
+    def block(_: Any, carried: list[Any]) -> list[Any]:
+        a, u, *sums = carried
+        for k in range(BLOCK):
+            if k:
+                v.fence()
+            weights = [v.load(u, (k * columns + i * lanes) * 4) for i in range(vectors)]
+            for row in range(rows):
+                value = v.load_splat(a, row * BYTES + k * 4)
+                for i in range(vectors):
+                    sums[row * vectors + i] = v.fma(value, weights[i], sums[row * vectors + i])
+                if vectors > 1 and (row % 3 == 2 or row == rows - 1):
+                    part = slice((row - row % 3) * vectors, (row + 1) * vectors)
+                    sums[part] = v.pin(sums[part])
+        return [v.at(a, a_block), v.at(u, BLOCK * columns * 4), *sums]
+
+    sums = v.loop(blocks, 1, [a, u] + [v.constant(0.0)] * (rows * vectors), block)[2:]
+    for row in range(rows):
+        for i in range(vectors):
+            group, offset = divmod(i * lanes, BLOCK)
+            v.store(sums[row * vectors + i], v.at(m, v.times(m_block, group)), row * BYTES + offset * 4)
+
+
+def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any, columns: Any, rows: Any) -> None:
+    """All ``columns`` of a strip of ``rows``; writes, and reads, up to `capacity` (rows) rows."""
+    builder, isa = v.builder, v.isa
+    a, u, m = v.pointer(a), v.pointer(u), v.pointer(m)
+    wide_columns = builder.and_(columns, v.integer(-isa.wide[1]))
+    panels = [(isa.wide, v.integer(0), wide_columns), (isa.narrow, wide_columns, builder.sub(columns, wide_columns))]
+    for (height, width), first, count in panels[:1] if isa.wide == isa.narrow else panels:
+        main = builder.mul(builder.sdiv(rows, v.integer(height)), v.integer(height))
+        strips = [(height, v.integer(0), rows)] if height == isa.tail else [
+            (height, v.integer(0), main), (isa.tail, main, builder.sub(rows, main))]  # fmt: skip
+
+        def panel(column: Any, _: list[Any], width: int = width, first: Any = first, strips: Any = strips) -> list[Any]:
+            column = builder.add(column, first)
+            weights = v.at(u, builder.mul(builder.mul(blocks, v.integer(BYTES)), column))
+            group = builder.mul(builder.sdiv(column, v.integer(BLOCK)), m_block)
+            sums = v.at(v.at(m, group), v.times(builder.srem(column, v.integer(BLOCK)), 4))
+            for height, start, some in strips:
+
+                def strip(row: Any, _: list[Any], height: int = height, start: Any = start) -> list[Any]:
+                    offset = v.times(builder.add(row, start), BYTES)
+                    _emit_tile(v, height, width, v.at(a, offset), a_block, blocks, weights, v.at(sums, offset), m_block)
+                    return []
+
+                v.loop(some, height, [], strip)
+            return []
+
+        v.loop(count, width, [], panel)
+
+
+gemm = Micro("gemm", 8, _emit_gemm)
+
+
+def capacity(rows: int, isa: Isa) -> int:
+    """Rows of workspace that a strip of ``rows`` needs: whole tails."""
+    return -(-rows // isa.tail) * isa.tail
+
+
+def pack_matrix(matrix: np.ndarray, isa: Isa) -> np.ndarray:
+    """(..., K, N), both multiples of 16, to the order in which `gemm` reads: panels of N, in each (K, columns)."""
+    columns = matrix.shape[-1]
+    wide = columns - columns % isa.wide[1]
+    edges = [*range(0, wide, isa.wide[1]), *range(wide, columns, isa.narrow[1]), columns]
+    panels = [matrix[..., left:right].reshape(*matrix.shape[:-2], -1) for left, right in pairwise(edges)]
+    return np.ascontiguousarray(np.concatenate(panels, axis=-1), np.float32)
+
+
+def pad_blocks(array: np.ndarray, axis: int) -> np.ndarray:
+    """Zeros behind ``axis`` up to the next multiple of 16."""
+    padding = [(0, 0)] * array.ndim
+    padding[axis] = (0, -array.shape[axis] % BLOCK)
+    return np.pad(array, padding)
+
+
+def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
+    """Output rows [y0, y1) of any convolution: gather a strip of pixels tap by tap, multiply, finish."""
+    blocks, out_blocks = s.source_blocks, s.target_blocks
+    gathered, sums, strip, out_step = s.gathered, s.sums, s.strip, s.out_step
+    block_bytes = strip * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
+    rows_at, other_at = s.tables, s.tables + 8
+    for phase in range(s.phase_count):
+        entry = s.phases + phase * 40
+        fy, fx, taps, offsets, weights = peek(entry), peek(entry + 8), peek(entry + 16), peek(entry + 24), peek(entry + 32)
+        first = (s.y0 - fy + out_step - 1) // out_step
+        rows = (s.y1 - fy + out_step - 1) // out_step - first
+        columns = (s.width - fx + out_step - 1) // out_step
+        total = rows * columns
+        for start in range(0, total, strip):
+            count = least(strip, total - start)
+            done = 0
+            while done < count:  # one row's share of the strip
+                q, j = (start + done) // columns, (start + done) % columns
+                some = least(count - done, columns - j)
+                for tap in range(taps):
+                    y = (first + q) * s.in_step + peek(offsets + tap * 16)
+                    dx = peek(offsets + tap * 16 + 8)
+                    left = least(most((-dx + s.in_step - 1) // s.in_step - j, 0), some)  # pixels before the first column
+                    inside = least(most((s.in_width - dx + s.in_step - 1) // s.in_step - j, left), some)  # and before the end
+                    for block in range(blocks):
+                        source = s.sources + block * 32
+                        target = gathered + (tap * blocks + block) * block_bytes + done * BYTES
+                        if y < 0 or y >= s.in_height:
+                            zero(target, BYTES, some)
+                        else:
+                            pixel = peek(source + 16)
+                            line = peek(source) + y % peek(source + 24) * peek(source + 8)
+                            zero(target, BYTES, left)
+                            begin = line + ((j + left) * s.in_step + dx) * pixel
+                            copy(begin, pixel * s.in_step, target + left * BYTES, BYTES, inside - left)
+                            zero(target + inside * BYTES, BYTES, some - inside)
+                done += some
+            gemm(gathered, block_bytes, taps * blocks, weights, sums, block_bytes, out_blocks * BLOCK, count)
+            done = 0
+            while done < count:
+                q, j = (start + done) // columns, (start + done) % columns
+                some = least(count - done, columns - j)
+                y, x = (first + q) * out_step + fy, j * out_step + fx
+                for block in range(out_blocks):
+                    poke(rows_at, s.target + y % s.target_ring * s.target_row + x * s.target_pixel + block * BYTES)
+                    poke(other_at, s.other + y % s.other_ring * s.other_row + x * s.other_pixel + block * BYTES)
+                    finish(s.finish, sums + block * block_bytes + done * BYTES, 0, BYTES, rows_at, s.target_pixel * out_step,
+                           other_at, s.other_pixel * out_step, s.parameters + block * 3 * BYTES, 1, some)  # fmt: skip
+                done += some
+
+
+def conv_phases(weight: np.ndarray, dilation: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[tuple]:
+    """The one phase of a convolution with ``weight`` (out, in, k, k): (fy, fx, taps (n, 2), packed weights)."""
+    kernel = weight.shape[2]
+    taps = [(ky, kx) for ky in range(kernel) for kx in range(kernel)]
+    offsets = np.array([(ky * dilation - padding, kx * dilation - padding) for ky, kx in taps], np.int64)
+    return [(0, 0, offsets, _pack_taps([weight[:, :, ky, kx].T for ky, kx in taps], lanes, isa))]
+
+
+def deconv_phases(weight: np.ndarray, stride: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[tuple]:
+    """The stride * stride phases of a transposed convolution with ``weight`` (in, out, k, k).
+
+    Output row o gets input row i through tap k = o + padding - stride * i.
+    """
+    kernel, phases = weight.shape[2], []
+    for fy in range(stride):
+        for fx in range(stride):
+            ys = range((fy + padding) % stride, kernel, stride)
+            xs = range((fx + padding) % stride, kernel, stride)
+            taps = [(ky, kx) for ky in ys for kx in xs]
+            offsets = [((fy + padding - ky) // stride, (fx + padding - kx) // stride) for ky, kx in taps]
+            packed = _pack_taps([weight[:, :, ky, kx] for ky, kx in taps], lanes, isa) if taps else np.zeros(0, np.float32)
+            phases.append((fy, fx, np.array(offsets, np.int64).reshape(-1, 2), packed))
+    return phases
+
+
+def _pack_taps(matrices: list[np.ndarray], lanes: np.ndarray, isa: Isa) -> np.ndarray:
+    """Each tap's (in, out) matrix, its rows at the input's padded lanes, below each other and packed."""
+    return pack_matrix(np.concatenate([place_lanes(matrix, lanes) for matrix in matrices]), isa)
+
+
+def place_lanes(matrix: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+    """(..., in, out) to (..., padded in, padded out): row i goes to lane ``lanes[i]`` of the concatenated inputs' blocks."""
+    matrix = pad_blocks(matrix, -1)
+    placed = np.zeros((*matrix.shape[:-2], -(-(int(lanes[-1]) + 1) // BLOCK) * BLOCK, matrix.shape[-1]), matrix.dtype)
+    placed[..., lanes, :] = matrix
+    return placed

@@ -1,0 +1,33 @@
+"""The record that a kernel reads: one step of a program, all 64-bit integers (addresses, sizes, counts).
+
+`plan` writes steps, kernels read them, and both sides use these names, so a program can be printed as a table.
+
+Values live in *pixel layout*: (H, W, blocks, 16) float32, the channels padded to blocks of 16. A value may be kept in a
+ring of fewer rows than it has: row y is at ``base + (y % ring) * row``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+STEP = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "kernel",  # address of the compiled kernel
+            "y0", "y1",  # the output rows to make
+            "height", "width",  # of the output
+            "in_height", "in_width",  # of the inputs
+            "channels",  # of the output, where the padding matters
+            "sources", "source_blocks",  # address of a (blocks, 4) table: base, row, pixel (bytes), ring (rows)
+            "target", "target_row", "target_pixel", "target_ring", "target_blocks",
+            "other", "other_row", "other_pixel", "other_ring",  # second operand: residual, summand or factor
+            "weights", "parameters",  # packed weights; (blocks, 3, 16) bias, scale, shift
+            "finish",  # what is done to the sums, see finish.kind
+            "phases", "phase_count", "in_step", "out_step",  # convolution as GEMM, see gemm.py
+            "dilation", "window",
+            "strip",  # pixels or tiles worked on at a time
+            "gathered", "sums", "tile", "tables", "zeros",  # workspace of the thread
+        )
+    ]
+)  # fmt: skip

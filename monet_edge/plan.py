@@ -1,0 +1,392 @@
+"""From a Spec to a program: fuse ops into layers, choose each layer's kernel, pack its weights, place its buffers, write its steps.
+
+`Plan` depends on the network alone, `Program` on the size of the image too. Depends on NumPy and the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .kernels import finish, gemm
+from .kernels.simd import BLOCK, BYTES, Isa
+from .kernels.step import STEP
+from .spec import INPUT, Op, Shape, Spec, infer_channels, infer_shapes
+
+ALIGNMENT = 64  # bytes: a cache line and an AVX-512 vector
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One or more ops that run as one kernel.
+
+    Attributes
+    ----------
+    name : str
+        The value it makes: that of the last op fused into it.
+    op : Op
+        The op that does the work.
+    inputs : tuple of str
+        Values read side by side: a concat that is not materialised is spelled out here.
+    activation : str
+    mode : int
+        What follows the sums, see `kernels.finish`.
+    other : str or None
+        The residual, the summand or the factor.
+    affine : str or None
+        The affine op fused into it.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    activation: str = "none"
+    mode: int = finish.PLAIN
+    other: str | None = None
+    affine: str | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.inputs + ((self.other,) if self.other else ())
+
+
+def fuse(spec: Spec, fused: bool = True) -> list[Layer]:
+    """The layers of a network in order of execution.
+
+    An add, or an affine, joins the convolution before it when nothing else reads that convolution's value and the other
+    summand is there already; a concat that only convolutions read is never made. Without ``fused`` every op is a layer.
+    """
+    readers: dict[str, list[Op]] = {}
+    for op in spec.ops:
+        for value in op.inputs:
+            readers.setdefault(value, []).append(op)
+    layers: dict[str, Layer] = {}  # by the value they make
+    concats: dict[str, tuple[str, ...]] = {}
+    order = {INPUT: 0}  # of the layer that makes a value
+    for op in spec.ops:
+        inputs = op.inputs
+        if op.kind in ("conv", "deconv"):
+            inputs = tuple(part for value in inputs for part in concats.get(value, (value,)))
+        layer = Layer(op.name, op, inputs, op.attrs.get("activation", "none"))
+        if op.kind in ("add", "mul"):
+            layer = replace(layer, inputs=op.inputs[:1], other=op.inputs[1])
+        if op.kind == "add":
+            layer = replace(layer, mode=finish.SUM)
+        if op.kind == "affine":
+            layer = replace(layer, mode=finish.AFFINE, affine=op.name)
+        if fused and op.kind == "concat" and all(reader.kind in ("conv", "deconv") for reader in readers.get(op.name, [op])):
+            concats[op.name] = op.inputs
+            continue
+        if fused:
+            layer = _join(layer, layers, readers, order)
+        layers[op.name] = layer
+        order[op.name] = order.get(layer.op.name, len(order))
+    return list(layers.values())
+
+
+def _join(layer: Layer, layers: dict[str, Layer], readers: dict[str, list[Op]], order: dict[str, int]) -> Layer:
+    """``layer`` fused into the convolution that makes its input, which is then taken out of ``layers``; or as it is."""
+    if layer.op.kind not in ("add", "affine"):
+        return layer
+    for value in layer.reads[::-1]:  # the later operand first
+        base = layers.get(value)
+        if base is None or base.op.kind not in ("conv", "deconv") or base.mode != finish.PLAIN or len(readers[value]) != 1:
+            continue
+        if layer.op.kind == "affine":
+            del layers[value]
+            return replace(base, name=layer.name, mode=finish.AFFINE, affine=layer.name)
+        other = layer.reads[0] if value == layer.reads[1] else layer.reads[1]
+        if order[other] >= order[value]:
+            continue
+        if layer.activation == "none":
+            del layers[value]
+            return replace(base, name=layer.name, mode=finish.RESIDUAL, other=other)
+        if base.activation == "none":
+            del layers[value]
+            return replace(base, name=layer.name, mode=finish.SUM, other=other, activation=layer.activation)
+    return layer
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A layer's tensors as its kernel reads them."""
+
+    kernel: str
+    weights: np.ndarray
+    parameters: np.ndarray
+    phases: np.ndarray
+    keep: tuple[np.ndarray, ...]  # what `phases` points to
+
+
+class Plan:
+    """What depends on the network alone: its layers, their kernels and packed weights.
+
+    Parameters
+    ----------
+    spec : Spec
+        A folded, valid network.
+    tensors : mapping of str to float32 arrays
+        Exactly those of `spec.tensor_shapes`.
+    isa : Isa
+        The instruction set that the kernels are compiled for.
+    fused : bool
+        False makes every op a layer of its own, for tests.
+    """
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], isa: Isa, fused: bool = True) -> None:
+        self.spec = spec
+        self.isa = isa
+        self.fused = fused
+        self.channels = infer_channels(spec)
+        self.layers = fuse(spec, fused)
+        self.packed = {layer.name: self._pack(layer, tensors) for layer in self.layers}
+
+    def lanes(self, values: tuple[str, ...]) -> np.ndarray:
+        """Where each channel of ``values``, side by side, sits among their blocks' lanes."""
+        lanes, start = [], 0
+        for value in values:
+            lanes.append(start + np.arange(self.channels[value]))
+            start += blocks(self.channels[value]) * BLOCK
+        return np.concatenate(lanes)
+
+    def _pack(self, layer: Layer, tensors: Mapping[str, np.ndarray]) -> Packed:
+        op, channels = layer.op, self.channels[layer.name]
+        affine = (tensors[f"{layer.affine}.scale"], tensors[f"{layer.affine}.shift"]) if layer.affine else (None, None)
+        parameters = aligned(finish.pack_parameters(channels, tensors.get(f"{op.name}.bias"), *affine))
+        nothing = np.zeros(0, np.float32)
+        if op.kind not in ("conv", "deconv"):
+            kernel = {"maxpool": "maxpool", "mul": "product", "concat": "concat", "softmax": "softmax_pixels"}.get(op.kind, "pointwise")
+            weights = self.lanes(layer.inputs) if op.kind == "concat" else nothing
+            return Packed(kernel, weights, parameters, np.zeros((0, 5), np.int64), ())
+        weight, lanes = tensors[f"{op.name}.weight"], self.lanes(layer.inputs)
+        if op.kind == "conv":
+            phases = gemm.conv_phases(weight, op["dilation"], op["padding"], lanes, self.isa)
+        else:
+            phases = gemm.deconv_phases(weight, op["stride"], op["padding"], lanes, self.isa)
+        keep: list[np.ndarray] = []
+        table = []
+        for fy, fx, taps, weights in phases:
+            keep += [np.ascontiguousarray(taps), aligned(weights)]
+            table.append((fy, fx, len(taps), keep[-2].ctypes.data, keep[-1].ctypes.data))
+        return Packed("conv_gemm", nothing, parameters, np.array(table, np.int64), tuple(keep))
+
+
+def blocks(channels: int) -> int:
+    """Blocks of 16 that hold ``channels``."""
+    return -(-channels // BLOCK)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that starts at a multiple of 64 bytes: NumPy promises 16, and unaligned weights cost 6 %."""
+    copy = aligned_zeros(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def aligned_zeros(size: int) -> np.ndarray:
+    """``size`` zero bytes that start at a multiple of 64."""
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
+
+
+def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Offsets of buffers in one arena, first fit: two share bytes only if their lives do not meet.
+
+    Parameters
+    ----------
+    lives : list of (size in bytes, first, last)
+        Each buffer is in use from moment ``first`` to moment ``last``, both included.
+
+    Returns
+    -------
+    offsets : list of int
+    size : int
+        Of the arena.
+    """
+    offsets: list[int] = [-1] * len(lives)
+    for index in sorted(range(len(lives)), key=lambda i: -lives[i][0]):  # large ones first: they are hard to fit
+        size, first, last = lives[index]
+        rivals = [i for i, life in enumerate(lives) if offsets[i] >= 0 and life[1] <= last and first <= life[2]]
+        taken = sorted((offsets[i], offsets[i] + lives[i][0]) for i in rivals)
+        offset = 0
+        for begin, end in taken:
+            if offset + size <= begin:
+                break
+            offset = max(offset, end)
+        offsets[index] = offset
+    return offsets, max((offset + size for offset, (size, _, _) in zip(offsets, lives, strict=True)), default=0)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where a value lives: row y of (H, W, blocks, 16) starts at ``offset + (y % ring) * row`` in the arena."""
+
+    offset: int
+    row: int
+    pixel: int
+    ring: int
+    blocks: int
+
+    @property
+    def size(self) -> int:
+        return self.row * self.ring
+
+
+class Program:
+    """The steps of a network for one size of image, with the memory they work in.
+
+    Parameters
+    ----------
+    plan : Plan
+    addresses : mapping of str to int
+        The compiled kernels.
+    height, width : int
+        Of the image.
+    parts : int
+        Threads that share one slice, each with its own rows of every layer.
+    keep : bool
+        Give every value memory of its own, so that all can be read after a run.
+    """
+
+    def __init__(self, plan: Plan, addresses: Mapping[str, int], height: int, width: int, parts: int = 1, keep: bool = False) -> None:
+        self.plan = plan
+        self.shapes = infer_shapes(plan.spec, height, width)
+        self.buffers, size = self._place(keep)
+        scratch = _Scratch(plan, self.shapes)
+        self.arena = aligned_zeros(size)
+        self.scratches = [scratch.allocate() for _ in range(parts)]
+        self.sources = {layer.name: self._sources(layer.inputs) for layer in plan.layers}
+        self.output_sources = self._sources((plan.spec.output,))
+        self.image = np.zeros(self.shapes[INPUT], np.float32)
+        self.output = np.zeros(self.shapes[plan.spec.output], np.float32)
+        # stages[stage][part]: the parts of a stage may run at the same time, the stages one after the other
+        layers = (None, *plan.layers, INPUT)
+        self.stages = [[self._steps(layer, addresses, scratch, part, parts) for part in range(parts)] for layer in layers]
+
+    @staticmethod
+    def memory(plan: Plan, height: int, width: int) -> int:
+        """Bytes that a program of one part takes."""
+        program = object.__new__(Program)
+        program.plan, program.shapes = plan, infer_shapes(plan.spec, height, width)
+        _, size = program._place(keep=False)
+        scratch = _Scratch(plan, program.shapes)
+        outer = sum(4 * int(np.prod(program.shapes[value])) for value in (INPUT, plan.spec.output))
+        return size + scratch.size + outer
+
+    def value(self, name: str) -> np.ndarray:
+        """A copy of one value, (C, H, W), after a run of a program that keeps them."""
+        channels, height, width = self.shapes[name]
+        buffer = self.buffers[name]
+        rows = self.arena[buffer.offset : buffer.offset + height * buffer.row].view(np.float32)
+        return rows.reshape(height, width, -1)[:, :, :channels].transpose(2, 0, 1).copy()
+
+    def _place(self, keep: bool) -> tuple[dict[str, Buffer], int]:
+        layers = self.plan.layers
+        made = {INPUT: 0} | {layer.name: i + 1 for i, layer in enumerate(layers)}
+        last = dict(made)
+        for i, layer in enumerate(layers):
+            for value in layer.reads:
+                last[value] = i + 1
+        last[self.plan.spec.output] = len(layers) + 1
+        names = list(made)
+        geometry = {name: self._geometry(self.shapes[name]) for name in names}
+        end = len(layers) + 1
+        lives = [(geometry[name].size, 0 if keep else made[name], end if keep else last[name]) for name in names]
+        offsets, size = place(lives)
+        return {name: replace(geometry[name], offset=offset) for name, offset in zip(names, offsets, strict=True)}, size
+
+    @staticmethod
+    def _geometry(shape: Shape) -> Buffer:
+        channels, height, width = shape
+        pixel = blocks(channels) * BYTES
+        return Buffer(0, width * pixel, pixel, height, blocks(channels))
+
+    def _sources(self, values: tuple[str, ...]) -> np.ndarray:
+        """The (blocks, 4) table of what a layer reads: base, row, pixel, ring."""
+        rows = []
+        for value in values:
+            buffer = self.buffers[value]
+            for block in range(buffer.blocks):
+                rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel, buffer.ring))
+        return np.array(rows, np.int64)
+
+    def _steps(self, layer: Layer | str | None, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+        """The steps of one part of one stage: None stands for the way in, INPUT for the way out."""
+        steps = np.zeros(1, STEP)
+        step = steps[0]
+        if isinstance(layer, Layer):
+            self._describe(step, layer, addresses)
+            name = layer.name
+        else:
+            name, planes = (INPUT, self.image) if layer is None else (self.plan.spec.output, self.output)
+            step["kernel"] = addresses["from_planes" if layer is None else "to_planes"]
+            step["sources"] = self.output_sources.ctypes.data
+            step["other"], step["other_pixel"], step["other_row"] = planes.ctypes.data, planes.strides[0], planes.strides[1]
+        buffer = self.buffers[name]
+        step["channels"], step["height"], step["width"] = self.shapes[name]
+        step["target"] = self.arena.ctypes.data + buffer.offset
+        step["target_row"], step["target_pixel"] = buffer.row, buffer.pixel
+        step["target_ring"], step["target_blocks"] = buffer.ring, buffer.blocks
+        step["y0"], step["y1"] = (self.shapes[name][1] * i // parts for i in (part, part + 1))
+        scratch.fill(step, self.scratches[part])
+        return steps
+
+    def _describe(self, step: np.void, layer: Layer, addresses: Mapping[str, int]) -> None:
+        """Fill what a step says about its layer."""
+        packed, op = self.plan.packed[layer.name], layer.op
+        step["kernel"] = addresses[packed.kernel]
+        step["sources"], step["source_blocks"] = self.sources[layer.name].ctypes.data, len(self.sources[layer.name])
+        _, step["in_height"], step["in_width"] = self.shapes[layer.inputs[0]]
+        other = self.buffers[layer.other or layer.inputs[0]]
+        step["other"] = self.arena.ctypes.data + other.offset
+        step["other_row"], step["other_pixel"], step["other_ring"] = other.row, other.pixel, other.ring
+        step["weights"], step["parameters"] = packed.weights.ctypes.data, packed.parameters.ctypes.data
+        step["finish"] = finish.kind(layer.activation, layer.mode)
+        step["phases"], step["phase_count"] = packed.phases.ctypes.data, len(packed.phases)
+        step["in_step"] = op["stride"] if op.kind == "conv" else 1
+        step["out_step"] = op["stride"] if op.kind == "deconv" else 1
+        step["dilation"] = op.attrs.get("dilation", 1)
+        if op.kind == "maxpool":
+            step["window"] = op["kernel"]
+        elif layer.other:
+            step["window"] = self.plan.channels[layer.other]
+        step["strip"] = STRIP
+
+
+STRIP = 48  # pixels gathered at a time: a multiple of every tile's rows
+
+
+class _Scratch:
+    """A thread's workspace: what the kernels write and nobody reads afterwards."""
+
+    def __init__(self, plan: Plan, shapes: Mapping[str, Shape]) -> None:
+        line = STRIP * BYTES + BYTES
+        taps = [
+            max(int(phase[2]) for phase in plan.packed[layer.name].phases) * sum(blocks(plan.channels[value]) for value in layer.inputs)
+            for layer in plan.layers
+            if len(plan.packed[layer.name].phases)
+        ]
+        widest = max(blocks(channels) for channels in plan.channels.values())
+        self.sizes = {
+            "gathered": max(taps, default=1) * line,
+            "sums": widest * line,
+            "tile": BYTES * BLOCK,
+            "tables": 4096,
+        }
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes.values())
+
+    def allocate(self) -> np.ndarray:
+        return aligned_zeros(self.size)
+
+    def fill(self, step: np.void, memory: np.ndarray) -> None:
+        """Write the addresses of the workspace's areas into a step."""
+        address = memory.ctypes.data
+        for field, size in self.sizes.items():
+            step[field] = address
+            address += size

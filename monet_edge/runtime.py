@@ -1,0 +1,177 @@
+"""Run a network over slices: threads, progress, and one workspace a thread. Depends on NumPy, the plan and the kernels."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from .errors import SpecError
+from .kernels import _jit
+from .kernels.step import STEP
+from .plan import Plan, Program
+from .spec import INPUT, Spec, multiple_of
+
+
+class Engine:
+    """A network ready to run.
+
+    Parameters
+    ----------
+    spec : Spec
+        Folded and valid.
+    tensors : mapping of str to float32 arrays
+        Exactly those that the Spec names, with its shapes.
+    threads : int
+        How many slices run at the same time; a single slice is shared by all of them.
+
+    Notes
+    -----
+    The result does not depend on the number of threads, bit for bit. One Engine must not run in two threads at once.
+    """
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1) -> None:
+        if not spec.folded:
+            raise SpecError(f"network {spec.name!r} still has BatchNorm or dropout; export it with `monet-train export` first")
+        self.spec = spec
+        self.threads = max(1, threads)
+        self._tensors = tensors
+        self._kernels = _jit.load()
+        self._plan = Plan(spec, tensors, self._kernels.isa)
+        self._programs: dict[tuple[int, int, int], list[Program]] = {}  # by height, width and parts; idle ones
+        self._lock = threading.Lock()
+
+    def run(self, images: np.ndarray, progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """Probabilities of a stack of slices.
+
+        Parameters
+        ----------
+        images : (N, C, H, W) float32 array
+        progress : callable, optional
+            Called with the number of finished slices.
+
+        Returns
+        -------
+        (N, classes, H, W) float32 array
+        """
+        images = np.ascontiguousarray(images, np.float32)
+        if images.ndim != 4:
+            raise SpecError(f"expected slices as (N, C, H, W), found an array of shape {images.shape}")
+        results = np.empty((len(images), self.spec.classes, *images.shape[2:]), np.float32)
+        self.map(len(images), images.__getitem__, results.__setitem__, progress)
+        return results
+
+    def map(self, count: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None],
+            progress: Callable[[int], None] | None = None) -> None:  # fmt: skip
+        """``store(i, network(load(i)))`` for every i in range(count), over the threads.
+
+        Parameters
+        ----------
+        count : int
+        load : callable
+            ``load(i)`` returns slice i, (C, H, W) float32. Called in a worker thread.
+        store : callable
+            ``store(i, probabilities)``, (classes, H, W) float32, valid during the call only. Called in a worker thread.
+        progress : callable, optional
+            Called with the number of finished slices, in the caller's thread.
+        """
+        if count < self.threads or self.threads == 1:
+            for i in range(count):
+                self._one(i, load, store, self.threads)
+                if progress:
+                    progress(i + 1)
+            return
+        todo = iter(range(count))
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with self._lock:
+                    i = next(todo, None)
+                if i is None:
+                    return
+                try:
+                    self._one(i, load, store, 1)
+                except BaseException as error:
+                    done.put(error)
+                    return
+                done.put(None)
+
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(self.threads, count))]
+        for worker in workers:
+            worker.start()
+        try:
+            for finished in range(1, count + 1):
+                error = done.get()
+                if error is not None:
+                    raise error
+                if progress:
+                    progress(finished)
+        finally:
+            stop.set()
+            for worker in workers:
+                worker.join()
+
+    def values(self, image: np.ndarray, fused: bool) -> dict[str, np.ndarray]:
+        """Every value of the network for one slice, by op name, (C, H, W); with ``fused`` those that the fast plan makes.
+
+        For tests: takes a plan and memory of its own.
+        """
+        image = np.ascontiguousarray(image, np.float32)
+        plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
+        program = Program(plan, self._kernels.addresses, *self._check(image), keep=True)
+        self._execute(program, image)
+        return {name: program.value(name) for name in program.buffers if name != INPUT}
+
+    def workspace_bytes(self, height: int, width: int) -> int:
+        """Memory that one thread needs for slices of this size, in bytes."""
+        return Program.memory(self._plan, height, width)
+
+    def _check(self, image: np.ndarray) -> tuple[int, int]:
+        if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
+            raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
+        height, width = image.shape[1:]
+        multiple = multiple_of(self.spec)
+        if height % multiple or width % multiple or not height or not width:
+            raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
+        return height, width
+
+    def _one(self, i: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], parts: int) -> None:
+        image = np.ascontiguousarray(load(i), np.float32)
+        key = (*self._check(image), parts)
+        with self._lock:
+            idle = self._programs.setdefault(key, [])
+            program = idle.pop() if idle else None
+        if program is None:
+            program = Program(self._plan, self._kernels.addresses, *key)
+        try:
+            self._execute(program, image)
+            store(i, program.output)
+        finally:
+            with self._lock:
+                idle.append(program)
+
+    def _execute(self, program: Program, image: np.ndarray) -> None:
+        """Run a program's stages; the parts of one stage run at the same time."""
+        program.image[...] = image
+        parts = len(program.scratches)
+        if parts == 1:
+            for (steps,) in program.stages:
+                self._kernels.run(steps.ctypes.data, len(steps), STEP.itemsize)
+            return
+        barrier = threading.Barrier(parts)
+
+        def work(part: int) -> None:
+            for stage in program.stages:
+                self._kernels.run(stage[part].ctypes.data, len(stage[part]), STEP.itemsize)
+                barrier.wait()
+
+        workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in range(1, parts)]
+        for worker in workers:
+            worker.start()
+        work(0)
+        for worker in workers:
+            worker.join()
