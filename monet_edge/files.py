@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,10 +13,17 @@ from typing import BinaryIO
 
 from .errors import OutputError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows; there a file that is open can neither be removed nor renamed, so it needs no lock
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A binary file to write to that becomes ``path`` when the block ends, and vanishes when it fails.
+
+    What a killed process left behind of an earlier attempt at ``path`` is removed; a living one's is not.
 
     Raises
     ------
@@ -22,20 +31,23 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         If ``path`` exists and may not be overwritten, or the disk refuses.
     """
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        if path.exists() and not path.is_file():  # a device would be replaced by the result
+            raise OutputError(f"{path} is not a regular file. Choose another --output.")
+        _remove_dead(path)
+        temporary, handle = _create(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    claim = os.dup(handle) if fcntl else None  # keeps the lock until the file has its name
     try:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private; a result is as any other file
             if overwrite:
                 os.replace(temporary, path)
             else:
-                os.link(temporary, path)  # unlike a rename, a link never replaces what somebody else wrote meanwhile
+                _place(temporary, path)
         except FileExistsError:
             raise OutputError(f"{path} exists already. Choose another --output, or say --overwrite.") from None
         except OSError as error:
@@ -43,9 +55,48 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if claim is not None:
+            os.close(claim)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _create(path: Path) -> tuple[Path, int]:
+    """A new temporary file and its open handle, locked: as long as this process lives, nobody takes it for dead."""
+    while True:
+        temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        if fcntl:
+            with suppress(OSError):  # a file system without locks: then nobody can take it for dead either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink == 0:  # taken for dead between its creation and its lock
+                os.close(handle)
+                continue
+        return temporary, handle
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove temporary files whose process is no more: the system has released their locks."""
+    for temporary in path.parent.glob(f"{glob.escape(_prefix(path))}????????.part"):
+        with suppress(OSError):  # in use, gone already, or not ours to remove
+            if fcntl:
+                with temporary.open("ab") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    temporary.unlink()
+            else:
+                temporary.unlink()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name[:50]}."  # a name may have 255 bytes, a character up to 4
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename, never replacing what somebody else wrote meanwhile: unlike a rename, a link refuses."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL):
+            raise
+        # A file system without links (FAT, some network ones): claim the name, then take it. Killed between the two
+        # lines, an empty file would stay.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(temporary, path)

@@ -1,8 +1,9 @@
 """The weights file: one .safetensors with the tensors, the folded Spec, the preprocessing record and the provenance.
 
-Every file is untrusted: nothing in it can run code, and whatever does not match the Spec exactly is an error.
+Every file is untrusted: nothing in it can run code, whatever does not match the Spec exactly is an error, and so is a
+single flipped bit.
 
-    metadata    {"format": "monet-edge", "spec": JSON, "preprocess": JSON, "provenance": JSON}
+    metadata    {"format": "monet-edge", "spec": JSON, "preprocess": JSON, "provenance": JSON, "checksum": sha256}
     tensors     float32, the names and shapes of `spec.tensor_shapes`, nothing missing and nothing left over
 """
 
@@ -20,14 +21,19 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from . import memory
 from . import preprocess as _preprocess
 from . import spec as _spec
-from .errors import ModelError
+from .errors import ModelError, ResourceError
 from .files import atomic_write
 
 FORMAT = "monet-edge"
 DEFAULT = "brain-flair"
 MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
+MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
+MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
+MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
+_TEXTS = ("format", "spec", "preprocess", "provenance")
 
 
 @dataclass(frozen=True)
@@ -98,50 +104,92 @@ def load(model: str | Path) -> Weights:
         return _load(path)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ResourceError as error:
+        raise ResourceError(f"{path}: {error}") from None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
 
 
 def _load(path: Path) -> Weights:
-    if path.stat().st_size > MAX_BYTES:
-        raise ModelError(f"the file has {path.stat().st_size:,} bytes, a weights file at most {MAX_BYTES:,}")
-    raw = path.read_bytes()
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ModelError(f"the file has {size:,} bytes, a weights file at most {MAX_BYTES:,}")
+    memory.demand(2 * size, "the weights file")  # the file and its tensors
+    return parse(path.stem, path.read_bytes())
+
+
+def parse(name: str, raw: bytes) -> Weights:
+    """Check the bytes of a weights file.
+
+    Raises
+    ------
+    ModelError
+        Saying what is wrong with it.
+    """
+    header = int.from_bytes(raw[:8], "little")
+    if header > MAX_HEADER:
+        raise ModelError("not an intact safetensors file: its header is too long. Copy or download it again.")
     try:
         entries = dict(safetensors.deserialize(raw))
     except safetensors.SafetensorError as error:
         raise ModelError(f"not an intact safetensors file ({error}). Copy or download it again.") from None
     # deserialize has checked the header; it does not hand the metadata out
-    metadata = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]).get("__metadata__", {})
-    if metadata.get("format") != FORMAT or not metadata.keys() >= {"spec", "preprocess", "provenance"}:
-        raise ModelError("a safetensors file, but not one of monet-edge (its metadata lacks format, spec, preprocess or provenance)")
+    metadata = json.loads(raw[8 : 8 + header]).get("__metadata__") or {}
+    if metadata.get("format") != FORMAT or metadata.keys() != {*_TEXTS, "checksum"}:
+        raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
     record = _preprocess.from_json(metadata["preprocess"])
     provenance = _provenance(metadata["provenance"])
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
-    return Weights(path.stem, spec, tensors, record, provenance, hashlib.sha256(raw).hexdigest())
+    if metadata["checksum"] != _checksum(metadata, tensors):
+        raise ModelError("its checksum is wrong: it was damaged or changed. Copy or download it again.")
+    return Weights(name, spec, tensors, record, provenance, hashlib.sha256(raw).hexdigest())
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
+    """Of everything that decides the result: a flipped bit in a weight is a valid float."""
+    digest = hashlib.sha256()
+    for text in (metadata[key] for key in _TEXTS):
+        digest.update(f"{len(text)}:{text}".encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name}:".encode())
+        digest.update(tensor.astype("<f4", copy=False).data)
+    return digest.hexdigest()
 
 
 def _provenance(text: str) -> dict[str, Any]:
     try:
         provenance = json.loads(text)
+        shown = json.dumps(provenance, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"its provenance is not JSON: {error}") from None
     if not isinstance(provenance, dict):
         raise ModelError("its provenance must be a JSON object")
+    if not shown.isprintable():
+        raise ModelError("its provenance holds characters that cannot be printed")
+    for key in ("modality", "licence"):
+        if not isinstance(provenance.get(key, ""), str):
+            raise ModelError(f"its provenance's {key} must be text, found {provenance[key]!r:.80}")
     return provenance
 
 
 def _check_fit(spec: _spec.Spec, record: _preprocess.Preprocess) -> None:
+    if not all(text.isprintable() for text in (spec.name, *record.labels)):
+        raise ModelError(f"its name or labels hold characters that cannot be printed: {spec.name!r}, {record.labels!r}")
     if not spec.folded:
         raise ModelError("holds a network for training (BatchNorm, dropout); export it with monet-train export")
     if spec.in_channels != 2 * record.context + 1:
         raise ModelError(f"the network takes {spec.in_channels} channels, its preprocessing makes {2 * record.context + 1}")
     if spec.classes != record.classes:
         raise ModelError(f"the network has {spec.classes} outputs, the labels {', '.join(record.labels)} need {record.classes}")
-    shape = _spec.infer_shapes(spec, record.size, record.size)[spec.output]
-    if shape[1:] != (record.size, record.size):
-        raise ModelError(f"the network makes {shape[1]}x{shape[2]} of {record.size}x{record.size}; it must keep the size")
+    shapes = _spec.infer_shapes(spec, record.size, record.size)
+    _, height, width = shapes[spec.output]
+    if (height, width) != (record.size, record.size):
+        raise ModelError(f"the network makes {height}x{width} of {record.size}x{record.size}; it must keep the size")
+    largest, macs = max(map(prod, shapes.values())), sum(_spec.count_macs(spec, record.size, record.size).values())
+    if largest > MAX_VALUE or macs > MAX_MACS:
+        raise ModelError(f"the network is no sane one: it takes {macs:.1e} multiplications a slice and a buffer of {largest:.1e} floats")
 
 
 def _check_tensors(spec: _spec.Spec, entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -154,7 +202,7 @@ def _check_tensors(spec: _spec.Spec, entries: Mapping[str, Any]) -> dict[str, np
         entry = entries[name]
         if entry["dtype"] != "F32" or tuple(entry["shape"]) != shape:
             raise ModelError(f"tensor {name} is {entry['dtype']} {tuple(entry['shape'])}, its network needs F32 {shape}")
-        tensor = np.frombuffer(entry["data"], "<f4", prod(shape)).reshape(shape).astype(np.float32)
+        tensor = np.frombuffer(entry["data"], "<f4", prod(shape)).reshape(shape).astype(np.float32, copy=False)
         if not np.isfinite(tensor).all():
             raise ModelError(f"tensor {name} holds NaN or infinite values")
         tensor.flags.writeable = False
@@ -173,14 +221,9 @@ def save(
         If what is given would not load again.
     """
     ordered = {name: np.ascontiguousarray(tensors[name], np.float32) for name in _spec.tensor_shapes(spec)}
-    metadata = {
-        "format": FORMAT,
-        "spec": _spec.to_json(spec),
-        "preprocess": _preprocess.to_json(record),
-        "provenance": json.dumps(provenance),
-    }
-    raw = safetensors.numpy.save(ordered, metadata)
-    _check_fit(spec, record)
-    _check_tensors(spec, dict(safetensors.deserialize(raw)))
+    texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), json.dumps(provenance))
+    metadata = dict(zip(_TEXTS, texts, strict=True))
+    raw = safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)})
+    parse(path.stem, raw)
     with atomic_write(path, overwrite=True) as file:
         file.write(raw)
