@@ -1,0 +1,199 @@
+"""The weights file as untrusted input: what was saved is what is loaded, or one clear line says why not."""
+
+import hashlib
+import json
+import os
+import pickle
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import random_tensors
+
+from monet_edge import weights
+from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.errors import ModelError, ResourceError
+from monet_edge.preprocess import Preprocess
+from monet_edge.spec import Op, fold, infer_shapes, tensor_shapes
+
+RECORD = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+SPEC = fold(monet(filters=4, depth=1))
+TENSORS = random_tensors(SPEC)
+FIRST = next(iter(TENSORS))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    weights.save(path, SPEC, TENSORS, RECORD, {"modality": "synthetic", "licence": "Apache-2.0"})
+    return path
+
+
+@pytest.mark.parametrize("spec", [monet(filters=4, depth=1), unet(2), attention_unet(2)], ids=lambda spec: spec.name)
+def test_load_gives_what_was_saved(tmp_path, spec):
+    spec = fold(spec)
+    tensors = random_tensors(spec)
+    weights.save(tmp_path / "a.safetensors", spec, tensors, RECORD, {"dice": 0.75})
+    loaded = weights.load(tmp_path / "a.safetensors")
+    assert (loaded.name, loaded.spec, loaded.preprocess, loaded.provenance) == ("a", spec, RECORD, {"dice": 0.75})
+    assert loaded.sha256 == hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    assert list(loaded.tensors) == list(tensor_shapes(spec))
+    for name, tensor in loaded.tensors.items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+        assert tensor.dtype == np.float32
+        assert not tensor.flags.writeable
+
+
+def test_every_bit_counts(saved):
+    """A flipped bit is refused: one byte in each of 200 stretches of the file, all its bits."""
+    raw = saved.read_bytes()
+    blanks = len(raw[: 8 + int.from_bytes(raw[:8], "little")].rstrip())  # the header's padding may be any white space
+    for at in range(0, len(raw), len(raw) // 200):
+        for bit in range(8):
+            damaged = bytearray(raw)
+            damaged[at] ^= 1 << bit
+            if not (at >= blanks and damaged[at : at + 1].isspace()):
+                with pytest.raises(ModelError):
+                    weights.parse("a", bytes(damaged))
+
+
+def forged(spec=SPEC, tensors=TENSORS, texts=None, **metadata):
+    """A weights file with a right checksum whatever it holds."""
+    valid = {"format": "monet-edge", "spec": weights._spec.to_json(spec), "preprocess": weights._preprocess.to_json(RECORD)}
+    entries = {**valid, "provenance": "{}", **(texts or {})}
+    digest = "" if None in entries.values() else weights._checksum(entries, tensors)
+    kept = {key: text for key, text in {**entries, "checksum": digest, **metadata}.items() if text is not None}
+    return safetensors.numpy.save(dict(tensors), kept)
+
+
+def edited(change, **fields):
+    """The Spec's JSON after ``change(ops)`` and with other fields."""
+    data = json.loads(weights._spec.to_json(SPEC))
+    change(data["ops"])
+    return {"spec": json.dumps({**data, **fields})}
+
+
+def other(name, tensor):
+    return {**TENSORS, name: tensor}
+
+
+def conv(name, source, filters, stride=1, padding=0, kernel=1, kind="conv"):
+    attrs = {"filters": filters, "kernel": kernel, "stride": stride, "padding": padding, "bias": False, "activation": "none"}
+    return Op(name, kind, (source,), attrs if kind == "deconv" else {**attrs, "dilation": 1})
+
+
+LATER = SPEC.ops[-1].name
+WHOLE = forged()
+HEADER = int.from_bytes(WHOLE[:8], "little")
+
+REFUSED = {
+    "empty": (b"", "not an intact safetensors file"),
+    "text": (b"Dear colleague, here are the weights. " * 50, "header is too long"),
+    "truncated": (WHOLE[:-1], "not an intact safetensors file"),
+    "goes on": (WHOLE + b"\0", "not an intact safetensors file"),
+    "header of 100 MB": (struct.pack("<Q", 100 << 20) + WHOLE[8:], "header is too long"),
+    "header beyond the end": (struct.pack("<Q", 1 << 21) + WHOLE[8:], "not an intact safetensors file"),
+    "header is no JSON": (struct.pack("<Q", 4) + b"abcd", "not an intact safetensors file"),
+    "a pickle": (pickle.dumps(TENSORS), "not an intact safetensors file"),
+    "no metadata": (safetensors.numpy.save(TENSORS), "not one of monet-edge"),
+    "another format": (forged(format="pt"), "not one of monet-edge"),
+    "unknown metadata": (forged(extra="1"), "not one of monet-edge"),
+    "no Spec": (forged(texts={"spec": None}), "not one of monet-edge"),
+    "no checksum": (forged(checksum=None), "not one of monet-edge"),
+    "wrong checksum": (forged(checksum="0" * 64), "checksum is wrong"),
+    "weights changed": (WHOLE[:-2] + b"\0\0", "checksum is wrong"),
+    "NaN": (forged(tensors=other(FIRST, TENSORS[FIRST] * np.float32(np.nan))), "NaN or infinite"),
+    "infinite": (forged(tensors=other(FIRST, TENSORS[FIRST] * np.float32(np.inf))), "NaN or infinite"),
+    "float64": (forged(tensors=other(FIRST, TENSORS[FIRST].astype(np.float64))), "is F64"),
+    "wrong shape": (forged(tensors=other(FIRST, TENSORS[FIRST].T.copy())), "its network needs F32"),
+    "missing tensor": (forged(tensors={name: tensor for name, tensor in TENSORS.items() if name != FIRST}), f"missing .*{FIRST}"),
+    "extra tensor": (forged(tensors=other("more", np.zeros(1, np.float32))), "unknown .*more"),
+    "Spec is no JSON": (forged(texts={"spec": "{"}), "not JSON"),
+    "Spec nested without end": (forged(texts={"spec": "[" * 100_000}), "not JSON"),
+    "Spec of another version": (forged(texts=edited(lambda ops: None, version=2)), "version 2"),
+    "unknown key in the Spec": (forged(texts=edited(lambda ops: None, more=1)), "exactly"),
+    "unknown kind": (forged(texts=edited(lambda ops: ops[0].update(kind="lambda"))), "unknown kind 'lambda'"),
+    "unknown attribute": (forged(texts=edited(lambda ops: ops[0].update(code="print()"))), "unknown .*code"),
+    "missing attribute": (forged(texts=edited(lambda ops: ops[0].pop("stride"))), "lacks .*stride"),
+    "attribute of another type": (forged(texts=edited(lambda ops: ops[0].update(filters=4.0))), "filters must be int"),
+    "unknown input": (forged(texts=edited(lambda ops: ops[0].update(inputs=["nowhere"]))), "reads 'nowhere'"),
+    "cyclic": (forged(texts=edited(lambda ops: ops[0].update(inputs=[LATER]))), f"reads '{LATER}', which no earlier op makes"),
+    "two of one name": (forged(texts=edited(lambda ops: ops[1].update(name=ops[0]["name"]))), "two ops"),
+    "no ops": (forged(texts=edited(lambda ops: ops.clear())), "1 to 1000 ops"),
+    "100,000 ops": (forged(texts=edited(lambda ops: ops.extend([{}] * 100_000))), "at most 1000 ops"),
+    "a million filters": (forged(texts=edited(lambda ops: ops[0].update(filters=10**6))), "filters must be 1 to"),
+    "unprintable name": (forged(replace(SPEC, name="\x1b[2Jmonet")), "cannot be printed"),
+    "name of another type": (forged(texts=edited(lambda ops: None, name=5)), "needs a name"),
+    "record is no JSON": (forged(texts={"preprocess": "nope"}), "preprocessing record is not JSON"),
+    "record with an unknown key": (forged(texts={"preprocess": '{"code": 1}'}), "exactly"),
+    "record with NaN": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("-3.0", "NaN")}), "low must be below high"),
+    "record of another size": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("32", "33")}), "33"),
+    "record of more labels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, labels=("a", "b")))}), "outputs"),
+    "record of more channels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, context=1))}), "channels"),
+    "provenance is no JSON": (forged(texts={"provenance": "nope"}), "provenance is not JSON"),
+    "provenance is no object": (forged(texts={"provenance": "[]"}), "JSON object"),
+    "provenance with NaN": (forged(texts={"provenance": '{"dice": NaN}'}), "provenance is not JSON"),
+    "provenance with control characters": (forged(texts={"provenance": '{"modality": "\\u009b2J"}'}), "cannot be printed"),
+    "provenance with a number for a text": (forged(texts={"provenance": '{"modality": 5}'}), "modality must be text"),
+    "a network for training": (forged(monet(filters=4, depth=1), random_tensors(monet(filters=4, depth=1))), "monet-train export"),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_refused(tmp_path, row):
+    raw, message = REFUSED[row]
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(ModelError, match=message) as caught:
+        weights.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+def test_a_forged_file_with_nothing_wrong_loads():
+    assert weights.parse("a", WHOLE).spec == SPEC
+
+
+def test_bombs_are_refused_before_anything_is_allocated():
+    wide = replace(SPEC, ops=(conv("a", "image", 8192), conv("b", "a", 8192), conv("c", "b", 1)))
+    with pytest.raises(ModelError, match="no sane one"):
+        weights._check_fit(wide, replace(RECORD, size=512))
+    up = [conv(f"u{i}", f"u{i - 1}" if i else "image", 1, 64, 0, 64, "deconv") for i in range(2)]
+    down = [conv(f"d{i}", f"d{i - 1}" if i else "u1", 1, 64, 0, 64) for i in range(2)]
+    huge = replace(SPEC, ops=(*up, *down))
+    assert infer_shapes(huge, 32, 32)["u1"] == (1, 131072, 131072)
+    with pytest.raises(ModelError, match="no sane one"):
+        weights._check_fit(huge, RECORD)
+
+
+def test_a_file_beyond_all_measure_is_not_even_read(tmp_path):
+    with open(tmp_path / "a.safetensors", "wb") as file:
+        os.truncate(file.fileno(), 1 << 40)  # a hole: takes no disk
+    with pytest.raises(ModelError, match="1,099,511,627,776 bytes, a weights file at most"):
+        weights.load(tmp_path / "a.safetensors")
+
+
+def test_less_memory_than_the_file_needs(saved, monkeypatch):
+    monkeypatch.setattr("monet_edge.memory.available", lambda: 1000)
+    with pytest.raises(ResourceError, match=r"tiny\.safetensors: the weights file needs"):
+        weights.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("nonsense", "no such model"), ("missing.safetensors", "no such file"), (".", "no such model"), ("", "no such model")],
+)
+def test_unknown_models(model, message):
+    with pytest.raises(ModelError, match=message):
+        weights.load(model)
+
+
+def test_save_refuses_what_would_not_load(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(ModelError, match="NaN"):
+        weights.save(path, SPEC, other(FIRST, TENSORS[FIRST] * np.float32(np.nan)), RECORD, {})
+    with pytest.raises(ModelError, match="printed"):
+        weights.save(path, SPEC, TENSORS, RECORD, {"data": "\x9b"})
+    assert not path.exists()
