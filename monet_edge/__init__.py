@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .pipeline import Outcome, segment
 
 __version__ = "0.1.0"
+DISCLAIMER = "Research use only, not a medical device."
 __all__ = ["Model", "Outcome", "errors", "load", "segment"]
 
 _HOMES = {"Model": "model", "Outcome": "pipeline", "load": "model", "segment": "pipeline"}

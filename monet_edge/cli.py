@@ -7,18 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import __version__
+from . import DISCLAIMER, __version__
 from .errors import MonetError
 
 if TYPE_CHECKING:
+    from .jobs import Job, Options
     from .model import Model
-    from .pipeline import Job, Outcome
+    from .pipeline import Outcome
 
-DISCLAIMER = "Research use only, not a medical device."
 app = typer.Typer(
     help=f"Segment medical scans on this computer's CPU, offline. {DISCLAIMER}",
     no_args_is_help=True,
@@ -26,7 +26,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelOption = Annotated[str, typer.Option("-m", "--model", help="A shipped model's name (see `models`) or a .safetensors file.")]
+
+def _model_names(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from .weights import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model's name (see `models`) or a .safetensors file."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -43,6 +54,15 @@ def segment(
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan, counted from 0.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write <stem>_prob.nii.gz.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice: twice the time, a little more accurate.")] = False,
+    keep_largest: Annotated[bool, typer.Option("--keep-largest", help="Keep only the largest connected piece of every label.")] = False,
+    min_volume: Annotated[float, typer.Option(metavar="ML", min=0, help="Remove connected pieces smaller than this, in ml.")] = 0.0,
+    preview: Annotated[bool, typer.Option("--preview", help="Also draw <stem>_preview.png: outlines over the largest slices.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Also write this web page (.html); a folder for several scans.")] = None,
+    stats: Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")] = None,
+    run_record: Annotated[Path | None, typer.Option(help="Write versions, machine, options, times, warnings to this .json.")] = None,
+    with_identifiers: Annotated[
+        bool, typer.Option("--with-identifiers", help="Let file names into pictures, pages and tables: they may hold a patient's name.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     debug: DebugOption = False,
@@ -51,21 +71,35 @@ def segment(
     if threshold is not None and not 0 < threshold < 1:
         raise typer.BadParameter(f"expected a probability between 0 and 1, found {threshold}", param_hint="--threshold")
     with failing_clearly(debug):
-        from .pipeline import check_output, find_scans, plan_jobs
+        from .jobs import Options, find_scans, plan_jobs
+        from .pipeline import check, write_tables
 
-        jobs = plan_jobs(find_scans(scans), output, probabilities)
-        if len(jobs) == 1:
-            check_output(jobs[0], overwrite=overwrite)
+        options = Options(
+            threshold=threshold,
+            volume=volume,
+            flip=flip,
+            keep_largest=keep_largest,
+            min_volume=min_volume,
+            probabilities=probabilities,
+            preview=preview,
+            report=report,
+            with_identifiers=with_identifiers,
+            overwrite=overwrite,
+        )
+        jobs = plan_jobs(find_scans(scans), output, options)
+        check(jobs, options, stats, run_record)
         ready = _load(model, threads, quiet)
-        failed = 0
+        done: list[Outcome | Exception] = []
         for job in jobs:
             try:
-                _segment_one(job, ready, quiet, threshold=threshold, volume=volume, flip=flip, overwrite=overwrite)
+                done.append(_segment_one(job, ready, quiet, options))
             except Exception as error:
                 if len(jobs) == 1 or debug:
                     raise
-                failed += 1
+                done.append(error)
                 _complain(error)
+        write_tables(jobs, done, ready, options, stats, run_record)
+    failed = sum(isinstance(one, Exception) for one in done)
     if len(jobs) > 1 and not quiet:
         print(f"{len(jobs) - failed} of {len(jobs)} scans segmented")
     if not quiet:
@@ -74,20 +108,21 @@ def segment(
         raise typer.Exit(2 if failed == len(jobs) else 1)
 
 
-def _segment_one(job: Job, model: Model, quiet: bool, **options: Any) -> None:
+def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outcome:
     from .pipeline import run
 
     with progress_bar(f"segmenting {job.scan.name}", quiet) as progress:
-        outcome = run(job, model, progress=progress, **options)
+        outcome = run(job, model, options, progress=progress)
     for warning in outcome.warnings:
         print(f"monet-edge: {job.scan}: warning: {warning}", file=sys.stderr)
     if not quiet:
         print(_describe(outcome))
+    return outcome
 
 
 def _describe(outcome: Outcome) -> str:
     volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes.items())
-    return f"{volumes} → {outcome.job.mask} ({outcome.seconds:.1f} s)"
+    return f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)"
 
 
 def _load(model: str, threads: int | None, quiet: bool) -> Model:
@@ -120,7 +155,7 @@ def models() -> None:
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(help="A shipped model's name or a .safetensors file.")]) -> None:
+def info(model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")]) -> None:
     """Say what a model is, how it was made and what it expects."""
     with failing_clearly(False):
         import json
@@ -165,15 +200,15 @@ def demo(
         import numpy as np
 
         from . import phantom
-        from .pipeline import make_job
+        from .jobs import Options, make_job
 
         volume, truth = phantom.make()
         folder.mkdir(parents=True, exist_ok=True)
         scan = folder / "phantom.nii.gz"
         nibabel.save(phantom.to_image(volume), scan)
         nibabel.save(phantom.to_image(truth), folder / "phantom_lesion.nii.gz")
-        job = make_job(scan, None, False)
-        _segment_one(job, _load(model, threads, False), False, overwrite=True)
+        job = make_job(scan, None, Options())
+        _segment_one(job, _load(model, threads, False), False, Options(overwrite=True))
         mask = np.asanyarray(nibabel.load(job.mask).dataobj).T
         dice = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
         print(f"Dice {dice:.2f} against the lesion as drawn")

@@ -31,12 +31,15 @@ class Segmentation:
         Labels, 0 is background.
     probability : (X, Y, Z) or (X, Y, Z, classes) float32, or None
         If asked for.
+    statistics : Statistics
+        Of the scan's intensities.
     warnings : tuple of str
         What to tell the user.
     """
 
     mask: np.ndarray
     probability: np.ndarray | None
+    statistics: preprocess.Statistics
     warnings: tuple[str, ...]
 
 
@@ -92,7 +95,7 @@ class Model:
             If the scan cannot be read or is not a 3-D volume of numbers.
         """
         scan = volume.read(Path(image)) if isinstance(image, (str, Path)) else volume.from_image(image)
-        return volume.to_image(self.segment_scan(scan).mask, like=scan)
+        return volume.to_image(self.segment_scan(scan).mask, like=scan, labels=self.weights.preprocess.labels)
 
     def segment_scan(
         self,
@@ -152,7 +155,7 @@ class Model:
             self.engine.map(count, load, store, report)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
-        return Segmentation(mask, kept, scan.warnings + _warnings(statistics, mask))
+        return Segmentation(mask, kept, statistics, scan.warnings + _warnings(statistics, mask))
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

@@ -1,30 +1,22 @@
-"""Path in, mask out: which files are scans, where the results go, and the way of one scan from disk to disk."""
+"""Path in, mask out: the way of one scan from disk to disk, and what a run of several leaves behind."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .errors import OutputError, ScanError
-from .model import Model, Progress, load
-from .volume import is_ours, read, write
+from . import page, postprocess, preview, record
+from .files import atomic_write
+from .jobs import Job, Options, check_output, check_path, make_job
+from .model import Model, Progress, Segmentation, load
+from .statistics import LabelStatistics, axis_codes, check_table, measure, write_table
+from .volume import Scan, read, write
 from .weights import DEFAULT
-
-ENDINGS = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One scan and where its results go."""
-
-    scan: Path
-    mask: Path
-    probability: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -34,16 +26,26 @@ class Outcome:
     Attributes
     ----------
     job : Job
-    volumes : dict of str to float
-        Millilitres of every label.
+    labels : tuple of LabelStatistics
     warnings : tuple of str
-    seconds : float
+    times : dict of str to float
+        Seconds of every stage, in order.
     """
 
     job: Job
-    volumes: dict[str, float]
+    labels: tuple[LabelStatistics, ...]
     warnings: tuple[str, ...]
-    seconds: float
+    times: dict[str, float]
+
+    @property
+    def volumes(self) -> dict[str, float]:
+        """Millilitres of every label."""
+        return {one.name: one.ml for one in self.labels}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from reading to the last result."""
+        return sum(self.times.values())
 
 
 def segment(
@@ -52,12 +54,8 @@ def segment(
     *,
     model: str | Path | Model = DEFAULT,
     threads: int | None = None,
-    threshold: float | None = None,
-    volume: int | None = None,
-    probabilities: bool = False,
-    flip: bool = False,
-    overwrite: bool = False,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Outcome:
     """Segment one scan, path to path.
 
@@ -71,18 +69,10 @@ def segment(
         A shipped name, a .safetensors file, or what `load` returned.
     threads : int, optional
         Default: the cores this process may use.
-    threshold : float, optional
-        For a binary model, instead of the model's own.
-    volume : int, optional
-        Which volume of a 4-D scan.
-    probabilities : bool
-        Also write ``<stem>_prob.nii.gz``.
-    flip : bool
-        Average with the prediction of the mirrored slice.
-    overwrite : bool
-        Replace results that exist.
     progress : callable, optional
         Called with the number of slices done, and of all.
+    **options
+        The fields of `Options`: ``threshold=0.3, preview=True, overwrite=True`` ...
 
     Returns
     -------
@@ -93,114 +83,119 @@ def segment(
     MonetError
         Saying what was expected, what was found and what to do.
     """
-    job = make_job(Path(scan), None if output is None else Path(output), probabilities)
-    check_output(job, overwrite=overwrite)
+    chosen = Options(**options)
+    job = make_job(Path(scan), None if output is None else Path(output), chosen)
+    check_output(job, overwrite=chosen.overwrite)
     ready = model if isinstance(model, Model) else load(model, threads)
-    return run(job, ready, threshold=threshold, volume=volume, flip=flip, overwrite=overwrite, progress=progress)
+    return run(job, ready, chosen, progress=progress)
 
 
-def run(
+def run(job: Job, model: Model, options: Options, *, progress: Progress | None = None) -> Outcome:
+    """The way of one scan: read, segment, clean, write, measure, draw."""
+    times: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        times[stage], start = now - start, now
+
+    check_output(job, overwrite=options.overwrite)
+    scan = read(job.scan, options.volume)
+    lap("read")
+    result = model.segment_scan(
+        scan, threshold=options.threshold, probabilities=options.probabilities, flip=options.flip, progress=progress
+    )
+    lap("segment")
+    mask, warnings = _clean(result, scan, options)
+    lap("clean")
+    names = model.weights.preprocess.labels
+    if job.probability is not None and result.probability is not None:
+        write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
+    write(job.mask, mask, like=scan, labels=names, overwrite=options.overwrite)
+    lap("write")
+    labels = measure(scan, mask, names)
+    lap("measure")
+    _show(job, model, options, scan, mask, labels, warnings, preview.window(model.weights.preprocess, result.statistics))
+    lap("show")
+    return Outcome(job, labels, warnings, times)
+
+
+def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The mask without stray pieces, and what to tell the user."""
+    if not (options.keep_largest or options.min_volume) or not result.mask.any():
+        return result.mask, result.warnings
+    voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000  # ml
+    mask = postprocess.remove_pieces(result.mask, voxel, keep_largest=options.keep_largest, min_volume=options.min_volume)
+    if mask.any():
+        return mask, result.warnings
+    return mask, (*result.warnings, f"the mask is empty: every piece was smaller than {options.min_volume:g} ml")
+
+
+def _show(
     job: Job,
     model: Model,
-    *,
-    threshold: float | None = None,
-    volume: int | None = None,
-    flip: bool = False,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> Outcome:
-    """The way of one scan: read, segment, write."""
-    start = time.perf_counter()
-    check_output(job, overwrite=overwrite)
-    scan = read(job.scan, volume)
-    result = model.segment_scan(scan, threshold=threshold, probabilities=job.probability is not None, flip=flip, progress=progress)
-    if job.probability is not None:
-        write(job.probability, result.probability, like=scan, overwrite=overwrite)
-    write(job.mask, result.mask, like=scan, overwrite=overwrite)
-    voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000  # ml
-    labels = enumerate(model.weights.preprocess.labels, 1)
-    volumes = {name: voxel * sum(np.count_nonzero(plane == label) for plane in result.mask.T) for label, name in labels}
-    return Outcome(job, volumes, result.warnings, time.perf_counter() - start)
+    options: Options,
+    scan: Scan,
+    mask: np.ndarray,
+    labels: tuple[LabelStatistics, ...],
+    warnings: tuple[str, ...],
+    limits: tuple[float, float],
+) -> None:
+    """The picture and the page, where asked for."""
+    weights = model.weights
+    kind = ", ".join(filter(None, (str(weights.provenance.get("modality") or ""), *weights.preprocess.labels)))
+    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {kind}"
+    slicing = weights.preprocess.slicing
+    if job.preview is not None:
+        preview.save(job.preview, preview.draw(scan, mask, labels, limits, title, warnings, slicing), overwrite=options.overwrite)
+    if job.report is not None:
+        size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
+        facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
+        about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
+        text = page.build(scan, mask, labels, limits, slicing, title, facts, warnings, about, page.model_card(weights))
+        with atomic_write(job.report, overwrite=options.overwrite) as file:
+            file.write(text.encode())
 
 
-def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Every scan named, and those inside every folder named, in order; masks that we wrote are passed over in folders.
+def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record: Path | None) -> None:
+    """Refuse before any work what would fail after it, for the whole run.
 
     Raises
     ------
-    ScanError
-        If a folder holds no scan.
+    MonetError
+        Saying what; a folder's own results are judged one by one, when their turn comes.
     """
-    scans: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS) and not file.name.startswith("."))
-            found = [file for file in inside if not is_ours(file)]
-            if not found:
-                raise ScanError(f"{path}: no scan (.nii or .nii.gz) in this folder")
-            scans.extend(found)
+    if options.keep_largest or options.min_volume:
+        postprocess.library()
+    if stats is not None:
+        check_table(stats)
+    for path in filter(None, (stats, run_record)):
+        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite)
+    if len(jobs) == 1:
+        check_output(jobs[0], overwrite=options.overwrite)
+
+
+def write_tables(
+    jobs: Sequence[Job],
+    done: Sequence[Outcome | Exception],
+    model: Model,
+    options: Options,
+    stats: Path | None,
+    run_record: Path | None,
+) -> None:
+    """The table of statistics and the record of a run, where asked for; ``done`` holds what became of every job."""
+    if stats is None and run_record is None:
+        return
+    entries = []
+    for number, (job, one) in enumerate(zip(jobs, done, strict=True), 1):
+        shown = job.scan if options.with_identifiers else None
+        if isinstance(one, Exception):
+            entries.append(record.entry(number, shown, error=one))
         else:
-            scans.append(path)
-    return scans
-
-
-def plan_jobs(scans: list[Path], output: Path | None, probabilities: bool) -> list[Job]:
-    """Where every result goes: beside its scan, or into the folder ``output`` (created) when there are several scans.
-
-    Raises
-    ------
-    OutputError
-        If two results would have the same name.
-    """
-    if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
-        return [make_job(scans[0], output, probabilities)]
-    if output is not None:
-        if output.name.endswith(ENDINGS):
-            raise OutputError(f"{output}: {len(scans)} scans cannot go into one file. Give a folder as --output.")
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{output}: cannot be made a folder: {error.strerror}") from None
-    jobs = [make_job(scan, None if output is None else output / f"{stem(scan)}_seg.nii.gz", probabilities) for scan in scans]
-    taken: dict[str, Path] = {}
-    for job in jobs:
-        other = taken.setdefault(os.path.normcase(os.path.abspath(job.mask)), job.scan)
-        if other != job.scan:
-            raise OutputError(f"{other} and {job.scan} would both be written to {job.mask}. Segment them into different folders.")
-    return jobs
-
-
-def make_job(scan: Path, output: Path | None, probabilities: bool) -> Job:
-    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it; probabilities as ``<stem>_prob.nii.gz``."""
-    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
-    if not mask.name.endswith(ENDINGS):
-        raise OutputError(f"{mask}: a mask is written as .nii.gz or .nii. Choose such a name for --output.")
-    return Job(scan, mask, mask.with_name(f"{stem(scan)}_prob.nii.gz") if probabilities else None)
-
-
-def stem(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    for ending in ENDINGS:
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
-    return path.stem
-
-
-def check_output(job: Job, *, overwrite: bool) -> None:
-    """Refuse before any work what could not be written after it.
-
-    Raises
-    ------
-    OutputError
-        If a result is the input itself, exists already, or its folder does not exist.
-    """
-    for path in filter(None, (job.mask, job.probability)):
-        if path.exists():
-            if job.scan.exists() and path.samefile(job.scan):
-                raise OutputError(f"{path} is the input itself{' (through a link)' if path != job.scan else ''}. Choose another --output.")
-            if path.is_dir():
-                raise OutputError(f"{path} is a folder. Choose another --output.")
-            if not overwrite:
-                raise OutputError(f"{path} exists already. Choose another --output, or say --overwrite.")
-        elif not path.parent.is_dir():
-            raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another --output.")
+            entries.append(record.entry(number, shown, labels=one.labels, warnings=one.warnings, times=one.times))
+    if stats is not None:
+        write_table(stats, model.weights.name, entries, overwrite=options.overwrite)
+    if run_record is not None:
+        asked = {key: value for key, value in asdict(options).items() if key != "report"} | {"report": options.report is not None}
+        record.write(run_record, model, asked, entries, overwrite=options.overwrite)

@@ -7,8 +7,9 @@ copied, so going there and back is exact.
 
 from __future__ import annotations
 
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -22,6 +23,7 @@ from nibabel.nifti2 import Nifti2Header
 from . import __version__, memory, nifti
 from .errors import MonetError, OutputError, ResourceError, ScanError
 from .files import atomic_write
+from .labels import extension
 from .stream import MOST_RATIO, Stream, opened
 
 ENDINGS = (".nii.gz", ".nii")
@@ -259,13 +261,13 @@ def _reversal(orientation: Orientation) -> tuple[slice, ...]:
     return tuple(slice(None, None, -1 if flip else 1) for flip in orientation.flips)
 
 
-def to_image(array: np.ndarray, like: Scan) -> Any:
-    """A mask (uint8) or probability (float32) on a scan's grid as a nibabel image."""
-    header = _result_header(array, like)
+def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:
+    """A mask (uint8) or probability (float32) on a scan's grid as a nibabel image, see `write`."""
+    header = _result_header(array, like, labels)
     return (nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image)(array, like.affine, header)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, overwrite: bool = False) -> None:
+def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, qform and sform with their codes, neutral scaling.
 
     Parameters
@@ -274,6 +276,8 @@ def write(path: Path, array: np.ndarray, like: Scan, *, overwrite: bool = False)
         Ending in .nii.gz or .nii.
     array : (X, Y, Z) uint8 mask, or (X, Y, Z) or (X, Y, Z, C) float32 probabilities
     like : Scan
+    labels : sequence of str
+        Names of the labels 1, 2, ...; they travel in a header extension, see `labels.extension`.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -287,7 +291,7 @@ def write(path: Path, array: np.ndarray, like: Scan, *, overwrite: bool = False)
         raise OutputError(f"{path}: a result is written as .nii.gz or .nii. Choose such a name for --output.")
     if like.path and path.exists() and like.path.exists() and path.samefile(like.path):
         raise OutputError(f"{path} is the input itself{' (through a link)' if path != like.path else ''}. Choose another --output.")
-    header = _result_header(array, like)
+    header = _result_header(array, like, labels)
     # Level 1: a mask of 512x512x300 takes 0.3 s; level 6 saves nothing worth waiting for. zlib writes no name and no time.
     deflate = zlib.compressobj(1, wbits=31) if path.name.endswith(".gz") else None
     with atomic_write(path, overwrite=overwrite) as file:
@@ -298,12 +302,14 @@ def write(path: Path, array: np.ndarray, like: Scan, *, overwrite: bool = False)
 
 
 def _pieces(header: Any, array: np.ndarray) -> Iterator[bytes]:
-    yield header.binaryblock + bytes(4)  # the four: no extensions
+    start = io.BytesIO()
+    header.write_to(start)  # and the extensions, or four zero bytes
+    yield start.getvalue()
     for index in np.ndindex(*array.shape[:1:-1]):  # X runs fastest
         yield array[:, :, *index[::-1]].tobytes(order="F")
 
 
-def _result_header(array: np.ndarray, like: Scan) -> Any:
+def _result_header(array: np.ndarray, like: Scan, labels: Sequence[str]) -> Any:
     if array.shape[:3] != like.shape or array.dtype.name not in _KINDS:
         raise ValueError(f"expected a uint8 mask or float32 probabilities of {like.shape}, found {array.dtype} {array.shape}")
     kind = _KINDS[array.dtype.name]
@@ -314,7 +320,9 @@ def _result_header(array: np.ndarray, like: Scan) -> Any:
     header["pixdim"][:4] = like.header["pixdim"][:4]
     for field in _GEOMETRY:
         header[field] = like.header[field]
-    header["vox_offset"] = header.single_vox_offset
+    if labels:
+        header.extensions.append(extension(labels))
+    header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
     header["descrip"] = f"{nifti.OURS}{__version__} {kind}"
     if kind == "mask":
         header.set_intent("label")

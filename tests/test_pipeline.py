@@ -10,7 +10,7 @@ from conftest import DATA, needs_data
 
 import monet_edge
 from monet_edge import errors, phantom
-from monet_edge.pipeline import find_scans, plan_jobs, stem
+from monet_edge.jobs import Options, find_scans, plan_jobs, stem
 from monet_edge.preprocess import measure
 
 SHAPE = (30, 26, 9)  # X, Y, Z of the scan as written
@@ -172,12 +172,12 @@ def test_our_masks_in_a_folder_are_not_scans(tmp_path, scan, model):
 
 def test_where_results_go(tmp_path):
     a, b = tmp_path / "a" / "x.nii", tmp_path / "b" / "x.nii.gz"
-    assert [job.mask for job in plan_jobs([a, b], None, False)] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
+    assert [job.mask for job in plan_jobs([a, b], None, Options())] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
     with pytest.raises(errors.OutputError, match="would both be written"):
-        plan_jobs([a, b], tmp_path / "out", False)
+        plan_jobs([a, b], tmp_path / "out", Options())
     with pytest.raises(errors.OutputError, match="cannot go into one file"):
-        plan_jobs([a, b], tmp_path / "out.nii.gz", False)
-    (job,) = plan_jobs([a], tmp_path / "new", True)
+        plan_jobs([a, b], tmp_path / "out.nii.gz", Options())
+    (job,) = plan_jobs([a], tmp_path / "new", Options(probabilities=True))
     assert (job.mask, job.probability) == (tmp_path / "new/x_seg.nii.gz", tmp_path / "new/x_prob.nii.gz")
     assert stem(b) == "x"
 

@@ -1,0 +1,178 @@
+"""Which files are scans, and where every result of each goes: all of it known and refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OutputError, ScanError
+from .volume import ENDINGS, is_ours
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scans are segmented, and what is made of each besides its mask.
+
+    Attributes
+    ----------
+    threshold : float, optional
+        For a binary model, instead of the model's own.
+    volume : int, optional
+        Which volume of a 4-D scan.
+    flip : bool
+        Average with the prediction of the mirrored slice.
+    keep_largest : bool
+        Keep only the largest connected piece of every label.
+    min_volume : float
+        Remove connected pieces smaller than this, ml.
+    probabilities : bool
+        Also write ``<stem>_prob.nii.gz``.
+    preview : bool
+        Also draw ``<stem>_preview.png``.
+    report : path, optional
+        Also write this page (.html), or ``<stem>_report.html`` into this folder.
+    with_identifiers : bool
+        Show the scan's file name in pictures, pages and tables.
+    overwrite : bool
+        Replace results that exist.
+    """
+
+    threshold: float | None = None
+    volume: int | None = None
+    flip: bool = False
+    keep_largest: bool = False
+    min_volume: float = 0.0
+    probabilities: bool = False
+    preview: bool = False
+    report: Path | None = None
+    with_identifiers: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and where its results go."""
+
+    scan: Path
+    mask: Path
+    probability: Path | None = None
+    preview: Path | None = None
+    report: Path | None = None
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        return tuple(path for path in (self.mask, self.probability, self.preview, self.report) if path)
+
+
+def find_scans(paths: Iterable[Path]) -> list[Path]:
+    """Every scan named, and those inside every folder named, in order; masks that we wrote are passed over in folders.
+
+    Raises
+    ------
+    ScanError
+        If a folder holds no scan.
+    """
+    scans: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS) and not file.name.startswith("."))
+            found = [file for file in inside if not is_ours(file)]
+            if not found:
+                raise ScanError(f"{path}: no scan (.nii or .nii.gz) in this folder")
+            scans.extend(found)
+        else:
+            scans.append(path)
+    return scans
+
+
+def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[Job]:
+    """Where every result goes: beside its scan, or into the folder ``output`` (created) when there are several scans.
+
+    Raises
+    ------
+    OutputError
+        If two results would have the same name.
+    """
+    if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
+        return [make_job(scans[0], output, options)]
+    if output is not None:
+        _make_folder(output, ENDINGS, len(scans), "--output")
+    if options.report is not None and len(scans) > 1:
+        _make_folder(options.report, (".html",), len(scans), "--report")
+    jobs = [make_job(scan, None if output is None else output / f"{stem(scan)}_seg.nii.gz", options) for scan in scans]
+    taken: dict[str, Path] = {}
+    for job in jobs:
+        other = taken.setdefault(os.path.normcase(os.path.abspath(job.mask)), job.scan)
+        if other != job.scan:
+            raise OutputError(f"{other} and {job.scan} would both be written to {job.mask}. Segment them into different folders.")
+    return jobs
+
+
+def _make_folder(folder: Path, endings: tuple[str, ...], count: int, option: str) -> None:
+    """Make the folder that several results go into; a name such as a file's is a mistake."""
+    if folder.name.endswith(endings):
+        raise OutputError(f"{folder}: {count} scans cannot go into one file. Give a folder as {option}.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+
+
+def make_job(scan: Path, output: Path | None, options: Options) -> Job:
+    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for."""
+    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
+    if not mask.name.endswith(ENDINGS):
+        raise OutputError(f"{mask}: a mask is written as .nii.gz or .nii. Choose such a name for --output.")
+    report = options.report
+    if report is not None and report.suffix != ".html":
+        report = report / f"{stem(scan)}_report.html"
+    return Job(
+        scan,
+        mask,
+        mask.with_name(f"{stem(scan)}_prob.nii.gz") if options.probabilities else None,
+        mask.with_name(f"{stem(scan)}_preview.png") if options.preview else None,
+        report,
+    )
+
+
+def stem(path: Path) -> str:
+    """The file's name without .nii or .nii.gz."""
+    for ending in ENDINGS:
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return path.stem
+
+
+def check_output(job: Job, *, overwrite: bool) -> None:
+    """Refuse before any work what could not be written after it.
+
+    Raises
+    ------
+    OutputError
+        If a result is the input itself, exists already, or its folder does not exist.
+    """
+    for path in job.results:
+        check_path(path, [job.scan], overwrite=overwrite)
+
+
+def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse a result's path that is one of the scans, exists already, or whose folder does not exist.
+
+    Raises
+    ------
+    OutputError
+        Saying which.
+    """
+    if path.exists():
+        for scan in scans:
+            if scan.exists() and path.samefile(scan):
+                raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another --output.")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder. Choose another --output.")
+        if not overwrite:
+            raise OutputError(f"{path} exists already. Choose another --output, or say --overwrite.")
+    elif not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another --output.")

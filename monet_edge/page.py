@@ -1,0 +1,217 @@
+"""A report as one web page that loads nothing: slices, mask, window, statistics, warnings and the model's card.
+
+All text is escaped; a content security policy lets the page's own script and style run, named by their hashes, and no
+other, and allows no address but data: pictures. The template is page.html, page.css and page.js.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from . import DISCLAIMER, __version__
+from .labels import colour, printable
+from .preview import Plane, cut, grey, outlines, pixels
+from .statistics import LabelStatistics, describe
+from .volume import Scan
+from .weights import Weights, shipped
+
+SIDE = 512  # pixels of a slice's longest side, at most
+SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 slices of 512x512 make about 12 MB
+QUALITY = 88  # JPEG: at 12 KB a slice of 256x256 no grain shows within a tenth of the window
+
+
+def build(
+    scan: Scan,
+    mask: np.ndarray,
+    labels: Sequence[LabelStatistics],
+    limits: tuple[float, float],
+    slicing: str,
+    title: str,
+    facts: str,
+    warnings: Sequence[str],
+    model: Mapping[str, Any],
+    card: str,
+) -> str:
+    """The page's text.
+
+    Parameters
+    ----------
+    scan : Scan
+    mask : (X, Y, Z) uint8
+    labels : sequence of LabelStatistics
+    limits : (low, high)
+        The window at first.
+    slicing : str
+        Which way the slices are cut.
+    title, facts : str
+        The two lines at the top.
+    warnings : sequence of str
+    model : dict
+        What is known of the model, shown as a table; nested values as JSON.
+    card : str
+        The model's card, shown as it is; may be empty.
+    """
+    plane = cut(scan, mask, slicing)
+    style, script = _source("page.css"), _source("page.js")
+    known = bool(scan.header["sform_code"] or scan.header["qform_code"])
+    letters = {edge: letter + ("" if known else "?") for edge, letter in plane.letters.items()}
+    return Template(_source("page.html")).substitute(
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        title=_text(title),
+        facts=_text(facts),
+        **letters,
+        profile=_profile(plane),
+        legend=_legend(labels),
+        warnings="".join(f'<p class="warning">{_text(warning)}</p>' for warning in warnings),
+        statistics=_statistics(labels),
+        model=_table({key: value for key, value in model.items() if value}) + _card(card),
+        disclaimer=DISCLAIMER,
+        version=__version__,
+        # "<" could end the script element that holds the data
+        data=json.dumps(_data(plane, scan, limits), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+    )
+
+
+def model_card(weights: Weights) -> str:
+    """The card of a shipped model; empty for any other file, be it of the same name."""
+    path = shipped().get(weights.name)
+    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != weights.sha256:
+        return ""
+    card = path.with_suffix(".md")
+    return card.read_text("utf-8") if card.is_file() else ""
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _hash(source: str) -> str:
+    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+
+
+def _text(value: object) -> str:
+    return escape(printable(str(value)))
+
+
+def _kept(plane: Plane) -> range:
+    """The slices that the page holds."""
+    return range(0, len(plane.voxels), -(-len(plane.voxels) // SLICES))
+
+
+def _data(plane: Plane, scan: Scan, limits: tuple[float, float]) -> dict[str, Any]:
+    """What the script needs: pictures of twice the window's width around it, so that the window can be moved."""
+    low, high = limits
+    shown = (low - (high - low) / 2, high + (high - low) / 2) if high > low else (low, low + 1)
+    size = pixels(plane, max(min(plane.spacing[1:]), max(plane.extent) / SIDE))
+    kept = _kept(plane)
+    largest = plane.largest(1)[0] // kept.step
+    slices = [
+        {
+            "image": _uri(grey(plane.voxels[z], scan, shown, size), "JPEG", quality=QUALITY),
+            "outline": _outline(plane.mask[z], size),
+            "number": plane.number(z),
+        }
+        for z in kept
+    ]
+    window = limits if high > low else shown
+    return {"slices": slices, "count": len(plane.voxels), "largest": largest, "low": shown[0], "high": shown[1], "window": window}
+
+
+def _outline(labels: np.ndarray, size: tuple[int, int]) -> str | None:
+    """The outlines of one slice as a transparent picture, finer than the slice: a line stays a line on coarse voxels."""
+    if not labels.any():
+        return None
+    finer = 2 * SIDE / max(size)
+    fine = (max(1, round(finer * size[0])), max(1, round(finer * size[1])))
+    picture = Image.new("P", fine, 0)
+    picture.putpalette([0, 0, 0, *(part for label in range(1, 256) for part in colour(label))])
+    for label, edge in outlines(labels, fine, 4):
+        picture.paste(label, (0, 0), edge)
+    return _uri(picture, "PNG", transparency=0)
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _profile(plane: Plane) -> str:
+    """A bar for every slice, as high as its labelled area, and a mark where the slider stands."""
+    areas = np.array([np.count_nonzero(plane.mask[z]) for z in _kept(plane)])
+    if not areas.any():
+        return ""
+    heights = np.where(areas, np.maximum(areas * 18 / areas.max(), 1), 0)
+    red, green, blue = colour(1)
+    bars = "".join(f'<rect x="{i}" y="{20 - tall:.1f}" width="1" height="{tall:.1f}"/>' for i, tall in enumerate(heights) if tall)
+    return (
+        f'<svg class="profile" viewBox="0 0 {len(areas)} 22" preserveAspectRatio="none" role="img" aria-label="Where the mask lies">'
+        f'<g fill="rgb({red},{green},{blue})">{bars}</g><rect id="here" class="here" x="0" y="20" width="1" height="2"/></svg>'
+    )
+
+
+def _legend(labels: Sequence[LabelStatistics]) -> str:
+    rows = []
+    for one in labels:
+        box = '<rect x="1.5" y="1.5" width="13" height="13" rx="3" fill="none" stroke="rgb({},{},{})" stroke-width="3"/>'
+        swatch = f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour(one.label))}</svg>'
+        rows.append(f"<li>{swatch}{_text(one.name)} <strong>{one.ml:.1f} ml</strong></li>")
+    return f'<ul class="legend">{"".join(rows)}</ul>'
+
+
+def _statistics(labels: Sequence[LabelStatistics]) -> str:
+    """One column for every label."""
+    records = describe(labels)
+    titles = {
+        "name": "label",
+        "voxels": "voxels",
+        "ml": "ml",
+        "box_first": "first voxel (x, y, z)",
+        "box_last": "last voxel (x, y, z)",
+        "centroid_mm": "centroid (R, A, S), mm",
+        "mean": "mean intensity",
+        "sd": "SD",
+        "minimum": "minimum",
+        "maximum": "maximum",
+        "touches": "reaches the scan's end",
+    }
+    rows = []
+    for key, title in titles.items():
+        cells = "".join(f"<td>{_text(_cell(record[key]))}</td>" for record in records)
+        rows.append(f'<tr><th scope="row">{_text(title)}</th>{cells}</tr>')
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == []:
+        return "–"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(record: Mapping[str, Any]) -> str:
+    rows = []
+    for key, value in record.items():
+        told = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
+        rows.append(f'<tr><th scope="row">{_text(key)}</th><td>{_text(told)}</td></tr>')
+    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+
+
+def _card(card: str) -> str:
+    lines = "\n".join(_text(line) for line in card.splitlines())
+    return f"<details><summary>Model card</summary><pre>{lines}</pre></details>" if card else ""

@@ -1,0 +1,222 @@
+"""What a mask says in numbers, label by label, and the table of it: JSON or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import DISCLAIMER
+from .errors import OutputError
+from .files import atomic_write
+from .volume import Scan, to_canonical
+
+OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """One label of one scan.
+
+    Attributes
+    ----------
+    label : int
+    name : str
+    voxels : int
+    ml : float
+    box : ((x, y, z), (x, y, z)) or None
+        First and last voxel, counted from 0 along the stored axes; None, as all that follows, where the label is absent.
+    centroid_mm : (x, y, z) or None
+        Mean voxel centre in world coordinates: right, anterior, superior.
+    mean, sd, minimum, maximum : float or None
+        The scan's scaled intensities inside, NaN and infinities left out; the SD is the population's.
+    touches : tuple of str
+        The ends of the volume that the label reaches: L, R, P, A, I, S. The structure may go on beyond them.
+    """
+
+    label: int
+    name: str
+    voxels: int
+    ml: float
+    box: tuple[tuple[int, ...], tuple[int, ...]] | None
+    centroid_mm: tuple[float, ...] | None
+    mean: float | None
+    sd: float | None
+    minimum: float | None
+    maximum: float | None
+    touches: tuple[str, ...]
+
+
+def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelStatistics, ...]:
+    """Measure every label of a mask in one pass over its planes; nothing of the volume's size is allocated.
+
+    Parameters
+    ----------
+    scan : Scan
+    mask : (X, Y, Z) uint8
+        On the scan's grid.
+    names : sequence of str
+        Of the labels 1, 2, ...
+    """
+    planes: dict[int, list[tuple[float, ...]]] = {label: [] for label in range(1, len(names) + 1)}
+    for z in range(mask.shape[2]):
+        counts = np.bincount(mask[:, :, z].ravel(order="K"), minlength=len(names) + 1)
+        for label in planes:
+            if counts[label]:
+                planes[label].append(_plane(scan, mask[:, :, z] == label, z))
+    return tuple(_combine(scan, label, name, planes[label]) for label, name in enumerate(names, 1))
+
+
+def _plane(scan: Scan, inside: np.ndarray, z: int) -> tuple[float, ...]:
+    """One plane's share: voxels, sums and ends of x and y, z; finite voxels, their mean, squared deviations, ends."""
+    x, y = np.nonzero(inside)
+    values = scan.voxels[:, :, z][inside].astype(np.float64) * scan.slope + scan.inter
+    values = values[np.isfinite(values)]
+    mean = values.mean() if values.size else 0.0
+    spread = (values.size, mean, np.square(values - mean).sum(), values.min(initial=np.inf), values.max(initial=-np.inf))
+    return (x.size, x.sum(), y.sum(), x.min(), x.max(), y.min(), y.max(), z, *spread)
+
+
+def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]]) -> LabelStatistics:
+    if not planes:
+        return LabelStatistics(label, name, 0, 0.0, None, None, None, None, None, None, ())
+    count, x, y, x0, x1, y0, y1, z, finite, mean, squares, low, high = np.array(planes, np.float64).T
+    voxels = count.sum()
+    centre = np.array([x.sum(), y.sum(), (z * count).sum()]) / voxels
+    first, last = (tuple(int(end) for end in ends) for ends in ((x0.min(), y0.min(), z.min()), (x1.max(), y1.max(), z.max())))
+    overall = (finite * mean).sum() / max(finite.sum(), 1)
+    # the parallel form of Chan, Golub and LeVeque (1979): exact where a sum of squares would cancel
+    variance = (squares.sum() + (finite * np.square(mean - overall)).sum()) / max(finite.sum(), 1)
+    some = bool(finite.sum())
+    return LabelStatistics(
+        label=label,
+        name=name,
+        voxels=int(voxels),
+        ml=float(voxels * abs(np.linalg.det(scan.affine[:3, :3])) / 1000),
+        box=(first, last),
+        centroid_mm=tuple(float(value) for value in scan.affine[:3, :3] @ centre + scan.affine[:3, 3]),
+        mean=float(overall) if some else None,
+        sd=float(np.sqrt(variance)) if some else None,
+        minimum=float(low.min()) if some else None,
+        maximum=float(high.max()) if some else None,
+        touches=_touches(scan, first, last),
+    )
+
+
+def axis_codes(scan: Scan) -> str:
+    """Where the stored axes X, Y, Z point, to the nearest 90 degrees, such as "LAS"."""
+    wanted = "SAR"
+    orientation = to_canonical(scan.voxels, scan.affine, wanted)[1]
+    codes = {axis: OPPOSITE[code] if flip else code for axis, flip, code in zip(orientation.axes, orientation.flips, wanted, strict=True)}
+    return "".join(codes[axis] for axis in range(3))
+
+
+def _touches(scan: Scan, first: tuple[int, ...], last: tuple[int, ...]) -> tuple[str, ...]:
+    ends = []
+    for code, low, high, size in zip(axis_codes(scan), first, last, scan.shape, strict=True):
+        ends += [OPPOSITE[code]] * (low == 0) + [code] * (high == size - 1)
+    return tuple(ends)
+
+
+def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
+    """The statistics as JSON-able records, rounded to what they mean."""
+    return [
+        {
+            "label": one.label,
+            "name": one.name,
+            "voxels": one.voxels,
+            "ml": round(one.ml, 3),
+            "box_first": None if one.box is None else list(one.box[0]),
+            "box_last": None if one.box is None else list(one.box[1]),
+            "centroid_mm": None if one.centroid_mm is None else [round(value, 2) for value in one.centroid_mm],
+            **{key: _significant(getattr(one, key)) for key in ("mean", "sd", "minimum", "maximum")},
+            "touches": list(one.touches),
+        }
+        for one in labels
+    ]
+
+
+def _significant(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def write_table(path: Path, model: str, scans: Sequence[Mapping[str, Any]], *, overwrite: bool) -> None:
+    """Write one table for all scans of a run.
+
+    Parameters
+    ----------
+    path : Path
+        Ending in .json or .csv.
+    model : str
+        The model's name.
+    scans : sequence of dict
+        From `record.entry`.
+    overwrite : bool
+
+    Raises
+    ------
+    OutputError
+        If the ending is another, the file exists, or the disk refuses.
+    """
+    check_table(path)
+    if path.suffix == ".json":
+        table = {
+            "format": "monet-edge statistics 1",
+            "disclaimer": DISCLAIMER,
+            "model": model,
+            "scans": [_without_times(scan) for scan in scans],
+        }
+        text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    else:
+        text = _csv(scans)
+    with atomic_write(path, overwrite=overwrite) as file:
+        file.write(text.encode())
+
+
+def _without_times(scan: Mapping[str, Any]) -> dict[str, Any]:
+    """The same scan with the same model gives the same table."""
+    return {key: value for key, value in scan.items() if key != "seconds"}
+
+
+def check_table(path: Path) -> None:
+    """Refuse another ending than .json or .csv before any work."""
+    if path.suffix not in (".json", ".csv"):
+        raise OutputError(f"{path}: statistics are written as .json or .csv. Choose such a name for --stats.")
+
+
+def _csv(scans: Sequence[Mapping[str, Any]]) -> str:
+    """One row for every label of every scan, and one for every scan that failed."""
+    rows = []
+    for scan in scans:
+        about = {"scan": scan["scan"], **({"path": scan["path"]} if "path" in scan else {})}
+        notes = {"warnings": "; ".join(scan["warnings"]), "error": scan.get("error")}
+        rows += [{**about, **_flat(label), **notes} for label in scan["labels"] or [{}]]
+    columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({column: _harmless(value) for column, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _flat(label: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in label.items():
+        if key == "touches":
+            flat[key] = "".join(value)
+        elif key in ("box_first", "box_last", "centroid_mm"):
+            flat |= {f"{key}_{axis}": part for axis, part in zip("xyz", value or (None,) * 3, strict=True)}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _harmless(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, with the apostrophe that makes it text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

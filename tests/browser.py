@@ -1,0 +1,93 @@
+"""A headless Chromium to look at a page with: its debugging protocol over two pipes, with the standard library alone."""
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import time
+
+FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Browser:
+    """One tab; everything that the page logs or is refused is kept in ``messages``."""
+
+    def __init__(self, folder, width=1280, height=900):
+        theirs, self.out = os.pipe()
+        self.inn, ours = os.pipe()
+        command = [FOUND, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        # Chromium reads commands from file 3 and answers on file 4
+        redirect = f'exec "$@" 3<&{theirs} 4>&{ours}'
+        arguments = ["sh", "-c", redirect, "sh", *command, f"--window-size={width},{height}", "about:blank"]
+        self.process = subprocess.Popen(arguments, pass_fds=(theirs, ours), **quiet)
+        os.close(theirs)
+        os.close(ours)
+        self.rest, self.count, self.messages, self.session = b"", 0, [], None
+        target = next(one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page")
+        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(20)
+        os.close(self.out)
+        os.close(self.inn)
+
+    def call(self, method, **params):
+        self.count += 1
+        message = {"id": self.count, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self.count:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.messages.append(answer)
+
+    def _next(self, seconds=60):
+        end = time.monotonic() + seconds
+        while b"\0" not in self.rest:
+            if not select.select([self.inn], [], [], max(0, end - time.monotonic()))[0]:
+                raise TimeoutError("the browser does not answer")
+            read = os.read(self.inn, 1 << 20)
+            if not read:
+                raise RuntimeError("the browser has ended")
+            self.rest += read
+        first, self.rest = self.rest.split(b"\0", 1)
+        return json.loads(first)
+
+    def open(self, path):
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        while not any(message.get("method") == "Page.loadEventFired" for message in self.messages):
+            self.messages.append(self._next())
+
+    def run(self, script):
+        """The value of a JavaScript expression; a promise is awaited."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(answer["exceptionDetails"])
+        return answer["result"].get("value")
+
+    def press(self, key):
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key)
+
+    def screenshot(self, path):
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def complaints(self):
+        """What the page logged as error, threw, or was refused."""
+        kinds = {"Runtime.exceptionThrown", "Log.entryAdded"}
+        return [message["params"] for message in self.messages if message.get("method") in kinds]
+
+    def requests(self):
+        """Addresses that the page asked for."""
+        return [m["params"]["request"]["url"] for m in self.messages if m.get("method") == "Network.requestWillBeSent"]
