@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header, data_type_codes
+from nibabel.nifti1 import Nifti1Header, data_type_codes, xform_codes
 from nibabel.nifti2 import Nifti2Header
 
 from .errors import ScanError
@@ -193,8 +193,8 @@ def _pixdim(header: Any) -> list[str]:
 def _affine(header: Any) -> tuple[np.ndarray, list[str]]:
     """The sform if it has a code, else the qform, else the voxel size alone."""
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if min(sform, qform) < 0:
-        raise ScanError(f"the header is corrupt: sform_code {sform}, qform_code {qform}; expected 0 or more")
+    if not {sform, qform} <= xform_codes.value_set("code"):  # other tools take an unknown one for 0, and so another affine
+        raise ScanError(f"the header is corrupt: sform_code {sform}, qform_code {qform}; expected 0 to 5")
     warnings = []
     if sform > 0:
         affine = _usable(header.get_sform(), "sform (srow_x, srow_y, srow_z)")

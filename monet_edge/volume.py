@@ -27,6 +27,7 @@ from .labels import extension
 from .stream import MOST_RATIO, Stream, opened
 
 ENDINGS = (".nii.gz", ".nii")
+_HUGE = np.finfo(np.float32).max
 _KINDS = {"uint8": "mask", "float32": "probability"}
 _GEOMETRY = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -126,6 +127,9 @@ def read(path: Path, volume: int | None = None) -> Scan:
         warnings = layout.warnings + _finish(stream, layout)
     if not layout.dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+    if voxels.dtype == np.float64:
+        for plane in voxels.T:  # beyond float32 it is no intensity, and its square would overflow: as good as infinite
+            plane[np.abs(plane) > _HUGE] = np.inf
     voxels.flags.writeable = False
     return Scan(path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings)
 

@@ -74,6 +74,15 @@ def test_scaling(put, slope, inter, expected):
     assert scan.warnings == ()
 
 
+def test_doubles_beyond_any_intensity_count_as_infinite(put):
+    """Row 18: their squares would overflow."""
+    voxels = head(dtype=np.float64)
+    voxels[0, 0, :3] = 1e300, -1e39, 1e38
+    read = volume.read(put(nifti(voxels))).voxels
+    np.testing.assert_array_equal(read[0, 0, :3], [np.inf, np.inf, 1e38])
+    np.testing.assert_array_equal(read[1:], voxels[1:])
+
+
 def test_one_volume_of_a_4d_scan(put):
     voxels = np.stack([head(seed=i) for i in range(3)], axis=-1)
     for path in (put(nifti(voxels)), put(gz(nifti(voxels)), "scan.nii.gz")):
@@ -165,6 +174,7 @@ REFUSED = {
     "11 qform alone, no rotation": (nifti(fields={"sform_code": 0, "quatern_b": 3}), "qform is no rotation"),
     "11 qform alone, NaN": (nifti(fields={"sform_code": 0, "qoffset_x": np.nan}), "qform is singular or not finite"),
     "11 negative code": (nifti(fields={"sform_code": -1}), "sform_code -1"),
+    "11 unknown code": (nifti(fields={"sform_code": 9}), "sform_code 9"),
     "15 vox_offset NaN": (nifti(fields={"vox_offset": np.nan}), "byte nan"),
     "15 vox_offset huge": (nifti(fields={"vox_offset": 1e30}), r"byte 1e\+30"),
     "15 vox_offset negative": (nifti(fields={"vox_offset": -352}), "byte -352"),
