@@ -126,6 +126,7 @@ def _describe(outcome: Outcome) -> str:
 
 
 def _load(model: str, threads: int | None, quiet: bool) -> Model:
+    _compile(quiet)
     from .model import load
 
     ready = load(model, threads)
@@ -179,12 +180,17 @@ def info(model: Annotated[str, typer.Argument(autocompletion=_model_names, help=
 def warmup() -> None:
     """Compile the kernels for this CPU now, rather than at the first scan."""
     with failing_clearly(False):
-        from .kernels import compile_all
-
         start = time.perf_counter()
-        with progress_bar("compiling once for this CPU", False) as progress:
-            compile_all(progress)
+        _compile(quiet=False)
         print(f"ready ({time.perf_counter() - start:.1f} s)")
+
+
+def _compile(quiet: bool) -> None:
+    from .kernels import compile_all, is_cached
+
+    if not is_cached():
+        with progress_bar("compiling once for this CPU", quiet) as progress:
+            compile_all(progress and (lambda done, total, name: progress(done, total)))
 
 
 @app.command()
