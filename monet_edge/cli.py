@@ -207,6 +207,7 @@ def demo(
 
         from . import phantom
         from .jobs import Options, make_job
+        from .volume import read
 
         volume, truth = phantom.make()
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +216,7 @@ def demo(
         nibabel.save(phantom.to_image(truth), folder / "phantom_lesion.nii.gz")
         job = make_job(scan, None, Options())
         _segment_one(job, _load(model, threads, False), False, Options(overwrite=True))
-        mask = np.asanyarray(nibabel.load(job.mask).dataobj).T
+        mask = read(job.mask).voxels.T
         dice = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
         print(f"Dice {dice:.2f} against the lesion as drawn")
         print(DISCLAIMER)
@@ -224,8 +225,8 @@ def demo(
 
 
 @contextmanager
-def progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total)."""
+def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None]:
+    """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total, ...)."""
     if quiet or not sys.stderr.isatty():
         if not quiet:
             print(title, file=sys.stderr, flush=True)
@@ -237,7 +238,7 @@ def progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, *_: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def to_image(volume: np.ndarray) -> nibabel.Nifti1Image:
     return image
 
 
-def _lesion(rng: np.random.Generator, grid: list[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+def _lesion(rng: np.random.Generator, grid: tuple[np.ndarray, ...], shape: tuple[int, int, int]) -> np.ndarray:
     z, y, x = grid
     side = rng.choice([-1, 1])
     centre = np.array([rng.uniform(-0.3, 0.3), rng.uniform(-0.4, 0.4), side * rng.uniform(0.22, 0.36)])
