@@ -1,0 +1,167 @@
+"""The command line `monet-train`: parse, call one library function, print. Torch is imported when a command needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monet_edge import DISCLAIMER
+from monet_edge.cli import progress_bar
+from monet_edge.errors import DatasetError, MonetError
+
+if TYPE_CHECKING:
+    from .config import Settings
+    from .prepare import Prepared
+
+app = typer.Typer(
+    help=f"Train, evaluate and export networks for monet-edge. {DISCLAIMER}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
+ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+
+
+@app.command()
+def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
+    """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
+    from .dataset import check as check_dataset
+    from .dataset import read
+
+    found = read(dataset, channel)
+    counts = {"ok": 0, "warning": 0, "error": 0}
+    for name, severity, message in check_dataset(found, channel):
+        counts[severity] += 1
+        if severity != "ok":
+            print(f"{severity}: {name}: {message}")
+    print(f"{found.name}: {len(found.pairs)} cases, {counts['error']} with errors, {counts['warning']} with warnings")
+    if counts["error"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    dataset: DatasetArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    channel: ChannelOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
+    _prepare(dataset, output, channel, quiet)
+
+
+@app.command()
+def fit(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set, or a folder that `prepare` wrote.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder.")],
+    net: Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")] = "monet",
+    recipe: Annotated[str, typer.Option(help="paper or strong.")] = "strong",
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")] = None,
+    size: Annotated[int, typer.Option(help="Height and width of the network's input.")] = 256,
+    slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
+    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 0,
+    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = "zscore",
+    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = -3.0,
+    high: Annotated[float, typer.Option(help="What becomes 1.")] = 6.0,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = 0.5,
+    merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split by patient.")] = None,
+    folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
+    fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
+    channel: ChannelOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network. Several GPUs: torchrun --nproc-per-node N -m trainer.cli fit ..."""
+    from monet_edge.architectures import ARCHITECTURES
+    from monet_edge.preprocess import Preprocess
+
+    from .config import RECIPES, Settings, override
+    from .prepare import INDEX, open_prepared
+
+    _one_of("--net", net, ARCHITECTURES)
+    _one_of("--recipe", recipe, RECIPES)
+    ready = open_prepared(dataset) if (dataset / INDEX).exists() else _prepare(dataset, output / "prepared", channel, quiet)
+    record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
+    settings = Settings(ready.name, net, record, merge is not None, override(RECIPES[recipe], changes or []), seed, deterministic)
+    _fit(settings, ready, _choose_split(ready, splits, folds, fold), output, resume, device, quiet)
+
+
+def _fit(
+    settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str | None, quiet: bool
+) -> None:
+    from .train import fit as fit_network
+
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    title = f"training {settings.net} on {ready.name}: {len(split['train'])} cases, {len(split['val'])} to validate"
+    with progress_bar(title, quiet or not main_process) as bar:
+
+        def log(row: dict[str, float]) -> None:
+            if bar is not None:
+                bar(int(row["epoch"]) + 1, settings.recipe.epochs)
+            elif not quiet:
+                print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+
+        fit_network(settings, ready, split, output, resume=resume, device=device, log=log)
+
+
+def _prepare(dataset: Path, output: Path, channel: int, quiet: bool) -> Prepared:
+    from .dataset import read
+    from .prepare import prepare as prepare_dataset
+
+    found = read(dataset, channel)
+    with progress_bar(f"preparing {found.name}: {len(found.pairs)} cases", quiet) as bar:
+        done: list[str] = []
+
+        def progress(name: str) -> None:
+            done.append(name)
+            if bar is not None:
+                bar(len(done), len(found.pairs))
+
+        return prepare_dataset(found, output, channel, progress=progress)
+
+
+def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -> dict[str, list[str]]:
+    from .dataset import split
+
+    if splits is None:
+        found = split(list(ready.keys), folds=folds)
+    else:
+        try:
+            found = json.loads(splits.read_text())
+            found = [{"train": list(part["train"]), "val": list(part["val"])} for part in found]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{splits}: not a list of splits with train and val ({error})") from None
+    if fold >= len(found):
+        raise DatasetError(f"there are {len(found)} splits, --fold counts them from 0")
+    return found[fold]
+
+
+def _one_of(option: str, value: str, known: dict[str, Callable] | dict) -> None:
+    if value not in known:
+        raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
+
+
+def main() -> None:
+    """Entry point of the console script; an error made on purpose is one line on stderr and exit status 2."""
+    try:
+        app()
+    except MonetError as error:
+        print(f"monet-train: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Every setting of a training in frozen dataclasses: saved in the run's config.json and in the exported file's provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from monet_edge.errors import MonetError
+from monet_edge.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a batch before the network sees it; every value 0 leaves that step out.
+
+    Attributes
+    ----------
+    rotate : float
+        Rotation, up to so many degrees either way.
+    zoom : float
+        Zoom by 1 - zoom to 1 + zoom.
+    shift : float
+        Shift by up to this share of height and width.
+    flip : float
+        Probability of a left-right flip.
+    strip : float
+        Probability of a poor man's skull stripping: a rim of the head, `strip_depth` pixels deep, becomes background and
+        the z-score is taken anew. Only where the preprocessing is a z-score.
+    strip_depth : tuple of int
+        Least and most pixels.
+    contrast, gamma : float
+        SD of the logarithm of a factor around the slice's mean, and of an exponent.
+    shade : float
+        SD of the logarithm of a bias field of 4x4 control points.
+    curve : float
+        Share of a random monotonic intensity curve that is mixed in.
+    noise : float
+        Largest SD of white noise.
+    blur : float
+        Probability of losing resolution: averaging over 3x3 pixels.
+    alone : float
+        Probability that the neighbouring slices are replaced by the slice itself, where the model has context.
+    """
+
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    flip: float = 0.0
+    strip: float = 0.0
+    strip_depth: tuple[int, int] = (4, 28)
+    contrast: float = 0.0
+    gamma: float = 0.0
+    shade: float = 0.0
+    curve: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+    alone: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes
+    ----------
+    optimiser : {"nadam", "adamw"}
+    rate : float
+        Learning rate; the highest one of a one-cycle schedule.
+    decay : float
+        Weight decay.
+    schedule : {"plateau", "one-cycle"}
+        Divide by 10 after 2 epochs without a better validation loss; or up over the first fifth and down along a cosine.
+    epochs : int
+        At most so many.
+    patience : int
+        Stop after so many epochs without a better validation loss; 0 never stops early.
+    batch : int
+        Slices a batch (and a GPU).
+    cross_entropy : float
+        Weight of the cross-entropy that is added to the Dice loss.
+    average : float
+        Decay of the exponential average of all weights that is validated and kept; 0 keeps the weights themselves.
+    momentum : float
+        Of the BatchNorms' running statistics (PyTorch's way: the share of the newest batch).
+    prior : bool
+        Start with the head's bias at the classes' frequencies.
+    keep : {"best", "last"}
+        Which epoch's weights the run ends with: those of the best validation loss, or the last ones.
+    """
+
+    name: str
+    optimiser: str
+    rate: float
+    decay: float
+    schedule: str
+    epochs: int
+    patience: int
+    batch: int
+    cross_entropy: float
+    average: float
+    momentum: float
+    prior: bool
+    keep: str
+    augmentation: Augmentation
+
+
+# Knolle et al. 2021, "Training, validation and independent testing datasets"
+PAPER = Recipe(
+    name="paper",
+    optimiser="nadam",
+    rate=5e-4,
+    decay=0.0,
+    schedule="plateau",
+    epochs=1000,
+    patience=20,
+    batch=32,
+    cross_entropy=0.0,
+    average=0.0,
+    momentum=0.01,
+    prior=False,
+    keep="best",
+    augmentation=Augmentation(rotate=10, zoom=0.25, shift=0.2),
+)
+
+STRONG = Recipe(
+    name="strong",
+    optimiser="adamw",
+    rate=3e-3,
+    decay=0.01,
+    schedule="one-cycle",
+    epochs=100,
+    patience=0,
+    batch=32,
+    cross_entropy=1.0,
+    average=0.999,
+    momentum=0.1,
+    prior=True,
+    keep="last",
+    augmentation=Augmentation(
+        rotate=20, zoom=0.25, shift=0.1, flip=0.5, strip=0.5, contrast=0.2, gamma=0.2, shade=0.2, curve=0.5, noise=0.05, blur=0.2, alone=0.2
+    ),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (PAPER, STRONG)}
+
+
+def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with some settings changed, each given as ``name=value`` or ``augmentation.name=value``, the value as JSON.
+
+    Raises
+    ------
+    MonetError
+        If there is no such setting or the value is of another kind.
+    """
+    for change in changes:
+        path, _, text = change.partition("=")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if path.startswith("augmentation."):
+            augmentation = _changed(recipe.augmentation, path.removeprefix("augmentation."), value, change)
+            recipe = replace(recipe, augmentation=augmentation)
+        else:
+            recipe = _changed(recipe, path, value, change)
+    return recipe
+
+
+def _changed(record: Any, name: str, value: Any, change: str) -> Any:
+    known = {field.name: getattr(record, field.name) for field in fields(record) if field.name != "augmentation"}
+    if name not in known:
+        raise MonetError(f"--set {change}: no such setting; there are {', '.join(known)}")
+    value = tuple(value) if isinstance(value, list) else float(value) if isinstance(known[name], float) and type(value) is int else value
+    if type(value) is not type(known[name]):
+        raise MonetError(f"--set {change}: expected a value such as {json.dumps(known[name])}")
+    return replace(record, **{name: value})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the data set.
+    net : str
+        A key of `monet_edge.architectures.ARCHITECTURES`.
+    preprocess : Preprocess
+    merged : bool
+        All foreground labels count as one.
+    recipe : Recipe
+    seed : int
+    deterministic : bool
+        Only algorithms that give the same bits twice.
+    """
+
+    dataset: str
+    net: str
+    preprocess: Preprocess
+    merged: bool
+    recipe: Recipe
+    seed: int
+    deterministic: bool

@@ -1,0 +1,150 @@
+"""Everything that decides a federated training, and its way through Flower's run configuration (flat, scalars only)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from monet_edge import preprocess
+from monet_edge.architectures import ARCHITECTURES
+from monet_edge.errors import ModelError, MonetError
+
+from ..config import Augmentation, Recipe, Settings
+
+COMPRESSIONS = ("none", "float16", "int8")
+BATCH_NORMS = ("averaged", "local")
+MAX_TEXT = 10_000  # characters of settings that a site reads; they have about 1500
+
+
+@dataclass(frozen=True)
+class Federation:
+    """How sites train together.
+
+    Attributes
+    ----------
+    rounds : int
+    epochs : int
+        Of training at every site in every round.
+    sites : int
+        So many must be connected before the first round.
+    minimum : int
+        A round with fewer valid replies keeps the old model.
+    wait : float
+        Longest wait for sites to connect, in seconds.
+    timeout : float
+        Longest wait for the replies of a round, in seconds.
+    compression : {"none", "float16", "int8"}
+        Of what travels, see `compress`.
+    batch_norm : {"averaged", "local"}
+        Whether a site trains with everybody's BatchNorm or goes on with its own (FedBN).
+    noise : float
+        Noise multiplier of differential privacy; 0 is without.
+    clip : float
+        Longest update of a site (L2 norm) where there is noise.
+    delta : float
+        For which epsilon is told.
+    most_examples : int
+        A site that claims to have trained on more slices is not believed.
+    """
+
+    rounds: int = 30
+    epochs: int = 1
+    sites: int = 2
+    minimum: int = 2
+    wait: float = 600.0
+    timeout: float = 3600.0
+    compression: str = "none"
+    batch_norm: str = "averaged"
+    noise: float = 0.0
+    clip: float = 1.0
+    delta: float = 1e-5
+    most_examples: int = 100_000
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "epochs", "sites", "minimum", "wait", "timeout", "clip", "most_examples"):
+            if not getattr(self, name) > 0:
+                raise MonetError(f"{name} must be more than 0, found {getattr(self, name)}")
+        if self.minimum > self.sites:
+            raise MonetError(f"at least {self.minimum} replies a round cannot come from {self.sites} sites")
+        if self.compression not in COMPRESSIONS:
+            raise MonetError(f"compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
+        if self.batch_norm not in BATCH_NORMS:
+            raise MonetError(f"batch norm {self.batch_norm}: expected one of {', '.join(BATCH_NORMS)}")
+        if not (0 <= self.noise < float("inf") and 0 < self.delta < 1):
+            raise MonetError(f"noise must be at least 0 and delta between 0 and 1, found {self.noise} and {self.delta}")
+
+
+def for_sites(settings: Settings, federation: Federation) -> Settings:
+    """The settings of a pooled training as the sites use them: the schedule spans all rounds, no site keeps an average.
+
+    Raises
+    ------
+    MonetError
+        If the recipe lowers its rate by a validation loss, which no site has for all.
+    """
+    if settings.recipe.schedule != "one-cycle":
+        raise MonetError(f"recipe {settings.recipe.name} waits for a plateau of a validation loss that no site knows; use strong")
+    # the server averages networks; a site's average over the last 1000 steps would lag a round behind
+    recipe = replace(settings.recipe, epochs=federation.rounds * federation.epochs, patience=0, average=0.0, keep="last")
+    return replace(settings, recipe=recipe)
+
+
+def to_json(settings: Settings) -> str:
+    """One line, always the same for the same settings."""
+    return json.dumps(asdict(settings), separators=(",", ":"))
+
+
+def from_json(text: str) -> Settings:
+    """The inverse of `to_json`, of a text that comes from another machine.
+
+    Raises
+    ------
+    ModelError
+        If it does not describe a training.
+    """
+    try:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"{len(text)} characters")
+        data = json.loads(text)
+        recipe = data["recipe"]
+        augmentation = _typed(Augmentation(), {**recipe["augmentation"], "strip_depth": tuple(recipe["augmentation"]["strip_depth"])})
+        record = preprocess.from_json(json.dumps(data["preprocess"]))
+        settings = Settings(**{**data, "recipe": Recipe(**{**recipe, "augmentation": augmentation}), "preprocess": record})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ModelError(f"the settings of the training are not valid: {error}") from None
+    if settings.net not in ARCHITECTURES:
+        raise ModelError(f"the settings name an unknown network: {settings.net!r:.40}")
+    return settings
+
+
+def to_run_config(federation: Federation, settings: Settings, output: str, resume: bool) -> dict[str, Any]:
+    """What `flwr run` hands to the ServerApp."""
+    return {**asdict(federation), "settings": to_json(settings), "output": output, "resume": resume}
+
+
+def from_run_config(config: Mapping[str, Any]) -> tuple[Federation, Settings, str, bool]:
+    """The inverse of `to_run_config`.
+
+    Raises
+    ------
+    MonetError
+        Naming what is missing or of another kind.
+    """
+    missing = sorted({*(field.name for field in fields(Federation)), "settings", "output", "resume"} - config.keys())
+    if missing:
+        raise MonetError(f"the run configuration lacks {', '.join(missing)}; start from what monet-train federated writes")
+    federation = _typed(Federation(), {field.name: config[field.name] for field in fields(Federation)})
+    return federation, from_json(str(config["settings"])), str(config["output"]), bool(config["resume"])
+
+
+def _typed(default: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass like ``default`` with these values, each of the default's own type (an integer may stand for a float)."""
+    known = {field.name: getattr(default, field.name) for field in fields(default)}
+    if values.keys() != known.keys():
+        raise MonetError(f"expected the settings {', '.join(known)}, found {', '.join(map(str, values))}")
+    for name, value in values.items():
+        if type(value) is not type(known[name]) and not (type(known[name]) is float and type(value) is int):
+            raise MonetError(f"{name}: expected a value such as {known[name]!r}, found {value!r:.40}")
+    return replace(default, **values)

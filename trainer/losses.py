@@ -1,0 +1,40 @@
+"""Losses and the Dice coefficient, on probabilities. Depends on torch only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Labels (N, H, W) to the network's channels (N, C, H, W) float32; C = 1 is the foreground of a binary network."""
+    if classes == 1:
+        return (labels > 0).float()[:, None]
+    return torch.stack([labels == value for value in range(classes)], dim=1).float()
+
+
+def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """One minus the soft Dice coefficient over the whole batch, mean over the foreground classes.
+
+    Notes
+    -----
+    The paper's loss: "the Dice coefficient", smooth = 1 in both numerator and denominator in the authors' code.
+    """
+    if probability.shape[1] > 1:
+        probability, target = probability[:, 1:], target[:, 1:]
+    both, either = (probability * target).sum((0, 2, 3)), (probability + target).sum((0, 2, 3))
+    return (1 - (2 * both + smooth) / (either + smooth)).mean()
+
+
+def cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy of a pixel, binary for one class."""
+    if probability.shape[1] == 1:
+        return F.binary_cross_entropy(probability, target)
+    return -(target * probability.clamp_min(1e-7).log()).sum(1).mean()
+
+
+def loss(probability: Tensor, target: Tensor, entropy_weight: float) -> Tensor:
+    """The Dice loss, plus the cross-entropy where a recipe asks for it."""
+    dice = dice_loss(probability, target)
+    return dice + entropy_weight * cross_entropy(probability, target) if entropy_weight else dice

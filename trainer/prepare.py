@@ -1,0 +1,184 @@
+"""A prepared data set: every case checked, in canonical order and its own dtype, small enough to carry to a GPU machine.
+
+A folder with `prepared.json` and one zip a case: a table of the volume's distinct intensities, and the ranks of its voxels in
+that table, their byte planes one below the other as lossless WebP. That is exact for every dtype, and a quarter smaller than
+gzip (55 instead of 77 MB for `brain-flair`). Normalisation and resizing happen when a training loads it, by the runtime's code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from monet_edge.errors import DatasetError
+from monet_edge.files import atomic_write
+from monet_edge.preprocess import Statistics
+
+from . import dataset as _dataset
+from .dataset import Case, Dataset
+
+VERSION = 3
+MAX_ROWS = 16383  # of a WebP
+INDEX = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepared.json` says; ``keys`` maps every case to the hash of what it was made of."""
+
+    folder: Path
+    name: str
+    licence: str
+    reference: str
+    labels: tuple[str, ...]
+    spacing_known: bool
+    keys: dict[str, str]
+
+    def load(self, name: str) -> Case:
+        """Read one case back, exactly as it was."""
+        return _read(self.folder / f"{name}.zip", name)
+
+
+def prepare(
+    dataset: Dataset, folder: Path, channel: int = 0, names: list[str] | None = None, progress: Callable[[str], None] = lambda _: None
+) -> Prepared:
+    """Prepare a data set; cases whose files have not changed since are kept as they are.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    folder : Path
+        Created if need be.
+    channel : int
+        Which one of a scan with several.
+    names : list of str, optional
+        Only these cases.
+    progress : callable
+        Called with the name of every case when it is done.
+
+    Raises
+    ------
+    MonetError
+        If a case is not fit for training, see `dataset.load`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {}
+    for name in names or list(dataset.pairs):
+        keys[name] = _key(dataset, name, channel)
+        path = folder / f"{name}.zip"
+        if not path.exists() or _describe(path)["key"] != keys[name]:
+            _write(path, _dataset.load(dataset, name, channel), keys[name])
+        progress(name)
+    index = {
+        "name": dataset.name,
+        "licence": dataset.licence,
+        "reference": dataset.reference,
+        "labels": dataset.labels,
+        "spacing_known": dataset.spacing_known,
+        "keys": keys,
+    }
+    with atomic_write(folder / INDEX, overwrite=True) as file:
+        file.write(json.dumps(index, indent=1).encode())
+    return open_prepared(folder)
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Open a prepared data set.
+
+    Raises
+    ------
+    DatasetError
+        If it is none.
+    """
+    try:
+        index = json.loads((folder / INDEX).read_text())
+        return Prepared(folder, **{**index, "labels": tuple(index["labels"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"{folder}: not a prepared data set ({error}); make one with monet-train prepare") from None
+
+
+def _key(dataset: Dataset, name: str, channel: int) -> str:
+    digest = hashlib.sha256(f"{VERSION} {channel}".encode())
+    for path in dataset.pairs[name]:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _write(path: Path, case: Case, key: str) -> None:
+    about = {
+        "key": key,
+        "dtype": case.image.dtype.str,
+        "shape": case.image.shape,
+        "slope": case.slope,
+        "inter": case.inter,
+        "spacing": case.spacing,
+        "statistics": asdict(case.statistics),
+    }
+    with atomic_write(path, overwrite=True) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("case.json", json.dumps(about))
+        _put(archive, "image", case.image)
+        _put(archive, "label", case.label)
+
+
+def _read(path: Path, name: str) -> Case:
+    with zipfile.ZipFile(path) as archive:
+        about = json.loads(archive.read("case.json"))
+        image = _get(archive, "image", tuple(about["shape"]), np.dtype(about["dtype"]))
+        label = _get(archive, "label", tuple(about["shape"]), np.dtype("u1"))
+    statistics = Statistics(**{**about["statistics"], "quantiles": tuple(about["statistics"]["quantiles"])})
+    return Case(name, image, label, about["slope"], about["inter"], tuple(about["spacing"]), statistics)
+
+
+def _describe(path: Path) -> dict[str, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read("case.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError):
+        return {"key": ""}
+
+
+def _put(archive: zipfile.ZipFile, name: str, volume: np.ndarray) -> None:
+    bits = np.ascontiguousarray(volume).view(f"u{volume.dtype.itemsize}")  # exact also for NaN and -0
+    table, ranks = np.unique(bits, return_inverse=True)
+    ranks = ranks.astype(np.min_scalar_type(len(table) - 1)).reshape(volume.shape)
+    archive.writestr(f"{name}/table", table.tobytes(), zipfile.ZIP_DEFLATED)
+    step = _slices_a_picture(ranks)
+    for start in range(0, len(ranks), step):
+        planes = np.moveaxis(ranks[start : start + step, ..., None].view(np.uint8), -1, 0)
+        buffer = io.BytesIO()
+        Image.fromarray(planes.reshape(-1, planes.shape[-1])).save(buffer, "WEBP", lossless=True)
+        archive.writestr(f"{name}/{start}.webp", buffer.getvalue())
+
+
+def _get(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    table = np.frombuffer(archive.read(f"{name}/table"), f"u{dtype.itemsize}")
+    ranks = np.empty(shape, np.min_scalar_type(len(table) - 1))
+    step = _slices_a_picture(ranks)
+    for start in range(0, len(ranks), step):
+        part = ranks[start : start + step]
+        picture = np.asarray(Image.open(io.BytesIO(archive.read(f"{name}/{start}.webp"))).convert("L"))
+        planes = picture.reshape(ranks.itemsize, *part.shape)
+        part[...] = np.ascontiguousarray(np.moveaxis(planes, 0, -1)).view(ranks.dtype)[..., 0]
+    return table[ranks].view(dtype)
+
+
+def _slices_a_picture(ranks: np.ndarray) -> int:
+    return max(1, MAX_ROWS // (ranks.shape[1] * ranks.itemsize))
+
+
+def oriented(case: Case, slicing: str) -> Case:
+    """The case cut another way: a view, nothing is interpolated."""
+    source, target = (_dataset.SLICINGS[name] for name in ("axial", slicing))
+    worlds = ["LRPAIS".index(code) // 2 for code in source]
+    axes = [worlds.index("LRPAIS".index(code) // 2) for code in target]
+    turn = tuple(slice(None, None, 1 if code in source else -1) for code in target)
+    image, label = (array.transpose(axes)[turn] for array in (case.image, case.label))
+    return replace(case, image=image, label=label, spacing=tuple(case.spacing[axis] for axis in axes))
