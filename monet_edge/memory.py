@@ -1,10 +1,15 @@
-"""How much memory this process may still take: the machine's, its control group's (version 1 and 2), its own limit."""
+"""How much memory the work will take, and how much there is: the machine's, the control group's (version 1 and 2), the process's."""
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from .errors import ResourceError
+
+_SLACK = 32 << 20  # compressors, code loaded late, the allocator's own
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -30,7 +35,36 @@ def demand(size: int, what: str) -> None:
     """
     room = available()
     if room is not None and size > room:
-        raise ResourceError(f"{what} needs {size / 1e6:,.0f} MB of memory, {room / 1e6:,.0f} MB are available. Close other programs.")
+        raise ResourceError(f"{what} needs {size / 1e6:,.0f} MB of memory, {room / 1e6:,.0f} MB are available.")
+
+
+def peak(
+    shape: tuple[int, ...], dtype: np.dtype, *, classes: int, workspace: int, threads: int, probabilities: bool, cleaning: bool
+) -> int:
+    """Bytes that segmenting a volume takes at its worst moment, what the process holds already not counted.
+
+    Parameters
+    ----------
+    shape : (X, Y, Z)
+    dtype : numpy dtype
+        As stored.
+    classes : int
+        Channels of the network's output.
+    workspace : int
+        Bytes that the network takes, a thread.
+    threads : int
+    probabilities : bool
+        They are kept.
+    cleaning : bool
+        Stray pieces are removed.
+    """
+    voxels = prod(shape)
+    volume = voxels * dtype.itemsize
+    measuring = volume if dtype.kind != "f" else 2 * volume + voxels  # sorted; floats without NaN, and which they were
+    kept = voxels * (1 + 4 * classes * probabilities + 14 * cleaning)  # the mask; pieces are numbered in 4 bytes, counted in 8
+    pixels = voxels // min(shape)  # of the largest slice
+    slices = threads * (workspace + max(28, 20 * classes) * pixels)  # normalised in float64; resized in float32
+    return volume + max(measuring, kept + slices) + _SLACK
 
 
 def _machine(root: Path) -> int | None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import page, postprocess, preview, record
+from . import memory, page, postprocess, preview, record
 from .files import atomic_write
 from .jobs import Job, Options, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
 from .statistics import LabelStatistics, axis_codes, check_table, measure, write_table
-from .volume import Scan, read, write
+from .volume import Scan, peek, read, write
 from .weights import DEFAULT
 
 
@@ -101,6 +101,7 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
         times[stage], start = now - start, now
 
     check_output(job, overwrite=options.overwrite)
+    _check_memory(job, model, options)
     scan = read(job.scan, options.volume)
     lap("read")
     result = model.segment_scan(
@@ -119,6 +120,21 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
     _show(job, model, options, scan, mask, labels, warnings, preview.window(model.weights.preprocess, result.statistics))
     lap("show")
     return Outcome(job, labels, warnings, times)
+
+
+def _check_memory(job: Job, model: Model, options: Options) -> None:
+    """Refuse before any work what would not fit into memory."""
+    layout, size = peek(job.scan), model.weights.preprocess.size
+    needed = memory.peak(
+        layout.shape,
+        layout.dtype,
+        classes=model.weights.spec.classes,
+        workspace=model.engine.workspace_bytes(size, size),
+        threads=model.threads,
+        probabilities=options.probabilities,
+        cleaning=bool(options.keep_largest or options.min_volume),
+    )
+    memory.demand(needed, f"{job.scan}: segmenting it with {model.threads} thread{'s' if model.threads > 1 else ''}")
 
 
 def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:

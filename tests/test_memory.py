@@ -1,0 +1,148 @@
+"""What a scan will take is known before it is read, and refused if there is less."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzz.build import head, nifti
+
+from monet_edge import memory, pipeline
+from monet_edge.errors import ResourceError
+from monet_edge.model import load
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+
+
+@pytest.fixture
+def system(tmp_path):
+    """A made-up /proc and /sys with 8 GB available; give more files by their path."""
+
+    def build(**files):
+        contents = {
+            "proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 7000000 kB\nSwapFree: 1000000 kB\n",
+            "proc/self/limits": "Limit  Soft Limit  Hard Limit  Units\nMax address space  unlimited  unlimited  bytes\n",
+            "proc/self/status": "VmSize: 500000 kB\n",
+            **files,
+        }
+        for name, text in contents.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        return memory.available(tmp_path)
+
+    return build
+
+
+def test_the_machine(system):
+    assert system() == 8_000_000 * 1024
+
+
+def test_address_space(system):
+    assert system(**{"proc/self/limits": "Max address space  1000000000  unlimited  bytes\n"}) == 1_000_000_000 - 500_000 * 1024
+
+
+V2 = {"proc/self/cgroup": "0::/jobs/one\n", "sys/fs/cgroup/jobs/one/memory.max": "max\n", "sys/fs/cgroup/jobs/one/memory.current": "5\n"}
+
+
+def test_control_groups_version_2_have_the_limit_of_any_parent(system):
+    parent = {"sys/fs/cgroup/jobs/memory.max": "3000\n", "sys/fs/cgroup/jobs/memory.current": "2500\n"}
+    assert system(**V2, **parent) == 500
+
+
+def test_cache_that_can_be_dropped_is_not_used_up(system):
+    parent = {"sys/fs/cgroup/jobs/memory.max": "3000\n", "sys/fs/cgroup/jobs/memory.current": "2500\n"}
+    assert system(**V2, **parent, **{"sys/fs/cgroup/jobs/memory.stat": "anon 9\ninactive_file 2000\n"}) == 2500
+
+
+def test_control_groups_version_2_without_a_limit(system):
+    assert system(**V2) == 8_000_000 * 1024
+
+
+@pytest.mark.parametrize("folder", ["docker/abc/", ""], ids=["on the host", "inside the container"])
+def test_control_groups_version_1(system, folder):
+    limits = {
+        "proc/self/cgroup": "12:cpu:/x\n4:memory:/docker/abc\n",
+        f"sys/fs/cgroup/memory/{folder}memory.limit_in_bytes": "4000\n",
+        f"sys/fs/cgroup/memory/{folder}memory.usage_in_bytes": "3000\n",
+        f"sys/fs/cgroup/memory/{folder}memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+    }
+    assert system(**limits) == 1100
+
+
+def test_nothing_is_refused_where_the_system_does_not_say(tmp_path, monkeypatch):
+    assert memory.available(tmp_path) is None
+    monkeypatch.setattr(memory, "available", lambda: None)
+    memory.demand(1 << 60, "everything")
+
+
+def test_refused_before_the_scan_is_read(tmp_path, weights_file, monkeypatch):
+    (tmp_path / "scan.nii").write_bytes(nifti())
+    model = load(weights_file, 1)
+    monkeypatch.setattr(memory, "available", lambda: 30_000_000)
+    monkeypatch.setattr(pipeline, "read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(
+        ResourceError, match=r"scan\.nii: segmenting it with 1 thread needs \d+ MB of memory, 30 MB are available"
+    ) as caught:
+        pipeline.segment(tmp_path / "scan.nii", model=model)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from monet_edge import memory, model, pipeline
+folder, options = Path(sys.argv[1]), json.loads(sys.argv[3])
+ready = model.load(sys.argv[2], 2)
+pipeline.segment(folder / "small.nii", model=ready, overwrite=True)  # whatever is loaded late is loaded now
+def status(name): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+estimates = []
+memory.demand = lambda size, what: estimates.append(size)
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+pipeline.segment(folder / "scan.nii", model=ready, overwrite=True, **options)
+print(json.dumps([estimates[0], status("VmHWM") - before]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [
+        ((200, 200, 200), np.int16, {}),
+        ((200, 200, 200), np.float32, {}),
+        ((200, 200, 200), np.uint8, {"probabilities": True}),
+        ((1500, 1500, 4), np.int16, {}),
+    ],
+)
+def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, options):
+    """Never less than what is used, and not so much more that scans are refused for nothing."""
+    voxels = head(shape, dtype)
+    if voxels.dtype.kind == "f":
+        voxels[0] = np.nan
+    (tmp_path / "scan.nii").write_bytes(nifti(voxels))
+    (tmp_path / "small.nii").write_bytes(nifti())
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(weights_file), json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    estimate, used = json.loads(done.stdout)
+    assert used <= estimate <= 2 * used + memory._SLACK
+
+
+def test_a_limit_of_the_shell_is_a_clear_refusal(tmp_path, weights_file):
+    """`ulimit -v`: no MemoryError, no traceback, nothing written."""
+    (tmp_path / "scan.nii").write_bytes(nifti(data=b"", fields={"dim": [3, 600, 600, 600, 1, 1, 1, 1]}))
+    os.truncate(tmp_path / "scan.nii", 352 + 2 * 600**3)  # a hole: takes no disk
+    command = [sys.executable, "-m", "monet_edge", "segment", str(tmp_path / "scan.nii"), "-m", str(weights_file), "--threads", "1"]
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (700_000_000, 700_000_000))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env={**ENVIRONMENT, "OPENBLAS_NUM_THREADS": "1"})
+    assert done.returncode == 2, done.stderr
+    assert "MB of memory" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
