@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -134,16 +133,9 @@ def _prepare(dataset: Path, output: Path, channel: int, quiet: bool) -> Prepared
 
 
 def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -> dict[str, list[str]]:
-    from .dataset import split
+    from .dataset import read_splits, split
 
-    if splits is None:
-        found = split(list(ready.keys), folds=folds)
-    else:
-        try:
-            found = json.loads(splits.read_text())
-            found = [{"train": list(part["train"]), "val": list(part["val"])} for part in found]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{splits}: not a list of splits with train and val ({error})") from None
+    found = split(list(ready.keys), folds=folds) if splits is None else read_splits(splits)
     if fold >= len(found):
         raise DatasetError(f"there are {len(found)} splits, --fold counts them from 0")
     return found[fold]

@@ -231,3 +231,17 @@ def split(names: Sequence[str], seed: int = 0, folds: int = 0) -> list[dict[str,
     for fold in range(folds):
         validation.append([name for group in shuffled.values() for name in group[fold::folds]])
     return [{"train": sorted(set(names) - set(held)), "val": sorted(held)} for held in validation]
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Read a splits.json, of ours or of nnU-Net's.
+
+    Raises
+    ------
+    DatasetError
+        If it is none.
+    """
+    try:
+        return [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: not a list of splits with train and val ({error})") from None

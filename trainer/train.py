@@ -95,14 +95,13 @@ def fit(
     """
     with _process_group() as (rank, world):
         place = torch.device(device or (f"cuda:{rank}" if torch.cuda.is_available() else "cpu"))
-        _check_split(split, prepared)
+        check_split(split, prepared)
         state = _start(settings, folder, place, resume=resume, rank=rank, split=split)
-        _set_up_torch(settings, place)
-        stripped = settings.recipe.augmentation.strip > 0 and settings.preprocess.intensity == "zscore"
-        training = build(prepared, split["train"], settings.preprocess, settings.merged, place, stripped)
+        set_up_torch(settings, place)
+        training = training_slices(settings, prepared, split["train"], place)
         validation = build(prepared, split["val"], settings.preprocess, settings.merged, place, False)
         if settings.recipe.prior and not state.history:
-            _start_at_prior(state, training)
+            start_at_prior(state, training)
         compiled = place.type == "cuda" if compiled is None else compiled
         step = Step(settings, state, training, world, compiled)
         while not _finished(settings.recipe, state):
@@ -134,7 +133,8 @@ def _process_group() -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
-def _check_split(split: dict[str, list[str]], prepared: Prepared) -> None:
+def check_split(split: dict[str, list[str]], prepared: Prepared) -> None:
+    """Raise a DatasetError unless both parts of a split hold cases of this data set, none of them in both."""
     unknown = sorted({*split["train"], *split["val"]} - prepared.keys.keys())
     if unknown:
         raise DatasetError(f"{prepared.folder}: the split names {len(unknown)} cases that it does not hold, such as {unknown[0]}")
@@ -145,7 +145,8 @@ def _check_split(split: dict[str, list[str]], prepared: Prepared) -> None:
         raise DatasetError(f"the split has {min(both)} in both parts; validation must be of other patients")
 
 
-def _set_up_torch(settings: Settings, place: torch.device) -> None:
+def set_up_torch(settings: Settings, place: torch.device) -> None:
+    """Torch's global switches for a training."""
     torch.use_deterministic_algorithms(settings.deterministic)
     if place.type == "cuda":
         torch.cuda.set_device(place)
@@ -155,21 +156,13 @@ def _set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def _start(settings: Settings, folder: Path, place: torch.device, *, resume: bool, rank: int, split: dict[str, list[str]]) -> State:
     """A fresh state, or that of the newest checkpoint."""
-    recipe, record = settings.recipe, settings.preprocess
     config = json.dumps(asdict(settings), indent=1)
     known = folder / "config.json"
     if known.exists() and not resume:
         raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
     if known.exists() and known.read_text() != config:
         raise OutputError(f"{folder} was started with other settings (see its config.json). Use the same ones, or another --output.")
-    torch.manual_seed(settings.seed)
-    network = Network(ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)).to(place)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for module in network.modules():
-        if isinstance(module, BatchNorm):
-            module.momentum = recipe.momentum
-    average, best = copy.deepcopy(network), copy.deepcopy(network)
-    state = State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
+    state = new_state(settings, place)
     found = checkpoint.newest(folder) if resume else None
     if found is not None:
         _restore(state, *found)
@@ -181,8 +174,27 @@ def _start(settings: Settings, folder: Path, place: torch.device, *, resume: boo
     return state
 
 
+def new_state(settings: Settings, place: torch.device) -> State:
+    """An untrained network, its copies and its optimiser: the same everywhere for the same settings."""
+    recipe, record = settings.recipe, settings.preprocess
+    torch.manual_seed(settings.seed)
+    network = Network(ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)).to(place)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.momentum = recipe.momentum
+    average, best = copy.deepcopy(network), copy.deepcopy(network)
+    return State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
+
+
+def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
+    """The slices of cases with all that the recipe's augmentation needs."""
+    stripped = settings.recipe.augmentation.strip > 0 and settings.preprocess.intensity == "zscore"
+    return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
+
+
 @torch.no_grad()
-def _start_at_prior(state: State, training: Slices) -> None:
+def start_at_prior(state: State, training: Slices) -> None:
     """Let the untrained network answer with the classes' frequencies.
 
     The head's BatchNorm gives its logits mean 0, and Adam moves its bias by one learning rate a step at most: from 0 it takes
