@@ -86,7 +86,7 @@ def window(record: Preprocess, statistics: Statistics) -> tuple[float, float]:
 def grey(raw: np.ndarray, scan: Scan, limits: tuple[float, float], size: tuple[int, int]) -> Image.Image:
     """One slice (H, W) as stored as a grey picture of ``size`` = (width, height) pixels."""
     low, high = limits
-    values = np.nan_to_num(raw.astype(np.float32) * np.float32(scan.slope) + np.float32(scan.inter), posinf=low, neginf=low, nan=low)
+    values = np.nan_to_num(raw.astype(np.float64) * scan.slope + scan.inter, posinf=low, neginf=low, nan=low)
     shades = np.clip((values - low) * (255 / max(high - low, 1e-6)), 0, 255)
     return Image.fromarray(np.ascontiguousarray(shades.astype(np.uint8))).resize(size, Image.Resampling.BICUBIC)
 

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import DISCLAIMER, __version__
 from .errors import MonetError, OutputError, ResourceError, ScanError
 from .files import atomic_write
-from .model import Model
 from .statistics import LabelStatistics, describe
+
+if TYPE_CHECKING:
+    from .model import Model
 
 PACKAGES = ("numpy", "numba", "llvmlite", "nibabel", "safetensors", "pillow", "typer", "connected-components-3d")
 # An error's own words name the file; these don't.

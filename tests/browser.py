@@ -1,6 +1,7 @@
 """A headless Chromium to look at a page with: its debugging protocol over two pipes, with the standard library alone."""
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -11,18 +12,30 @@ import time
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
+def pipe():
+    """A pipe whose ends are numbered from 10 on, so that 3 and 4 stay free."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high
+
+
 class Browser:
     """One tab; everything that the page logs or is refused is kept in ``messages``."""
 
     def __init__(self, folder, width=1280, height=900):
-        theirs, self.out = os.pipe()
-        self.inn, ours = os.pipe()
+        theirs, self.out = pipe()
+        self.inn, ours = pipe()
         command = [FOUND, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        # Chromium reads commands from file 3 and answers on file 4
-        redirect = f'exec "$@" 3<&{theirs} 4>&{ours}'
-        arguments = ["sh", "-c", redirect, "sh", *command, f"--window-size={width},{height}", "about:blank"]
-        self.process = subprocess.Popen(arguments, pass_fds=(theirs, ours), **quiet)
+        command += [f"--window-size={width},{height}", "about:blank"]
+
+        def place():  # Chromium reads commands from file 3 and answers on file 4
+            os.dup2(theirs, 3)
+            os.dup2(ours, 4)
+
+        self.process = subprocess.Popen(command, preexec_fn=place, pass_fds=(3, 4), **quiet)
         os.close(theirs)
         os.close(ours)
         self.rest, self.count, self.messages, self.session = b"", 0, [], None

@@ -1,0 +1,40 @@
+"""Label names inside a mask, as Connectome Workbench looks for them: extension code 30, XML with a label table."""
+
+import xml.etree.ElementTree as ElementTree
+
+import nibabel
+import numpy as np
+import pytest
+
+from monet_edge import labels, volume
+
+
+@pytest.mark.parametrize(
+    "names", [("tumour",), ("anterior", "posterior"), ("<b>&\"'", "Größe", "a\x07b"), tuple("x" * n for n in range(1, 20))]
+)
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_names_travel_in_the_mask(tmp_path, names, kind):
+    scan = volume.from_image(kind(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    mask = np.arange(60, dtype=np.uint8).reshape((5, 4, 3), order="F")
+    volume.write(tmp_path / "mask.nii.gz", mask, like=scan, labels=names)
+    image = nibabel.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asanyarray(image.dataobj), mask)
+    assert np.array_equal(volume.read(tmp_path / "mask.nii.gz").voxels, mask)
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 30
+    assert (len(extension.content) + 8) % 16 == 0
+    rows = ElementTree.fromstring(extension.content).findall("VolumeInformation/LabelTable/Label")
+    assert [row.get("Key") for row in rows] == [str(label) for label in range(len(names) + 1)]
+    assert [row.text for row in rows[1:]] == [name.replace("\x07", "?") for name in names]
+
+
+def test_without_names_there_is_no_extension(tmp_path):
+    scan = volume.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    volume.write(tmp_path / "mask.nii", np.zeros((5, 4, 3), np.uint8), like=scan)
+    assert not nibabel.load(tmp_path / "mask.nii").header.extensions
+    assert (tmp_path / "mask.nii").stat().st_size == 352 + 60
+
+
+def test_eight_colours_and_then_again():
+    assert len({labels.colour(label) for label in range(1, 9)}) == 8
+    assert labels.colour(9) == labels.colour(1)

@@ -1,0 +1,59 @@
+"""Stray pieces are removed as a plain flood fill would."""
+
+import sys
+from itertools import product
+
+import numpy as np
+import pytest
+
+from monet_edge import errors
+from monet_edge.postprocess import remove_pieces
+
+AROUND = [step for step in product((-1, 0, 1), repeat=3) if any(step)]
+
+
+def pieces_of(mask):
+    """Sets of voxels of one label that share a face, an edge or a corner."""
+    left = {tuple(voxel) for voxel in np.argwhere(mask)}
+    while left:
+        piece, edge = set(), [left.pop()]
+        while edge:
+            voxel = edge.pop()
+            piece.add(voxel)
+            for step in AROUND:
+                other = tuple(np.add(voxel, step))
+                if other in left and mask[other] == mask[voxel]:
+                    left.remove(other)
+                    edge.append(other)
+        yield piece
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize(("keep_largest", "min_volume"), [(True, 0.0), (False, 0.004), (True, 0.02), (True, 1.0)])
+def test_equals_a_flood_fill(rng, order, keep_largest, min_volume):
+    mask = np.zeros((14, 12, 10), np.uint8)
+    for label, (x, y, z), side in [(1, (0, 0, 0), 4), (1, (8, 0, 0), 2), (2, (0, 6, 0), 3), (2, (9, 7, 5), 2), (1, (4, 4, 4), 1)]:
+        mask[x : x + side, y : y + side, z : z + side] = label  # the last one hangs on the first by a corner
+    mask[12:, 10:, 8:] = rng.integers(0, 3, (2, 2, 2))
+    mask = np.array(mask, order=order)
+    ref = np.zeros_like(mask)
+    pieces = list(pieces_of(mask))
+    for piece in pieces:
+        label = mask[next(iter(piece))]
+        rivals = [len(other) for other in pieces if mask[next(iter(other))] == label]
+        if len(piece) * 0.001 >= min_volume and (not keep_largest or len(piece) == max(rivals)):
+            ref[tuple(np.transpose(list(piece)))] = label
+    before = mask.copy()
+    comp = remove_pieces(mask, 0.001, keep_largest=keep_largest, min_volume=min_volume)
+    assert np.array_equal(comp, ref)
+    assert np.array_equal(mask, before)
+
+
+def test_an_empty_mask_stays_empty():
+    assert not remove_pieces(np.zeros((3, 3, 3), np.uint8), 1.0, keep_largest=True, min_volume=1.0).any()
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cc3d", None)
+    with pytest.raises(errors.MonetError, match=r"pip install 'monet-edge\[components\]'"):
+        remove_pieces(np.ones((3, 3, 3), np.uint8), 1.0, keep_largest=True, min_volume=0.0)

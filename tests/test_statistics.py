@@ -1,0 +1,100 @@
+"""Numbers of a mask against the plainest way to count them, and the two forms of their table."""
+
+import csv
+import io
+import json
+from itertools import permutations, product
+
+import nibabel
+import numpy as np
+import pytest
+
+from monet_edge import errors, record, volume
+from monet_edge.statistics import axis_codes, describe, measure, write_table
+
+AFFINE = np.array([[-0.8, 0.1, 0, 20], [0.05, 0.9, -0.2, -30], [0, 0.1, 3.0, 5], [0, 0, 0, 1]])
+
+
+def scan_of(voxels, affine=AFFINE, slope=1.0, inter=0.0):
+    scan = volume.from_image(nibabel.Nifti1Image(voxels, affine))
+    return volume.Scan(None, scan.voxels, slope, inter, scan.affine, scan.header, ())
+
+
+def random_mask(rng, shape=(9, 8, 7)):
+    return np.asfortranarray(rng.integers(0, 3, shape, dtype=np.uint8))
+
+
+def test_equals_the_plain_way(rng):
+    scan = scan_of(rng.integers(-500, 3000, (9, 8, 7), dtype=np.int16), slope=0.5, inter=-7.0)
+    mask = random_mask(rng)
+    for one in measure(scan, mask, ("a", "b")):
+        inside = mask == one.label
+        values = scan.voxels[inside] * 0.5 - 7.0
+        where = np.argwhere(inside)
+        assert one.voxels == len(where)
+        assert one.ml == pytest.approx(len(where) * abs(np.linalg.det(AFFINE[:3, :3])) / 1000)
+        assert np.array_equal(one.box, [where.min(0), where.max(0)])
+        np.testing.assert_allclose(one.centroid_mm, nibabel.affines.apply_affine(scan.affine, where).mean(0), atol=1e-5)
+        np.testing.assert_allclose(
+            [one.mean, one.sd, one.minimum, one.maximum], [values.mean(), values.std(), values.min(), values.max()], rtol=1e-12
+        )
+
+
+def test_a_small_spread_on_a_large_mean_survives(rng):
+    """A sum of squares in float64 would have lost it: 1e8 squared has 16 digits."""
+    voxels = 1e8 + rng.normal(0, 1, (20, 20, 5))
+    (one,) = measure(scan_of(voxels), np.ones((20, 20, 5), np.uint8, order="F"), ("a",))
+    assert one.sd == pytest.approx(voxels.std(), rel=1e-6)
+
+
+def test_nan_is_left_out_and_absent_labels_have_no_numbers():
+    voxels = np.array([1, np.nan, 3, np.inf], np.float32).reshape(4, 1, 1)
+    mask = np.array([1, 1, 1, 2], np.uint8).reshape(4, 1, 1)
+    one, two, three = describe(measure(scan_of(voxels), mask, ("a", "only infinite", "absent")))
+    assert (one["voxels"], one["mean"], one["maximum"]) == (3, 2.0, 3.0)
+    assert (two["voxels"], two["mean"], two["box_first"]) == (1, None, [3, 0, 0])
+    assert (three["voxels"], three["ml"], three["centroid_mm"], three["touches"]) == (0, 0.0, None, [])
+
+
+def test_touches_names_the_same_end_in_all_48_axis_orders():
+    base = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.diag([1, 1, 1, 1]))  # right, anterior, superior
+    voxels = np.zeros((4, 5, 6), np.uint8)
+    voxels[1:3, 2:4, 5] = 1  # superior
+    voxels[0, 2, 4] = 1  # left
+    for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
+        turned = nibabel.Nifti1Image(voxels, base.affine).as_reoriented(np.column_stack([axes, flips]))
+        scan = volume.from_image(turned)
+        assert axis_codes(scan) == "".join(nibabel.aff2axcodes(turned.affine))
+        (one,) = measure(scan, np.asfortranarray(turned.dataobj), ("a",))
+        assert set(one.touches) == {"S", "L"}
+
+
+@pytest.fixture
+def entries(rng):
+    scan = scan_of(rng.integers(0, 100, (9, 8, 7), dtype=np.int16))
+    labels = measure(scan, random_mask(rng), ("=HYPERLINK(1)", "b", "absent"))
+    return [
+        record.entry(1, None, labels=labels, warnings=("one", "two"), times={"read": 0.1}),
+        record.entry(2, None, error=errors.ScanError("DOE^JOHN.nii: truncated")),
+    ]
+
+
+def test_json_and_csv_say_the_same(tmp_path, entries):
+    for name in ("out.json", "out.csv"):
+        write_table(tmp_path / name, "model", entries, overwrite=False)
+    table = json.loads((tmp_path / "out.json").read_text())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [row["scan"] for row in rows] == ["1", "1", "1", "2"]
+    assert "seconds" not in table["scans"][0]  # the same scan gives the same table
+    for row, label in zip(rows, table["scans"][0]["labels"], strict=False):
+        assert row["voxels"] == str(label["voxels"])
+        assert row["centroid_mm_z"] == ("" if label["centroid_mm"] is None else str(label["centroid_mm"][2]))
+        assert row["touches"] == "".join(label["touches"])
+        assert row["warnings"] == "one; two"
+    assert rows[3]["error"] == table["scans"][1]["error"] == "the scan cannot be read"
+    assert rows[0]["name"] == "'=HYPERLINK(1)"  # no formula in a spreadsheet
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(errors.OutputError, match=r"\.json or \.csv"):
+        write_table(tmp_path / "out.xlsx", "model", [], overwrite=False)
