@@ -29,12 +29,13 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from . import gemm, memory, pointwise
+from . import finish, gemm, memory, pointwise, winograd
 from .simd import Isa, Micro, choose_isa, emit_module
 from .step import STEP
 
 KERNELS: tuple[Callable[[Any], None], ...] = (
     gemm.conv_gemm,
+    winograd.conv_winograd,
     pointwise.maxpool,
     pointwise.pointwise,
     pointwise.product,
@@ -43,9 +44,8 @@ KERNELS: tuple[Callable[[Any], None], ...] = (
     pointwise.from_planes,
     pointwise.to_planes,
 )
-MICROS: tuple[Micro, ...] = tuple(
-    {value.name: value for module in (memory, gemm, pointwise) for value in vars(module).values() if isinstance(value, Micro)}.values()
-)
+MODULES = (memory, finish, gemm, winograd, pointwise)
+MICROS: tuple[Micro, ...] = tuple({v.name: v for module in MODULES for v in vars(module).values() if isinstance(v, Micro)}.values())
 
 # The interpreter of a program: `count` steps of `size` bytes from `step` on. A kernel is called as Numba compiles it,
 # (result, exception, step) -> status; ours return nothing and raise nothing.

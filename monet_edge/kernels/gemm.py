@@ -47,15 +47,18 @@ def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks
 
 
 def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any, columns: Any, rows: Any) -> None:
-    """All ``columns`` of a strip of ``rows``; writes, and reads, up to `capacity` (rows) rows."""
+    """All ``columns`` of ``rows`` rows; the last tile may reach, in both, up to the next multiple of `STRIP_UNIT` rows."""
     builder, isa = v.builder, v.isa
     a, u, m = v.pointer(a), v.pointer(u), v.pointer(m)
     wide_columns = builder.and_(columns, v.integer(-isa.wide[1]))
     panels = [(isa.wide, v.integer(0), wide_columns), (isa.narrow, wide_columns, builder.sub(columns, wide_columns))]
     for (height, width), first, count in panels[:1] if isa.wide == isa.narrow else panels:
-        main = builder.mul(builder.sdiv(rows, v.integer(height)), v.integer(height))
-        strips = [(height, v.integer(0), rows)] if height == isa.tail else [
-            (height, v.integer(0), main), (isa.tail, main, builder.sub(rows, main))]  # fmt: skip
+        # whole tiles as long as they waste less than tails would
+        whole = builder.sdiv(builder.add(rows, v.integer((height - 1) % isa.tail)), v.integer(height))
+        main = builder.mul(whole, v.integer(height))
+        strips = [(height, v.integer(0), main), (isa.tail, main, builder.sub(rows, main))]
+        if height == isa.tail:
+            strips = [(height, v.integer(0), rows)]
 
         def panel(column: Any, _: list[Any], width: int = width, first: Any = first, strips: Any = strips) -> list[Any]:
             column = builder.add(column, first)
@@ -76,11 +79,7 @@ def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_
 
 
 gemm = Micro("gemm", 8, _emit_gemm)
-
-
-def capacity(rows: int, isa: Isa) -> int:
-    """Rows of workspace that a strip of ``rows`` needs: whole tails."""
-    return -(-rows // isa.tail) * isa.tail
+STRIP_UNIT = 24  # strips are multiples of it: whole tiles of every instruction set
 
 
 def pack_matrix(matrix: np.ndarray, isa: Isa) -> np.ndarray:

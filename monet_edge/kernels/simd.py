@@ -32,7 +32,7 @@ class Isa:
     narrow, wide : (int, int)
         GEMM tile, rows x columns, for 16 output channels and for 32 or more.
     tail : int
-        Rows of the tile that finishes a strip; the main tile's rows are a multiple of it.
+        Rows of the tile that finishes a strip.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Isa:
     tail: int
 
 
-AVX512 = Isa("avx512", 16, "v", (24, 16), (12, 32), 4)  # 32 registers: 24 accumulators, 1 or 2 of weights
+AVX512 = Isa("avx512", 16, "v", (24, 16), (12, 32), 8)  # 32 registers: 24 accumulators, 1 or 2 of weights
 AVX2 = Isa("avx2", 8, "x", (6, 16), (6, 16), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast
 SSE = Isa("sse", 4, "x", (6, 8), (6, 8), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast, 1 product
 NEON = Isa("neon", 4, "w", (6, 16), (6, 16), 6)  # 32 registers: 24 accumulators, 4 of weights, 2 of inputs
