@@ -224,6 +224,20 @@ def demo(
             raise MonetError(f"the demo scored Dice {dice:.2f}, expected at least 0.7: this installation or model is not sound")
 
 
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="The data set to write: imagesTr, labelsTr, dataset.json.")],
+    cases: Annotated[int, typer.Option(min=1, max=100, help="How many heads.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other patients.")] = 0,
+) -> None:
+    """Write synthetic heads with known lesions, to train on and to try things with."""
+    with failing_clearly(False):
+        from .phantom import write_dataset
+
+        write_dataset(folder, cases, seed)
+        print(f"{cases} heads with their lesions → {folder}")
+
+
 @contextmanager
 def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None]:
     """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total, ...)."""

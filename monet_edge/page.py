@@ -81,8 +81,7 @@ def build(
         model=_table({key: value for key, value in model.items() if value}) + _card(card),
         disclaimer=DISCLAIMER,
         version=__version__,
-        # "<" could end the script element that holds the data
-        data=json.dumps(_data(plane, scan, limits), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        data=json.dumps(_data(plane, scan, limits), separators=(",", ":"), allow_nan=False),  # numbers and base64, no text
     )
 
 

@@ -6,9 +6,13 @@ Everything is drawn in canonical order (Z, H, W) = (superior, posterior, left), 
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import nibabel
 import numpy as np
 
+from .errors import OutputError
 from .preprocess import resize
 
 SHAPE = (24, 256, 256)
@@ -69,6 +73,30 @@ def to_image(volume: np.ndarray) -> nibabel.Nifti1Image:
     image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> None:
+    """Write so many heads with their lesions as a training data set: dataset.json, imagesTr, labelsTr.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists.
+    """
+    try:
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir(parents=True)
+        for case in range(cases):
+            volume, mask = make(seed + case, shape)
+            nibabel.save(to_image(volume), folder / "imagesTr" / f"phantom_{case:02d}.nii.gz")
+            nibabel.save(to_image(mask), folder / "labelsTr" / f"phantom_{case:02d}.nii.gz")
+        labels = {"background": 0, "lesion": 1}
+        about = {"name": "phantom", "licence": "CC0", "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n")
+    except FileExistsError:
+        raise OutputError(f"{folder}: this folder holds a data set already. Choose another.") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def _lesion(rng: np.random.Generator, grid: tuple[np.ndarray, ...], shape: tuple[int, int, int]) -> np.ndarray:

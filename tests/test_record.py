@@ -133,6 +133,14 @@ def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, c
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_the_masks_carry_the_labels_names(call, folder, tmp_path, weights_file):
+    scan = folder / f"{NAME}_0.nii.gz"
+    call(scan, "-o", tmp_path / "mask.nii.gz")
+    for image in (nibabel.load(tmp_path / "mask.nii.gz"), monet_edge.load(weights_file).segment(scan)):
+        (extension,) = image.header.extensions
+        assert b">blob</Label>" in extension.content
+
+
 def test_several_reports_need_a_folder(call, folder, tmp_path):
     result = call(folder, "-o", tmp_path / "out", "--report", tmp_path / "report.html")
     assert result.exit_code == 2

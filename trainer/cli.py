@@ -76,7 +76,7 @@ def fit(
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split by patient.")] = None,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,

@@ -1,0 +1,132 @@
+"""Write the generated parts of these pages: every command's options, and what every command shown really prints.
+
+    python docs/generate.py [PAGE.md ...]
+
+In a page, the lines of a ```console block that begin with "$ " are run in one scratch folder, from top to bottom, and the
+rest of the block is replaced by what they print. Text between <!-- options: COMMAND --> and <!-- end --> becomes a table
+of the command's options. Pictures come from the scratch folder too, see `PICTURES`. A test holds all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import typer
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+# Which file a page's commands leave behind becomes which picture; a page of HTML is photographed.
+PICTURES = {
+    "looking.md": {"preview.png": "masks/phantom_00_preview.png", "report.png": "pages/phantom_00_report.html"},
+    "tutorial.md": {"tutorial.png": "new/phantom_00_preview.png"},
+}
+BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
+OPTIONS = re.compile(r"<!-- options: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def commands(block: str) -> list[str]:
+    """The commands of a block; a line that ends with a backslash goes on in the next."""
+    return [line[2:].replace("\\\n", "\n") for line in re.findall(r"^\$ (?:.*\\\n)*.*$", block, re.MULTILINE)]
+
+
+def shown(block: str) -> list[str]:
+    """The commands as they stand in the page."""
+    return re.findall(r"^\$ (?:.*\\\n)*.*$", block, re.MULTILINE)
+
+
+def run(page: str, folder: Path) -> str:
+    """The page with every block's output as it is now."""
+
+    def fill(match: re.Match[str]) -> str:
+        parts = []
+        for line in shown(match[1]):
+            parts.append(line)
+            parts.append(output(line[2:], folder))
+        return "```console\n" + "\n".join(filter(None, parts)) + "\n```\n"
+
+    return BLOCK.sub(fill, page)
+
+
+def output(command: str, folder: Path) -> str:
+    """What a command prints, on both channels, with this environment's programs before all others."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = (line.rstrip() for line in done.stdout.splitlines())
+    return "\n".join([*lines, *([f"(exit status {done.returncode})"] if done.returncode else [])])
+
+
+def options(page: str) -> str:
+    """The page with every table of options as the program has them."""
+    return OPTIONS.sub(lambda match: f"<!-- options: {match[1]} -->\n{table(match[1])}\n<!-- end -->", page)
+
+
+def apps() -> dict[str, typer.Typer]:
+    """Both programs."""
+    import monet_edge.cli
+    import trainer.cli
+
+    return {"monet-edge": monet_edge.cli.app, "monet-train": trainer.cli.app}
+
+
+def table(program: str) -> str:
+    """Every command of a program with its arguments and options, as Markdown."""
+    group = typer.main.get_command(apps()[program])
+    parts = []
+    for name, command in sorted(group.commands.items()):
+        arguments = [one for one in command.params if one.param_type_name == "argument"]
+        usage = " ".join([program, name, *(one.make_metavar(command.make_context(name, [], resilient_parsing=True)) for one in arguments)])
+        parts.append(f"## `{usage}`\n\n{command.help}\n")
+        rows = [(one.human_readable_name.upper(), one) for one in arguments]
+        rows += [(", ".join(f"`{flag}`" for flag in sorted(one.opts, key=len)), one) for one in command.params if one not in arguments]
+        if rows:
+            parts.append("| | |\n|---|---|")
+            parts += [f"| {flags} | {cell(one)} |" for flags, one in rows]
+            parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def cell(parameter: typer.core.TyperOption | typer.core.TyperArgument) -> str:
+    """What an option does, and its default where that says something."""
+    text = (parameter.help or "").strip().replace("|", "\\|").replace("<", "&lt;")
+    if parameter.default in (None, False, ()) or parameter.required:
+        return text
+    return f"{text} Default: `{parameter.default}`."
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """A screenshot of a page of HTML."""
+    import browser
+
+    with tempfile.TemporaryDirectory() as profile, browser.Browser(profile, 1280, 960) as tab:
+        tab.open(page)
+        tab.run("Promise.all([...document.images].map((one) => one.decode()))")
+        tab.screenshot(picture)
+
+
+def main(names: list[str]) -> None:
+    """Rewrite the pages."""
+    for path in sorted(HERE.glob("*.md")):
+        if names and path.name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            path.write_text(run(options(path.read_text()), Path(scratch)))
+            for picture, source in PICTURES.get(path.name, {}).items():
+                if source.endswith(".html"):
+                    photograph(Path(scratch) / source, HERE / "images" / picture)
+                else:
+                    shutil.copy(Path(scratch) / source, HERE / "images" / picture)
+        print(path.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*")
+    main(parser.parse_args().pages)

@@ -1,0 +1,83 @@
+"""The documentation says what the programs do: options, commands and printed lines are compared with the programs."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from monet_edge import weights
+from monet_edge.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
+
+spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+generate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generate)
+
+
+def test_every_command_and_option_is_documented():
+    page = (DOCS / "commands.md").read_text()
+    assert generate.options(page) == page, "run python docs/generate.py commands.md"
+    for program, application in generate.apps().items():
+        for name, command in typer.main.get_command(application).commands.items():
+            assert f"`{program} {name}" in page
+            for parameter in command.params:
+                for flag in parameter.opts:
+                    assert parameter.param_type_name == "argument" or f"`{flag}`" in page
+                assert parameter.help, f"{program} {name}: {parameter.name} has no help"
+
+
+def calls():
+    """Every call of a program in a page's blocks, as (page, words)."""
+    for path in PAGES:
+        for block in re.findall(r"```console\n(.*?)```|^    (\$ .*)$", path.read_text(), re.DOTALL | re.MULTILINE):
+            for command in generate.commands("".join(block)):
+                for part in re.split(r"&&|\|\||;|\n(?=\$)", command):
+                    if part.split() and part.split()[0] in ("monet-edge", "monet-train"):
+                        yield path.name, shlex.split(part)
+
+
+@pytest.mark.parametrize(("page", "words"), calls(), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
+def test_every_call_shown_is_a_valid_one(page, words):
+    group = typer.main.get_command(generate.apps()[words[0]])
+    command = group.commands[words[1]]
+    command.make_context(words[1], words[2:])  # parses, and fails for what the program does not have
+
+
+def masked(text):
+    """Without what differs from run to run and from machine to machine: numbers, and the machine's description."""
+    text = re.sub(r'"(cpu|system|finished|sha256|python|connected-components-3d)": .*', r'"\1"', text)
+    return re.sub(r"[ ━╺╸]+", " ", re.sub(r"\d+(\.\d+)*(e[+-]\d+)?", "#", text))
+
+
+@pytest.mark.skipif(weights.DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
+def test_the_printed_lines_are_what_is_printed(tmp_path):
+    page = (DOCS / "looking.md").read_text()
+    assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
+
+
+def test_links_lead_somewhere():
+    for path in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell):
+    words = {"bash": {"COMP_WORDS": "monet-edge seg", "COMP_CWORD": "1"}}.get(shell, {"_TYPER_COMPLETE_ARGS": "monet-edge seg"})
+    more = {"fish": {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}}.get(shell, {})
+    environment = {"_MONET_EDGE_COMPLETE": f"complete_{shell}", **words, **more}
+    result = CliRunner().invoke(app, [], env=environment, prog_name="monet-edge")
+    assert "segment" in result.output
+
+
+def test_the_shell_completes_model_names():
+    environment = {"_MONET_EDGE_COMPLETE": "complete_bash", "COMP_WORDS": "monet-edge info ", "COMP_CWORD": "2"}
+    result = CliRunner().invoke(app, [], env=environment, prog_name="monet-edge")
+    assert result.output.split() == list(weights.shipped())

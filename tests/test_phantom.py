@@ -1,0 +1,29 @@
+"""The synthetic data set is one that the trainer takes, and says no rather than writing over another."""
+
+import nibabel
+import numpy as np
+from typer.testing import CliRunner
+
+from monet_edge import phantom
+from monet_edge.cli import app
+from trainer import dataset
+
+
+def test_the_data_set_is_valid_and_known(tmp_path):
+    result = CliRunner().invoke(app, ["phantom", str(tmp_path / "heads"), "--cases", "2", "--seed", "5"])
+    assert result.exit_code == 0, result.output
+    found = dataset.read(tmp_path / "heads")
+    assert list(found.pairs) == ["phantom_00", "phantom_01"]
+    assert found.labels == ("lesion",)
+    assert [severity for _, severity, _ in dataset.check(found)] == ["ok", "ok"]
+    volume, mask = phantom.make(6)
+    image, label = (nibabel.load(path) for path in found.pairs["phantom_01"])
+    assert np.array_equal(np.asanyarray(image.dataobj).T, volume)
+    assert np.array_equal(np.asanyarray(label.dataobj).T, mask)
+
+
+def test_an_existing_data_set_is_left_alone(tmp_path):
+    (tmp_path / "imagesTr").mkdir()
+    result = CliRunner().invoke(app, ["phantom", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds a data set already" in result.stderr
