@@ -1,13 +1,44 @@
 """Bad files and faults as a user meets them: one clear line, no harm, never a traceback."""
 
+import ctypes
+import os
 import re
+import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fuzz import kills
+from fuzz.build import head, nifti
+from test_volume import REFUSED, WARNED
+from typer.testing import CliRunner
+
+from monet_edge import pipeline, volume
+from monet_edge.cli import app
+from monet_edge.model import load
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def segment(weights_file):
+    """The command, in this process."""
+    return lambda *arguments: CliRunner().invoke(app, ["segment", *map(str, arguments), "-m", str(weights_file), "--threads", "1"])
+
+
+@pytest.fixture
+def command(weights_file, tmp_path):
+    """The command on a small scan, in a process of its own."""
+    (tmp_path / "scan.nii").write_bytes(nifti(head((32, 32, 6))))
+
+    def run(*arguments, before=None, env=None):
+        call = [sys.executable, "-m", "monet_edge", "segment", tmp_path / "scan.nii", "-m", weights_file, *arguments]
+        return subprocess.run([str(part) for part in call], capture_output=True, text=True, cwd=ROOT, preexec_fn=before, env=env)
+
+    return run
 
 
 @pytest.mark.parametrize("kind", ["scans", "weights"])
@@ -21,3 +52,122 @@ def test_a_thousand_hostile_files(kind):
     )
     assert refused + right == 1000
     assert min(refused, right) > 40
+
+
+# ---- scans that are not what they seem ----
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_a_bad_scan_is_one_line_and_nothing_else(segment, tmp_path, row):
+    """Every row of the table, through the command line."""
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(REFUSED[row][0])
+    result = segment(path)
+    assert result.exit_code == 2
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("segmenting")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"monet-edge: {path}: ")
+    assert "unexpected" not in lines[0]
+    assert [file.name for file in tmp_path.iterdir()] == ["scan.nii.gz"]
+    assert path.read_bytes() == REFUSED[row][0]
+
+
+@pytest.mark.parametrize("row", WARNED)
+def test_a_doubtful_scan_is_segmented_with_a_warning(segment, tmp_path, row):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(WARNED[row][0])
+    result = segment(path)
+    assert result.exit_code == 0
+    assert f"warning: {volume.read(path).warnings[0]}" in result.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nan_and_infinity_count_as_background(segment, tmp_path, dtype):
+    """Row 18: the mask is that of the same scan with background there, and a warning says how many they were."""
+    voxels = head((32, 32, 6), dtype)
+    voxels[:5] = 0
+    huge = 1e39 if dtype == np.float64 else np.inf
+    for name in ("zero", "nonfinite"):
+        (tmp_path / f"{name}.nii").write_bytes(nifti(voxels))
+        result = segment(tmp_path / f"{name}.nii")
+        assert result.exit_code == 0
+        voxels[1, :6, 0] = np.array([np.nan, np.inf, -np.inf, np.nan, huge, -huge])
+    assert "6 voxels are NaN or infinite; they count as background" in result.stderr
+    masks = [volume.read(tmp_path / f"{name}_seg.nii.gz").voxels for name in ("zero", "nonfinite")]
+    np.testing.assert_array_equal(*masks)
+
+
+# ---- faults ----
+
+
+def test_a_full_disk(command, tmp_path):
+    """Row 22: the mask does not fit, and there is no mask."""
+    done = command("-o", tmp_path / "mask.nii", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"monet-edge: {tmp_path / 'mask.nii'}: cannot be written: File too large"
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_a_read_only_folder(command, tmp_path):
+    folder = tmp_path / "archive"
+    folder.mkdir(mode=0o500)
+
+    def ordinary():
+        """Even root obeys permissions without the capability CAP_DAC_OVERRIDE (1)."""
+        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+    done = command("-o", folder / "mask.nii", before=ordinary)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"monet-edge: {folder / 'mask.nii'}: cannot be written: Permission denied"
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("where", ["no home", "not writable", "damaged"])
+def test_a_cache_folder_that_cannot_be_used(command, tmp_path, where):
+    """Row 23: it works without a cache."""
+    home = {"no home": "/nonexistent", "not writable": "/dev/null/home", "damaged": str(tmp_path / "home")}[where]
+    environment = {**{key: value for key, value in os.environ.items() if not key.startswith("XDG_")}, "HOME": home}
+    done = command(env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    first = (tmp_path / "scan_seg.nii.gz").read_bytes()
+    if where == "damaged":
+        (kept,) = (tmp_path / "home").rglob("*.o")
+        kept.write_bytes(kept.read_bytes()[:-100])
+        assert command("--overwrite", env=environment).returncode == 0
+        assert (tmp_path / "scan_seg.nii.gz").read_bytes() == first
+
+
+def test_runs_ended_at_random_moments(tmp_path):
+    """Row 22: twelve of them; `python -m tests.fuzz.kills` does more."""
+    tally = kills.run(12, tmp_path)
+    assert not tally.failures
+    assert tally.counts.total() == 12
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_processes_write_the_same_output(command, tmp_path, overwrite):
+    """One wins, or both; the mask is whole, and nothing else is left."""
+    options = ["--overwrite"] if overwrite else []
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: command(*options), range(4)))
+    codes = sorted(one.returncode for one in done)
+    assert codes == [0, 0, 0, 0] if overwrite else [0, 2, 2, 2]
+    assert all("exists already" in one.stderr for one in done if one.returncode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii", "scan_seg.nii.gz"]
+    assert volume.read(tmp_path / "scan_seg.nii.gz").shape == (32, 32, 6)
+
+
+def test_threads_share_a_model(weights_file, tmp_path):
+    """Six scans of different sizes in six threads of one process: the same masks as one after the other."""
+    model = load(weights_file, 2)
+    scans = []
+    for i in range(6):
+        path = tmp_path / f"{i}.nii"
+        path.write_bytes(nifti(head((20 + i, 24, 5 + i), seed=i)))
+        scans.append(path)
+    one = [pipeline.segment(path, tmp_path / f"one{path.name}", model=model) for path in scans]
+    with ThreadPoolExecutor(6) as pool:
+        many = list(pool.map(lambda path: pipeline.segment(path, tmp_path / f"many{path.name}", model=model), scans))
+    for ref, comp in zip(one, many, strict=True):
+        assert ref.job.mask.read_bytes() == comp.job.mask.read_bytes()
