@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from monet_edge import preprocess
+from monet_edge import preprocess, spec
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import ModelError, MonetError
 
-from ..config import Augmentation, Recipe, Settings
+from ..config import STRONG, Augmentation, Settings
 
 COMPRESSIONS = ("none", "float16", "int8")
 BATCH_NORMS = ("averaged", "local")
@@ -111,7 +111,7 @@ def from_json(text: str) -> Settings:
         recipe = data["recipe"]
         augmentation = _typed(Augmentation(), {**recipe["augmentation"], "strip_depth": tuple(recipe["augmentation"]["strip_depth"])})
         record = preprocess.from_json(json.dumps(data["preprocess"]))
-        settings = Settings(**{**data, "recipe": Recipe(**{**recipe, "augmentation": augmentation}), "preprocess": record})
+        settings = Settings(**{**data, "recipe": _typed(STRONG, {**recipe, "augmentation": augmentation}), "preprocess": record})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelError(f"the settings of the training are not valid: {error}") from None
     if settings.net not in ARCHITECTURES:
@@ -148,3 +148,12 @@ def _typed(default: Any, values: Mapping[str, Any]) -> Any:
         if type(value) is not type(known[name]) and not (type(known[name]) is float and type(value) is int):
             raise MonetError(f"{name}: expected a value such as {known[name]!r}, found {value!r:.40}")
     return replace(default, **values)
+
+
+def tensor_shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all that travels: the network with its BatchNorm statistics.
+
+    PyTorch's `num_batches_tracked` is not among them: our BatchNorm has no such counter.
+    """
+    record = settings.preprocess
+    return dict(spec.tensor_shapes(ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)))

@@ -1,0 +1,87 @@
+"""What Flower starts at a site for every message: check it, train or evaluate, answer. Only arrays and a few figures leave.
+
+A SuperNode is told with `--node-config`: `prepared` (the folder of its scans), `memory` (a file of its own), `name`, and if
+need be `splits` and `device`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from . import wire
+from .compress import Tensors, decode, encode, layout
+from .settings import from_json, tensor_shapes
+from .site import Memory, Site, open_site
+
+FAILED = 100  # the code of our own errors; Flower's are below
+
+app = ClientApp()
+
+
+def _answer(work: Callable[[Message, Context], RecordDict], message: Message, context: Context) -> Message:
+    """Errors become replies without their text, which may name patients or folders: that stays in the site's own log."""
+    try:
+        return Message(work(message, context), reply_to=message)
+    except wire.MessageError as error:
+        return Message(Error(FAILED, f"this site refuses the message: {error}"), reply_to=message)
+    except Exception as error:
+        getLogger("flwr").exception("this site failed")
+        return Message(Error(FAILED, f"this site failed ({type(error).__name__}); its own log says why"), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the network that came for a round."""
+    return _answer(_train, message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the network that came on this site's validation patients."""
+    return _answer(_evaluate, message, context)
+
+
+def _train(message: Message, context: Context) -> RecordDict:
+    config, received, site, memory = _open(message, context)
+    start = int(config["server-round"] - 1) * int(config["epochs"])
+    trained, loss = site.train({**received, **memory.own}, range(start, start + int(config["epochs"])), bool(config["fresh"]))
+    change = {name: trained[name] - received[name] for name in received}
+    if config["batch-norm"] == "local":
+        memory.own = {name: trained[name] for name in received if ".bn." in name}
+    if config["compression"] == "int8":
+        change = {name: value + memory.residual.get(name, np.float32(0)) for name, value in change.items()}
+    arrays = encode(change, layout({name: value.shape for name, value in change.items()}, str(config["compression"]), down=False))
+    if config["compression"] == "int8":
+        memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
+    if memory.own or memory.residual:
+        memory.write()
+    about = ConfigRecord({"name": str(context.node_config["name"])})
+    metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
+    return RecordDict({"arrays": wire.pack(arrays), "metrics": metrics, "site": about})
+
+
+def _evaluate(message: Message, context: Context) -> RecordDict:
+    _, received, site, memory = _open(message, context)
+    scores = site.evaluate({**received, **memory.own})
+    return RecordDict({"metrics": MetricRecord({"patients": len(site.validation.names), **scores})})
+
+
+def _open(message: Message, context: Context) -> tuple[ConfigRecord, Tensors, Site, Memory]:
+    """Check a message and open what it needs: its configuration, the network's tensors, the site, and its memory."""
+    config = message.content.get("config")
+    kinds: dict[str, Any] = {"settings": str, "epochs": int, "fresh": bool, "batch-norm": str, "compression": str, "server-round": int}
+    if not isinstance(config, ConfigRecord) or any(type(config.get(key)) is not kind for key, kind in kinds.items()):
+        raise wire.MessageError(f"its configuration must hold {', '.join(kinds)}")
+    text = str(config["settings"])
+    expected = layout(tensor_shapes(from_json(text)), str(config["compression"]), down=True)
+    received = wire.unpack(message.content, expected)
+    node = context.node_config
+    site = open_site(text, str(node["prepared"]), str(node.get("splits", "")), str(node.get("device", "")))
+    return config, received, site, Memory.read(Path(str(node["memory"])), text, bool(config["fresh"]))

@@ -1,0 +1,236 @@
+"""The server's side of a federated training: ask the sites, believe no reply, average the good ones, keep every round.
+
+Flower's strategies choose the sites and average; Flower's own loop is not used, since it averages whatever comes back, waits
+for sites for ever and cannot go on from a round.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from monet_edge.errors import MonetError, OutputError
+from monet_edge.files import atomic_write
+
+from .. import checkpoint
+from ..config import Settings
+from ..train import new_state
+from . import wire
+from .compress import Tensors, encode, layout
+from .privacy import epsilon, make_strategy
+from .settings import Federation, tensor_shapes, to_json
+
+ROUNDS = "rounds.json"
+
+
+class Sites(Protocol):
+    """What is needed of a Flower Grid."""
+
+    def get_node_ids(self) -> Iterable[int]: ...
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]: ...
+
+
+@dataclass(frozen=True)
+class _Connected:
+    """The sites of one round, in place of a Grid: Flower's own wait for more, which has no end, never begins."""
+
+    nodes: list[int]
+
+    def get_node_ids(self) -> list[int]:
+        return self.nodes
+
+
+@dataclass
+class Run:
+    """The server's state; everything in it is in the checkpoints.
+
+    Attributes
+    ----------
+    tensors : dict of str to float32 array
+        The network's state dict.
+    history : list of dict
+        One entry a round: ``kept`` (whether a new model came of it), ``seconds``, ``epsilon`` where there is noise, and
+        ``sites``, each with ``node``, ``sent`` and ``received`` bytes, and either ``refused`` (why) or ``name``, ``examples``,
+        ``loss`` and ``norm``.
+    scores : list of dict
+        What every site finds of the final network on its own validation patients.
+    """
+
+    tensors: Tensors
+    history: list[dict[str, Any]]
+    scores: list[dict[str, Any]]
+
+
+def federate(grid: Sites, federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
+    """Train with all sites; the folder gets a checkpoint and `rounds.json` every round.
+
+    Parameters
+    ----------
+    grid : Grid
+    federation : Federation
+    settings : Settings
+        As `settings.for_sites` makes them.
+    folder : Path
+    resume : bool
+        Go on from the newest checkpoint.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds a run already, or one with other settings.
+    MonetError
+        If too few sites connect in time, or no round at all had enough valid replies.
+    """
+    run = _start(federation, settings, folder, resume)
+    strategy = make_strategy(federation)
+    nodes: list[int] = []
+    while len(run.history) < federation.rounds:
+        everybody = federation.noise or not nodes  # noise is measured for all of them
+        nodes = wait_for_sites(grid, federation.sites if everybody else federation.minimum, federation.wait)
+        _round(grid, strategy, federation, settings, run, nodes[: federation.sites] if federation.noise else nodes)
+        _write(run, federation, settings, folder)
+        getLogger("flwr").info("monet-train: %s", _summary(run.history[-1], len(run.history), federation.rounds))
+    if not any(row["kept"] for row in run.history):
+        raise MonetError(f"no round had enough valid replies; the last: {_summary(run.history[-1], federation.rounds, federation.rounds)}")
+    nodes = nodes or wait_for_sites(grid, federation.minimum, federation.wait)
+    run.scores = _evaluate(grid, federation, settings, run, nodes)
+    _write(run, federation, settings, folder)
+    return run
+
+
+def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
+    """Node ids of all connected sites as soon as there are enough.
+
+    Raises
+    ------
+    MonetError
+        If there are not after ``limit`` seconds.
+    """
+    started = told = time.monotonic()
+    while len(found := sorted(grid.get_node_ids())) < needed:
+        now = time.monotonic()
+        if now - started > limit:
+            raise MonetError(f"waited {limit:g} s for {needed} sites, {len(found)} are connected: start the others, or ask for fewer")
+        if now - told > 10:
+            told = now
+            getLogger("flwr").info("monet-train: waiting for %d sites, %d are connected (%.0f s left)", needed, len(found), limit - now + started)
+        time.sleep(min(1.0, limit / 10))
+    return found
+
+
+def _start(federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = checkpoint.newest(folder)
+    if found is None:
+        network = new_state(settings, torch.device("cpu")).network
+        return Run({name: tensor.contiguous().numpy().copy() for name, tensor in network.state_dict().items()}, [], [])
+    tensors, state = found
+    if not resume:
+        raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
+    if state["federation"] != asdict(federation) or state["settings"] != to_json(settings):
+        raise OutputError(f"{folder} was started with other settings. Use the same ones, or another --output.")
+    return Run({name: tensor.numpy() for name, tensor in tensors.items()}, state["history"], [])
+
+
+def _write(run: Run, federation: Federation, settings: Settings, folder: Path) -> None:
+    state = {"federation": asdict(federation), "settings": to_json(settings), "history": run.history}
+    checkpoint.keep_epoch(folder, len(run.history), {name: torch.from_numpy(tensor) for name, tensor in run.tensors.items()}, state)
+    with atomic_write(folder / ROUNDS, overwrite=True) as file:
+        file.write(json.dumps({"federation": asdict(federation), "rounds": run.history, "scores": run.scores}, indent=1).encode())
+
+
+def _content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
+    """What every site gets: the network and how to train it."""
+    expected = layout(tensor_shapes(settings), federation.compression, down=True)
+    config: dict[str, Any] = {
+        "settings": to_json(settings),
+        "epochs": federation.epochs,
+        "fresh": not any(row["kept"] for row in run.history),
+        "batch-norm": federation.batch_norm,
+        "compression": federation.compression,
+        "server-round": number,
+    }
+    return RecordDict({"arrays": wire.pack(encode(run.tensors, expected)), "config": ConfigRecord(config)})
+
+
+def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> None:
+    """Ask the sites, check their replies, and take a new network from them if there are enough."""
+    started, number = time.perf_counter(), len(run.history) + 1
+    content = _content(federation, settings, run, number)
+    messages = list(strategy.configure_train(number, wire.pack(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes))))
+    for message in messages:
+        message.content = content
+    asked = {message.metadata.dst_node_id: {"node": message.metadata.dst_node_id, "sent": wire.size(message)} for message in messages}
+    sites: dict[int, dict[str, Any]] = {node: {**about, "received": 0, "refused": "no reply in time"} for node, about in asked.items()}
+    expected = layout(tensor_shapes(settings), federation.compression, down=False)
+    accepted = []
+    for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
+        about = asked.pop(reply.metadata.src_node_id, None)
+        if about is None:  # of nobody who was asked, or a second one
+            continue
+        about["received"] = wire.size(reply)
+        try:
+            update = wire.read_update(reply, expected, federation.most_examples)
+            reply.content = _as_reply(run.tensors, update, federation)
+            accepted.append(reply)
+            about |= {"name": update.site, "examples": update.examples, "loss": update.loss, "norm": update.norm}
+        except wire.MessageError as error:
+            about["refused"] = str(error)
+        sites[reply.metadata.src_node_id] = about
+    kept = len(accepted) >= (federation.sites if federation.noise else federation.minimum)
+    if kept:
+        run.tensors = _aggregate(strategy, number, accepted)
+    row = {"kept": kept, "seconds": time.perf_counter() - started, "sites": list(sites.values())}
+    run.history.append(row)
+    if federation.noise:
+        row["epsilon"] = epsilon(federation.noise, sum(past["kept"] for past in run.history), federation.delta)
+
+
+def _as_reply(tensors: Tensors, update: wire.Update, federation: Federation) -> RecordDict:
+    """An update as the reply that Flower's strategies average: a whole network, and nothing else of what came."""
+    if federation.noise and not update.norm:
+        raise wire.MessageError("its update is zero")  # Flower would divide by its norm
+    trained = {name: tensor + update.change[name] for name, tensor in tensors.items()}
+    if not all(np.isfinite(tensor).all() for tensor in trained.values()):
+        raise wire.MessageError("its update leads beyond the range of float32")
+    # with noise, every site counts the same: its share must be known beforehand
+    return RecordDict({"arrays": wire.pack(trained), "metrics": MetricRecord({"num-examples": 1 if federation.noise else update.examples})})
+
+
+def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> Tensors:
+    arrays, _ = strategy.aggregate_train(number, replies)
+    assert arrays is not None
+    tensors = {name: array.numpy() for name, array in arrays.items()}
+    # rounding or noise may have taken a variance below 0, of which the network would take the root
+    return {name: np.maximum(tensor, 0) if name.endswith(".running_var") else tensor for name, tensor in tensors.items()}
+
+
+def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> list[dict[str, Any]]:
+    content = _content(federation, settings, run, len(run.history))
+    names = {site["node"]: site.get("name", "") for row in run.history for site in row["sites"]}
+    messages = [Message(content=content, message_type=MessageType.EVALUATE, dst_node_id=node) for node in nodes]
+    scores = []
+    for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
+        node = reply.metadata.src_node_id
+        about = {"node": node, "name": names.get(node, "")}
+        try:
+            scores.append({**about, **wire.read_scores(reply)})
+        except wire.MessageError as error:
+            scores.append({**about, "refused": str(error)})
+    return scores
+
+
+def _summary(row: dict[str, Any], number: int, rounds: int) -> str:
+    sites = [f"{site.get('name', site['node'])}: " + (site.get("refused") or f"loss {site['loss']:.4f}") for site in row["sites"]]
+    return f"round {number}/{rounds} {'gave a new network' if row['kept'] else 'KEPT THE OLD NETWORK'}; {'; '.join(sites)}"

@@ -1,0 +1,72 @@
+"""What Flower starts at the server: the whole training, from the first round to the exported file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from monet_edge import weights
+from monet_edge.architectures import ARCHITECTURES
+from monet_edge.errors import MonetError
+from monet_edge.files import atomic_write
+from monet_edge.spec import fold
+
+from ..config import Settings
+from ..export import fold_tensors
+from .rounds import Run, federate
+from .settings import Federation, from_run_config
+
+MODEL = "model.safetensors"
+ERROR = "error.txt"
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train, export; an error made on purpose is also left in `error.txt`, for whoever started the run."""
+    federation, settings, output, resume = from_run_config(context.run_config)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    try:
+        run = federate(grid, federation, settings, folder, resume)
+        export(folder / MODEL, federation, settings, run)
+    except MonetError as error:
+        with atomic_write(folder / ERROR, overwrite=True) as file:
+            file.write(f"{error}\n".encode())
+        raise
+
+
+def export(path: Path, federation: Federation, settings: Settings, run: Run) -> None:
+    """Write the network like any other; its provenance names sites and rounds."""
+    record = settings.preprocess
+    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+    weights.save(path, fold(spec), fold_tensors(spec, run.tensors), record, provenance(federation, settings, run))
+
+
+def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str, Any]:
+    """Where a federated network comes from: JSON-able."""
+    sites: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    kept = [row for row in run.history if row["kept"]]
+    for row in kept:
+        for site in row["sites"]:
+            if "refused" not in site:
+                sites[site["name"]].append(site)
+    note = "BatchNorm is the sites' average; every site trained with its own (FedBN)" if federation.batch_norm == "local" else ""
+    return {
+        "name": settings.dataset,
+        "date": datetime.now(UTC).date().isoformat(),
+        "federation": asdict(federation),
+        "rounds": len(kept),
+        "sites": [{"name": name, "rounds": len(rows), "examples": rows[-1]["examples"]} for name, rows in sorted(sites.items())],
+        "scores": run.scores,
+        "settings": asdict(settings),
+        "note": note,
+    }
