@@ -125,7 +125,7 @@ def test_a_read_only_folder(command, tmp_path):
 @pytest.mark.parametrize("where", ["no home", "not writable", "damaged"])
 def test_a_cache_folder_that_cannot_be_used(command, tmp_path, where):
     """Row 23: it works without a cache."""
-    home = {"no home": "/nonexistent", "not writable": "/dev/null/home", "damaged": str(tmp_path / "home")}[where]
+    home = {"no home": "nowhere", "not writable": "/dev/null/home", "damaged": str(tmp_path / "home")}[where]
     environment = {**{key: value for key, value in os.environ.items() if not key.startswith("XDG_")}, "HOME": home}
     done = command(env=environment)
     assert done.returncode == 0, done.stderr
