@@ -88,9 +88,10 @@ def parse(read: Callable[[int], bytes]) -> Layout:
 
 def layout(header: Any, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> Layout:
     """The part of the checks that also an image in memory needs: scaling and geometry."""
-    slope, inter = _scaling(header)
-    warnings = [*_pixdim(header)]
-    affine, more = _affine(header)
+    with np.errstate(all="ignore"):  # a signalling NaN would print a warning; what is not finite is refused below
+        slope, inter = _scaling(header)
+        warnings = _pixdim(header)
+        affine, more = _affine(header)
     warnings += more
     unit = int(header["xyzt_units"]) & 7
     if unit in (1, 3):
@@ -214,9 +215,8 @@ def _affine(header: Any) -> tuple[np.ndarray, list[str]]:
 
 
 def _usable(affine: np.ndarray, name: str) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(affine[:3, :3], axis=0)
-        volume = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 for a box, 0 for a plane, NaN for nonsense
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 for a box, 0 for a plane, NaN for nonsense
     if not np.isfinite(affine).all() or not volume > 1e-6:
         raise ScanError(f"the header's {name} is singular or not finite; expected a usable affine")
     return affine

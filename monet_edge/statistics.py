@@ -76,7 +76,8 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
 def _plane(scan: Scan, inside: np.ndarray, z: int) -> tuple[float, ...]:
     """One plane's share: voxels, sums and ends of x and y, z; finite voxels, their mean, squared deviations, ends."""
     x, y = np.nonzero(inside)
-    values = scan.voxels[:, :, z][inside].astype(np.float64) * scan.slope + scan.inter
+    with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
+        values = scan.voxels[:, :, z][inside].astype(np.float64) * scan.slope + scan.inter
     values = values[np.isfinite(values)]
     mean = values.mean() if values.size else 0.0
     spread = (values.size, mean, np.square(values - mean).sum(), values.min(initial=np.inf), values.max(initial=-np.inf))
@@ -143,7 +144,7 @@ def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
 
 
 def _significant(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
 
 
 def write_table(path: Path, model: str, scans: Sequence[Mapping[str, Any]], *, overwrite: bool) -> None:

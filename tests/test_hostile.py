@@ -97,6 +97,18 @@ def test_nan_and_infinity_count_as_background(segment, tmp_path, dtype):
     np.testing.assert_array_equal(*masks)
 
 
+def test_signalling_nans_are_quiet(segment, tmp_path, recwarn):
+    """In the voxels and where the header does not count; fuzzing found that converting them prints a warning."""
+    signalling = np.array([0x7F800001], np.uint32).view(np.float32)
+    voxels = head((32, 32, 6), np.float32)
+    voxels[10:20, 10] = signalling
+    raw = bytearray(nifti(voxels, fields={"sform_code": 0}))
+    raw[280:284] = signalling.tobytes()  # srow_x
+    (tmp_path / "scan.nii").write_bytes(raw)
+    assert segment(tmp_path / "scan.nii").exit_code == 0
+    assert not recwarn.list
+
+
 # ---- faults ----
 
 
