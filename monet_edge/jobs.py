@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OutputError, ScanError
-from .volume import ENDINGS, is_ours
+from .volume import ENDINGS, SCANS, is_ours
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     scans: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.name.endswith(ENDINGS) and not file.name.startswith("."))
+            inside = sorted(file for file in path.iterdir() if file.name.endswith(SCANS) and not file.name.startswith("."))
             found = [file for file in inside if not is_ours(file)]
             if not found:
-                raise ScanError(f"{path}: no scan (.nii or .nii.gz) in this folder")
+                raise ScanError(f"{path}: no scan (.nii, .nii.gz or .img) in this folder")
             scans.extend(found)
         else:
             scans.append(path)
@@ -139,8 +139,8 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
 
 
 def stem(path: Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    for ending in ENDINGS:
+    """The file's name without .nii, .nii.gz, .img or .hdr."""
+    for ending in (*SCANS, ".hdr.gz", ".hdr"):
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
     return path.stem

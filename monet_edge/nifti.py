@@ -65,24 +65,26 @@ class Layout:
         return self.offset + self.volumes * self.volume_bytes
 
 
-def parse(read: Callable[[int], bytes]) -> Layout:
+def parse(read: Callable[[int], bytes], *, pair: bool = False) -> Layout:
     """Read and check everything before the voxels.
 
     Parameters
     ----------
     read : callable
         ``read(n)`` gives the file's next n bytes, fewer at its end.
+    pair : bool
+        The voxels are in a file of their own; the header may then be of Analyze 7.5.
 
     Raises
     ------
     ScanError
         Naming the field, what it holds and what was expected.
     """
-    header = _raw_header(read)
+    header = _raw_header(read, pair)
     dims = _dims(header)
     dtype = _dtype(header)
-    offset = _offset(header)
-    _check_extensions(read, header, offset)
+    offset = _offset(header, 0 if pair else header.single_vox_offset)
+    _check_extensions(read, header, None if pair else offset)
     return layout(header, dims, dtype, offset)
 
 
@@ -100,22 +102,31 @@ def layout(header: Any, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> 
     return Layout((x, y, z), prod(dims[3:]), dtype, offset, slope, inter, affine, header, tuple(warnings))
 
 
-def _raw_header(read: Callable[[int], bytes]) -> Any:
+def _raw_header(read: Callable[[int], bytes], pair: bool) -> Any:
     block = read(348)
     if not block:
         raise ScanError("the file is empty. Copy it again.")
-    for order in ("<", ">"):
-        size = int.from_bytes(block[:4], "little" if order == "<" else "big")
-        if size == 348 and block[344:] == b"n+1\0":
-            return Nifti1Header(block, order, check=False)
-        if size == 540 and block[4:12] == b"n+2\0\r\n\x1a\n":
-            block += read(540 - 348)
-            if len(block) < 540:
-                break
-            return Nifti2Header(block, order, check=False)
-    if len(block) < 348 and int.from_bytes(block[:4], "little") in (348, 540):
-        raise ScanError(f"the file ends after {len(block)} bytes, inside its header: it is truncated. Copy it again.")
-    raise ScanError("not a NIfTI file: it does not begin with such a header. Expected .nii or .nii.gz.")
+    for order, name in (("<", "little"), (">", "big")):
+        size = int.from_bytes(block[:4], name)  # type: ignore[arg-type]
+        if size not in (348, 540):
+            continue
+        block += read(size - 348)
+        if len(block) < size:
+            raise ScanError(f"the file ends after {len(block)} bytes, inside its header: it is truncated. Copy it again.")
+        magic = block[344:348] if size == 348 else block[4:12]
+        if magic in ((b"ni1\0", b"ni2\0\r\n\x1a\n") if pair else (b"n+1\0", b"n+2\0\r\n\x1a\n")):
+            return (Nifti1Header if size == 348 else Nifti2Header)(block, order, check=False)
+        if pair and size == 348 and not magic.startswith(b"n"):
+            return _of_analyze(Nifti1Header(block, order, check=False))
+    raise ScanError(f"not a NIfTI file: it does not begin with such a header. Expected {'.hdr and .img' if pair else '.nii or .nii.gz'}.")
+
+
+def _of_analyze(header: Any) -> Any:
+    """Analyze 7.5 has these fields where NIfTI has them, scaling as SPM writes it, and nothing on orientation."""
+    known = Nifti1Header(endianness=header.endianness)
+    for field in ("dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter"):
+        known[field] = header[field]
+    return known
 
 
 def _dims(header: Any) -> tuple[int, ...]:
@@ -138,21 +149,23 @@ def _dtype(header: Any) -> np.dtype:
     return dtype
 
 
-def _offset(header: Any) -> int:
-    least = header.single_vox_offset
+def _offset(header: Any, least: int) -> int:
     value = float(header["vox_offset"])
     if not (least <= value <= least + MAX_EXTENSIONS and value == int(value)):
         raise ScanError(f"the header puts the first voxel at byte {value:g}; expected a whole number of {least} or a little more")
     return int(value)
 
 
-def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int) -> None:
-    """Walk the extensions: nibabel takes a size of 7 for "all that is left", be it gigabytes."""
+def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int | None) -> None:
+    """Walk the extensions: nibabel takes a size of 7 for "all that is left", be it gigabytes.
+
+    They end where the voxels begin, or with the header's own file.
+    """
     start = header.template_dtype.itemsize + 4
-    block = read(offset - start + 4)
-    if len(block) < offset - start + 4:
+    block = read(MAX_EXTENSIONS if offset is None else offset - start + 4)
+    if offset is not None and len(block) < offset - start + 4:
         raise ScanError("the file ends before its first voxel: it is truncated. Copy it again.")
-    if block[0] == 0:
+    if not block or block[0] == 0:
         return
     at = 4
     while at < len(block):
@@ -160,7 +173,7 @@ def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int) ->
         if size < 16 or size % 16 or at + size > len(block):
             raise ScanError(
                 f"the header is corrupt: an extension of {size} bytes at byte {start - 4 + at}; "
-                f"expected a multiple of 16 that ends before the first voxel, byte {offset}"
+                f"expected a multiple of 16 that ends at byte {start - 4 + len(block)} or before"
             )
         at += size
 

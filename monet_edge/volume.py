@@ -1,8 +1,7 @@
-"""Read a scan, turn it to one canonical order and back, write a result on its grid.
+"""Read a scan, write a result on its grid; nibabel images likewise.
 
 Reading believes nothing: the header is checked against the file and the memory before the volume is allocated, and the
-gzip stream is read to its end, checksum included. Orientation is index arithmetic on views: no voxel is interpolated or
-copied, so going there and back is exact.
+gzip stream is read to its end, checksum included.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,13 @@ from . import __version__, memory, nifti
 from .errors import MonetError, OutputError, ResourceError, ScanError
 from .files import atomic_write
 from .labels import extension
+from .orientation import Orientation as Orientation
+from .orientation import from_canonical as from_canonical
+from .orientation import to_canonical as to_canonical
 from .stream import MOST_RATIO, Stream, opened
 
-ENDINGS = (".nii.gz", ".nii")
+ENDINGS = (".nii.gz", ".nii")  # of what is written
+SCANS = (*ENDINGS, ".img.gz", ".img")  # of what is read, in folders; the other half of an .img is its .hdr
 _HUGE = np.finfo(np.float32).max
 _KINDS = {"uint8": "mask", "float32": "probability"}
 _GEOMETRY = (
@@ -86,8 +89,8 @@ def peek(path: Path) -> nifti.Layout:
     ScanError
         Naming the file and what is wrong with it.
     """
-    with opened(Path(path)) as stream:
-        return _layout(stream)
+    with _opened_scan(Path(path)) as (layout, _):
+        return layout
 
 
 def is_ours(path: Path) -> bool:
@@ -104,7 +107,7 @@ def read(path: Path, volume: int | None = None) -> Scan:
     Parameters
     ----------
     path : Path
-        NIfTI-1 or NIfTI-2 in one file, compressed or not.
+        NIfTI-1 or NIfTI-2 in one file or, as Analyze 7.5, in two (.hdr and .img, either may be named), compressed or not.
     volume : int, optional
         Which volume of a scan that has several, from 0.
 
@@ -116,8 +119,7 @@ def read(path: Path, volume: int | None = None) -> Scan:
         If the volume does not fit into memory.
     """
     path = Path(path)
-    with opened(path) as stream:
-        layout = _layout(stream)
+    with _opened_scan(path) as (layout, stream):
         before = _choose(layout, volume) * layout.volume_bytes
         voxels = _allocate(layout)
         _expect(stream, layout, before, stream.skip(before))
@@ -134,13 +136,39 @@ def read(path: Path, volume: int | None = None) -> Scan:
     return Scan(path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings)
 
 
-def _layout(stream: Stream) -> nifti.Layout:
-    layout = nifti.parse(stream.read)
+@contextmanager
+def _opened_scan(path: Path) -> Iterator[tuple[nifti.Layout, Stream]]:
+    """The checked header, and the file at its first voxel."""
+    halves = _halves(path)
+    with opened(halves[0]) as stream:
+        layout = nifti.parse(stream.read, pair=len(halves) > 1)
+        if len(halves) == 1:
+            _check_size(stream, layout)
+            yield layout, stream
+    if len(halves) > 1:
+        with opened(halves[1]) as stream:
+            _check_size(stream, layout)
+            stream.skip(layout.offset)
+            yield layout, stream
+
+
+def _halves(path: Path) -> tuple[Path, ...]:
+    """The file itself, or header and voxels where they are two, whichever of them is named."""
+    for ending in (".hdr.gz", ".img.gz", ".hdr", ".img"):
+        if path.name.endswith(ending):
+            stem, other = path.name.removesuffix(ending), {".hdr": ".img", ".img": ".hdr"}[ending[:4]]
+            found = [path.with_name(stem + other + gz) for gz in ("", ".gz") if path.with_name(stem + other + gz).exists()]
+            if path.exists() and not found:
+                raise ScanError(f"{path}: half of a pair; its other half {stem}{other} is missing")
+            return tuple(sorted([path, *found[:1]], key=lambda half: half.name.endswith((".img", ".img.gz"))))
+    return (path,)
+
+
+def _check_size(stream: Stream, layout: nifti.Layout) -> None:
     if not stream.gzip and layout.end > stream.size:
         _expect(stream, layout, layout.end - layout.offset, stream.size - layout.offset)
     if layout.end > stream.size * MOST_RATIO:
         raise ScanError(f"the header promises {_describe(layout)}, which {stream.size:,} compressed bytes cannot hold: it is corrupt")
-    return layout
 
 
 def _choose(layout: nifti.Layout, volume: int | None) -> int:
@@ -222,47 +250,6 @@ def from_image(image: Any) -> Scan:
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
     voxels.flags.writeable = False
     return Scan(None, voxels, 1.0, 0.0, affine, header, layout.warnings)
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """How a canonical array was made of a stored one: ``stored.transpose(axes)``, then every axis in ``flips`` reversed."""
-
-    axes: tuple[int, ...]
-    flips: tuple[bool, ...]
-
-
-def to_canonical(array: np.ndarray, affine: np.ndarray, axes: str) -> tuple[np.ndarray, Orientation]:
-    """Turn a stored volume so that its axes point where wanted, to the nearest 90 degrees.
-
-    Parameters
-    ----------
-    array : (X, Y, Z, ...) array
-    affine : (4, 4) float
-        Voxel to world (right, anterior, superior).
-    axes : str
-        Where (Z, H, W) shall point: three of L or R, P or A, I or S, such as "SPL".
-
-    Returns
-    -------
-    (Z, H, W, ...) view of ``array``, Orientation
-    """
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    # world[i] is the voxel axis that runs most nearly along world axis i; the best of all, so that no order is preferred
-    world = max(permutations(range(3)), key=lambda order: sum(abs(cosines[i, order[i]]) for i in range(3)))
-    wanted = ["LRPAIS".index(code) // 2 for code in axes]
-    flips = tuple(bool((cosines[i, world[i]] > 0) != (code in "RAS")) for i, code in zip(wanted, axes, strict=True))
-    orientation = Orientation(tuple(world[i] for i in wanted), flips)
-    return array.transpose(*orientation.axes, *range(3, array.ndim))[_reversal(orientation)], orientation
-
-
-def from_canonical(array: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """The inverse of `to_canonical`: (Z, H, W, ...) to a view (X, Y, Z, ...)."""
-    return array[_reversal(orientation)].transpose(*np.argsort(orientation.axes), *range(3, array.ndim))
-
-
-def _reversal(orientation: Orientation) -> tuple[slice, ...]:
-    return tuple(slice(None, None, -1 if flip else 1) for flip in orientation.flips)
 
 
 def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:

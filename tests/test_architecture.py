@@ -15,7 +15,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["errors", "__init__"],
     ["spec", "files", "labels"],
-    ["architectures", "preprocess", "nifti", "memory", "stream"],
+    ["architectures", "preprocess", "nifti", "memory", "orientation", "stream"],
     ["volume", "weights", "fingerprint", "phantom"],
     ["jobs"],
     ["kernels"],

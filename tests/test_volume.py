@@ -96,6 +96,53 @@ def test_a_stream_of_several_gzip_members_is_one_file(put):
     np.testing.assert_array_equal(volume.read(path).voxels, head())
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair, nibabel.Spm99AnalyzeImage, nibabel.AnalyzeImage])
+@pytest.mark.parametrize("ending", [".img", ".img.gz"])
+def test_a_scan_in_two_files(tmp_path, kind, order, ending):
+    """NIfTI and Analyze pairs, either half named."""
+    image = kind(head(), OBLIQUE, kind.header_class(endianness=order))
+    image.header.set_data_dtype(np.int16)
+    nibabel.save(image, tmp_path / f"scan{ending}")
+    for half in (tmp_path / f"scan{ending}", tmp_path / f"scan{ending.replace('img', 'hdr')}"):
+        scan = volume.read(half)
+        np.testing.assert_array_equal(scan.voxels * scan.slope + scan.inter, head())
+        if kind in (nibabel.Nifti1Pair, nibabel.Nifti2Pair):
+            np.testing.assert_array_equal(scan.affine, nibabel.load(half).affine)
+            assert scan.warnings == ()
+        else:
+            np.testing.assert_allclose(scan.spacing, image.header.get_zooms(), rtol=1e-6)
+            assert "orientation is unknown" in scan.warnings[0]
+        mask = volume.to_image((head() > 50).astype(np.uint8), scan)
+        np.testing.assert_array_equal(mask.affine, scan.affine)
+
+
+HDR = nifti(fields={"magic": b"ni1", "vox_offset": 0}, data=b"")[:348]
+IMG = head().tobytes("F")
+PAIRS = {
+    "half missing": ({"scan.hdr": HDR}, r"other half scan\.img is missing"),
+    "truncated": ({"scan.hdr": HDR, "scan.img": IMG[:-1]}, "promises 12x10x6 int16 .* the file ends after 1,439"),
+    "truncated, gzip": ({"scan.hdr": HDR, "scan.img.gz": gz(IMG[:-1])}, "the decompressed data ends after 1,439"),
+    "a slice too many": ({"scan.hdr": HDR, "scan.img": IMG + bytes(240)}, "the header is wrong"),
+    "header truncated": ({"scan.hdr": HDR[:300], "scan.img": IMG}, "inside its header"),
+    "header of a single file": ({"scan.hdr": nifti()[:352], "scan.img": IMG}, r"Expected \.hdr and \.img"),
+    "header is text": ({"scan.hdr": b"Dear colleague," * 40, "scan.img": IMG}, "not a NIfTI file"),
+    "extension of 7": ({"scan.hdr": HDR + b"\1\0\0\0" + extension(7, bytes(8)), "scan.img": IMG}, "extension of 7 bytes"),
+    "offset beyond the end": ({"scan.hdr": nifti(fields={"magic": b"ni1", "vox_offset": 16})[:348], "scan.img": IMG}, "truncated"),
+    "half of a pair called .nii": ({"scan.nii": HDR + IMG}, "not a NIfTI file"),
+}
+
+
+@pytest.mark.parametrize("row", PAIRS)
+def test_a_pair_is_refused(tmp_path, row):
+    files, message = PAIRS[row]
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+    with pytest.raises(ScanError, match=message) as caught:
+        volume.read(tmp_path / next(iter(files)))
+    assert str(caught.value).startswith(str(tmp_path / "scan."))
+
+
 def test_gzip_is_known_by_its_content(put):
     np.testing.assert_array_equal(volume.read(put(gz(nifti()), "scan.nii")).voxels, head())
 
