@@ -80,14 +80,16 @@ def window(record: Preprocess, statistics: Statistics) -> tuple[float, float]:
     """The intensities shown black and white: the model's fixed window, else the foreground's 1st and 99.5th percentile."""
     if record.intensity == "window":
         return span(record, statistics)[:2]
-    return statistics.quantiles[1], statistics.quantiles[-1]
+    low, high = statistics.quantiles[1], statistics.quantiles[-1]
+    return (low, high) if np.isfinite(2 * (high - low)) else (0.0, 1.0)  # floats of 64 bits can lie that far apart
 
 
 def grey(raw: np.ndarray, scan: Scan, limits: tuple[float, float], size: tuple[int, int]) -> Image.Image:
     """One slice (H, W) as stored as a grey picture of ``size`` = (width, height) pixels."""
     low, high = limits
-    values = np.nan_to_num(raw.astype(np.float64) * scan.slope + scan.inter, posinf=low, neginf=low, nan=low)
-    shades = np.clip((values - low) * (255 / max(high - low, 1e-6)), 0, 255)
+    with np.errstate(all="ignore"):  # what is no number, or leaves float64, is drawn black
+        values = np.nan_to_num(raw.astype(np.float64) * scan.slope + scan.inter, posinf=low, neginf=low, nan=low)
+        shades = np.nan_to_num(np.clip((values - low) * (255 / max(high - low, 1e-6)), 0, 255))
     return Image.fromarray(np.ascontiguousarray(shades.astype(np.uint8))).resize(size, Image.Resampling.BICUBIC)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from monet_edge import phantom, preview, volume
 from monet_edge.labels import colour
-from monet_edge.preprocess import SLICINGS, measure
+from monet_edge.preprocess import SLICINGS, Preprocess, measure
 from monet_edge.statistics import measure as statistics
 
 SPACING = (2.0, 1.0, 4.0)
@@ -102,8 +102,17 @@ def test_any_shape(rng, shape, kind):
     assert picture.height < 2 * preview.SIDE
 
 
-def test_a_volume_of_nan_is_drawn():
-    picture_of(np.full((9, 9, 9), np.nan, np.float32), np.eye(4), np.zeros((9, 9, 9), np.uint8))
+@pytest.mark.parametrize("values", [np.nan, np.inf, -1e308, 1e308, 0.0])
+@pytest.mark.filterwarnings("error")
+def test_any_intensity_is_drawn(values, rng):
+    voxels = rng.normal(0, 1, (9, 9, 9))
+    voxels[:, :, 3:] = values
+    voxels[4] = 1e308
+    scan = volume.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
+    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",))
+    with np.errstate(all="ignore"):
+        limits = preview.window(record, measure(scan.voxels))
+    preview.draw(scan, ball(voxels.shape), (), limits, "", ())
 
 
 def test_the_phantom(tmp_path):
