@@ -238,17 +238,13 @@ def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Where a value lives: row y of (H, W, blocks, 16) starts at ``offset + (y % ring) * row`` in the arena."""
+    """Where a value lives: pixel (y, x) of (H, W, blocks, 16) is at ``offset + y * row + x * pixel`` in the arena."""
 
     offset: int
     row: int
     pixel: int
-    ring: int
     blocks: int
-
-    @property
-    def size(self) -> int:
-        return self.row * self.ring
+    size: int
 
 
 class Program:
@@ -271,7 +267,7 @@ class Program:
         self.plan = plan
         self.shapes = infer_shapes(plan.spec, height, width)
         self.buffers, size = self._place(keep)
-        scratch = _Scratch(plan, self.shapes)
+        scratch = _Scratch(plan)
         self.arena = aligned_zeros(size)
         self.scratches = [scratch.allocate() for _ in range(parts)]
         self.sources = {layer.name: self._sources(layer.inputs) for layer in plan.layers}
@@ -288,7 +284,7 @@ class Program:
         program = object.__new__(Program)
         program.plan, program.shapes = plan, infer_shapes(plan.spec, height, width)
         _, size = program._place(keep=False)
-        scratch = _Scratch(plan, program.shapes)
+        scratch = _Scratch(plan)
         outer = sum(4 * int(np.prod(program.shapes[value])) for value in (INPUT, plan.spec.output))
         return size + scratch.size + outer
 
@@ -318,15 +314,15 @@ class Program:
     def _geometry(shape: Shape) -> Buffer:
         channels, height, width = shape
         pixel = blocks(channels) * BYTES
-        return Buffer(0, width * pixel, pixel, height, blocks(channels))
+        return Buffer(0, width * pixel, pixel, blocks(channels), height * width * pixel)
 
     def _sources(self, values: tuple[str, ...]) -> np.ndarray:
-        """The (blocks, 4) table of what a layer reads: base, row, pixel, ring."""
+        """The (blocks, 3) table of what a layer reads: base, row, pixel."""
         rows = []
         for value in values:
             buffer = self.buffers[value]
             for block in range(buffer.blocks):
-                rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel, buffer.ring))
+                rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
         return np.array(rows, np.int64)
 
     def _steps(self, layer: Layer | str | None, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
@@ -344,8 +340,7 @@ class Program:
         buffer = self.buffers[name]
         step["channels"], step["height"], step["width"] = self.shapes[name]
         step["target"] = self.arena.ctypes.data + buffer.offset
-        step["target_row"], step["target_pixel"] = buffer.row, buffer.pixel
-        step["target_ring"], step["target_blocks"] = buffer.ring, buffer.blocks
+        step["target_row"], step["target_pixel"], step["target_blocks"] = buffer.row, buffer.pixel, buffer.blocks
         step["y0"], step["y1"] = self._share(layer, self.shapes[name][1], part, parts)
         scratch.fill(step, self.scratches[part])
         return steps
@@ -367,7 +362,7 @@ class Program:
         _, step["in_height"], step["in_width"] = self.shapes[layer.inputs[0]]
         other = self.buffers[layer.other or layer.inputs[0]]
         step["other"] = self.arena.ctypes.data + other.offset
-        step["other_row"], step["other_pixel"], step["other_ring"] = other.row, other.pixel, other.ring
+        step["other_row"], step["other_pixel"] = other.row, other.pixel
         step["weights"], step["parameters"] = packed.weights.ctypes.data, packed.parameters.ctypes.data
         step["finish"] = finish.kind(layer.activation, layer.mode)
         step["phases"], step["phase_count"] = packed.phases.ctypes.data, packed.phase_count
@@ -387,26 +382,23 @@ STRIP = 48  # pixels gathered at a time: a multiple of every tile's rows
 class _Scratch:
     """A thread's workspace: what the kernels write and nobody reads afterwards."""
 
-    def __init__(self, plan: Plan, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, plan: Plan) -> None:
         line = STRIP * BYTES
-        gathered = sums = tables = 0
+        gathered = sums = 0
         for layer in plan.layers:
             inputs, outputs = sum(blocks(plan.channels[value]) for value in layer.inputs), blocks(plan.channels[layer.name])
             packed = plan.packed[layer.name]
             if packed.kernel == "conv_winograd":
                 gathered = max(gathered, 36 * (inputs * line + BYTES))
                 sums = max(sums, 36 * (outputs * line + BYTES))
-                tables = max(tables, inputs * 48)
             elif packed.kernel == "conv_gemm":
                 gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES))
                 sums = max(sums, outputs * (line + BYTES))
-        widest = max(width * blocks(channels) * BYTES for channels, _, width in shapes.values())
         self.sizes = {
             "gathered": gathered,  # inputs of a strip, transformed by Winograd or tap by tap
             "sums": sums,  # their products with the weights
-            "tile": BLOCK * BYTES,  # one 4x4 patch of a channel block
-            "tables": tables + 160 + STRIP * 16,  # row and column addresses, places of tiles
-            "zeros": widest,  # a row outside the image
+            "tile": 36 * BYTES,  # one patch of a channel block between the passes of a transform
+            "tables": 192 + STRIP * 16,  # rows and columns of a tile at the edge, places of the strip's tiles
         }
 
     @property

@@ -53,20 +53,16 @@ def activate(v: Vectors, activation: str, x: Any) -> Any:
     return x
 
 
-def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pixel: Any, rows: Any, pixel: Any,
-                 other_rows: Any, other_pixel: Any, parameters: Any, height: Any, width: Any) -> None:  # fmt: skip
-    """A ``height`` x ``width`` patch of one channel block, from ``source`` to the pixels of ``rows`` (a table of addresses)."""
+def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pixel: Any, target: Any, row: Any, pixel: Any,
+                 other: Any, other_row: Any, other_pixel: Any, parameters: Any, height: Any, width: Any) -> None:  # fmt: skip
+    """A ``height`` x ``width`` patch of one channel block, from ``source`` and ``other`` to ``target``; steps in bytes."""
     builder = v.builder
-    source, rows, other_rows, parameters = (v.pointer(a) for a in (source, rows, other_rows, parameters))
+    source, target, other, parameters = (v.pointer(a) for a in (source, target, other, parameters))
     offsets = [part * v.isa.lanes * 4 for part in range(v.parts)]
     bias, scale, shift = ([v.load(parameters, row * BYTES + offset) for offset in offsets] for row in range(3))
 
     def patch(activation: str, mode: int) -> None:
-        def line(y: Any, _: list[Any]) -> list[Any]:
-            begin = v.at(source, builder.mul(y, source_row))
-            target = v.pointer(v.load_integer(rows, v.times(y, 8)))
-            other = v.pointer(v.load_integer(other_rows, v.times(y, 8))) if mode in (RESIDUAL, SUM) else target
-
+        def line(_: Any, lines: list[Any]) -> list[Any]:
             def point(_: Any, pointers: list[Any]) -> list[Any]:
                 at, out, second = pointers
                 results = []
@@ -84,10 +80,10 @@ def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pix
                     v.store(x, out, offset)
                 return [v.at(at, source_pixel), v.at(out, pixel), v.at(second, other_pixel)]
 
-            v.loop(width, 1, [begin, target, other], point)
-            return []
+            v.loop(width, 1, lines, point)
+            return [v.at(pointer, step) for pointer, step in zip(lines, (source_row, row, other_row), strict=True)]
 
-        v.loop(height, 1, [], line)
+        v.loop(height, 1, [source, target, other], line)
 
     done = builder.append_basic_block("done")
     switch = builder.switch(builder.trunc(kind, I32), done)
@@ -101,7 +97,7 @@ def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pix
     builder.position_at_end(done)
 
 
-finish = Micro("finish", 11, _emit_finish)
+finish = Micro("finish", 13, _emit_finish)
 
 
 def pack_parameters(channels: int, bias: np.ndarray | None, scale: np.ndarray | None = None, shift: np.ndarray | None = None) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .finish import finish
-from .memory import copy, least, most, peek, poke, zero
+from .memory import copy, least, most, peek, zero
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
 
@@ -103,7 +103,6 @@ def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
     blocks, out_blocks = s.source_blocks, s.target_blocks
     gathered, sums, strip, out_step = s.gathered, s.sums, s.strip, s.out_step
     block_bytes = strip * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
-    rows_at, other_at = s.tables, s.tables + 8
     for phase in range(s.phase_count):
         entry = s.phases + phase * 40
         fy, fx, taps, offsets, weights = peek(entry), peek(entry + 8), peek(entry + 16), peek(entry + 24), peek(entry + 32)
@@ -123,13 +122,13 @@ def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
                     left = least(most((-dx + s.in_step - 1) // s.in_step - j, 0), some)  # pixels before the first column
                     inside = least(most((s.in_width - dx + s.in_step - 1) // s.in_step - j, left), some)  # and before the end
                     for block in range(blocks):
-                        source = s.sources + block * 32
+                        source = s.sources + block * 24
                         target = gathered + (tap * blocks + block) * block_bytes + done * BYTES
                         if y < 0 or y >= s.in_height:
                             zero(target, BYTES, some)
                         else:
                             pixel = peek(source + 16)
-                            line = peek(source) + y % peek(source + 24) * peek(source + 8)
+                            line = peek(source) + y * peek(source + 8)
                             zero(target, BYTES, left)
                             begin = line + ((j + left) * s.in_step + dx) * pixel
                             copy(begin, pixel * s.in_step, target + left * BYTES, BYTES, inside - left)
@@ -142,10 +141,10 @@ def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
                 some = least(count - done, columns - j)
                 y, x = (first + q) * out_step + fy, j * out_step + fx
                 for block in range(out_blocks):
-                    poke(rows_at, s.target + y % s.target_ring * s.target_row + x * s.target_pixel + block * BYTES)
-                    poke(other_at, s.other + y % s.other_ring * s.other_row + x * s.other_pixel + block * BYTES)
-                    finish(s.finish, sums + block * block_bytes + done * BYTES, 0, BYTES, rows_at, s.target_pixel * out_step,
-                           other_at, s.other_pixel * out_step, s.parameters + block * 3 * BYTES, 1, some)  # fmt: skip
+                    target = s.target + y * s.target_row + x * s.target_pixel + block * BYTES
+                    other = s.other + y * s.other_row + x * s.other_pixel + block * BYTES
+                    finish(s.finish, sums + block * block_bytes + done * BYTES, 0, BYTES, target, 0, s.target_pixel * out_step,
+                           other, 0, s.other_pixel * out_step, s.parameters + block * 3 * BYTES, 1, some)  # fmt: skip
                 done += some
 
 

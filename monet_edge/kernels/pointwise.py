@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from .finish import expm1, finish
-from .memory import copy, peek, poke, scatter, zero
+from .memory import copy, peek, scatter, zero
 from .simd import BLOCK, BYTES, FLOAT, Micro, Vectors
 
 
@@ -92,11 +92,11 @@ def maxpool(s):  # type: ignore[no-untyped-def]
     window = s.window
     for y in range(s.y0, s.y1):
         for block in range(s.target_blocks):
-            source = s.sources + block * 32
-            base, row, pixel, ring = peek(source), peek(source + 8), peek(source + 16), peek(source + 24)
-            target = s.target + y % s.target_ring * s.target_row + block * BYTES
+            source = s.sources + block * 24
+            base, row, pixel = peek(source), peek(source + 8), peek(source + 16)
+            target = s.target + y * s.target_row + block * BYTES
             for i in range(window):
-                line = base + (y * window + i) % ring * row
+                line = base + (y * window + i) * row
                 for j in range(window):
                     if i + j == 0:
                         copy(line, pixel * window, target, s.target_pixel, s.width)
@@ -108,11 +108,10 @@ def pointwise(s):  # type: ignore[no-untyped-def]
     """One value, or two, pixel by pixel through `finish`: a sum or an affine."""
     for y in range(s.y0, s.y1):
         for block in range(s.target_blocks):
-            source = s.sources + block * 32
-            line = peek(source) + y % peek(source + 24) * peek(source + 8)
-            poke(s.tables, s.target + y % s.target_ring * s.target_row + block * BYTES)
-            poke(s.tables + 8, s.other + y % s.other_ring * s.other_row + block * BYTES)
-            finish(s.finish, line, 0, peek(source + 16), s.tables, s.target_pixel, s.tables + 8, s.other_pixel,
+            source = s.sources + block * 24
+            line = peek(source) + y * peek(source + 8)
+            target, other = s.target + y * s.target_row + block * BYTES, s.other + y * s.other_row + block * BYTES
+            finish(s.finish, line, 0, peek(source + 16), target, 0, s.target_pixel, other, 0, s.other_pixel,
                    s.parameters + block * 3 * BYTES, 1, s.width)  # fmt: skip
 
 
@@ -120,36 +119,36 @@ def product(s):  # type: ignore[no-untyped-def]
     """A value times another of as many channels, or of one (``window`` = 1) that stands for all."""
     for y in range(s.y0, s.y1):
         for block in range(s.target_blocks):
-            source = s.sources + block * 32
-            line = peek(source) + y % peek(source + 24) * peek(source + 8)
-            other = s.other + y % s.other_ring * s.other_row + (0 if s.window == 1 else block * BYTES)
-            target = s.target + y % s.target_ring * s.target_row + block * BYTES
+            source = s.sources + block * 24
+            line = peek(source) + y * peek(source + 8)
+            other = s.other + y * s.other_row + (0 if s.window == 1 else block * BYTES)
+            target = s.target + y * s.target_row + block * BYTES
             multiply(line, peek(source + 16), other, s.other_pixel, s.window, target, s.target_pixel, s.width)
 
 
 def concat(s):  # type: ignore[no-untyped-def]
     """Values side by side, channel by channel: channel c is lane ``weights[c]`` of the sources' blocks."""
     for y in range(s.y0, s.y1):
-        target = s.target + y % s.target_ring * s.target_row
+        target = s.target + y * s.target_row
         zero(target, BYTES, s.width * s.target_blocks)
         for channel in range(s.channels):
             lane = peek(s.weights + channel * 8)
-            source = s.sources + lane // BLOCK * 32
-            line = peek(source) + y % peek(source + 24) * peek(source + 8)
+            source = s.sources + lane // BLOCK * 24
+            line = peek(source) + y * peek(source + 8)
             scatter(line + lane % BLOCK * 4, peek(source + 16), target + channel * 4, s.target_pixel, s.width)
 
 
 def softmax_pixels(s):  # type: ignore[no-untyped-def]
     """Softmax over the channels of each pixel."""
     for y in range(s.y0, s.y1):
-        line = peek(s.sources) + y % peek(s.sources + 24) * peek(s.sources + 8)
-        softmax(line, s.target + y % s.target_ring * s.target_row, s.target_pixel, s.channels, s.target_blocks, s.width)
+        line = peek(s.sources) + y * peek(s.sources + 8)
+        softmax(line, s.target + y * s.target_row, s.target_pixel, s.channels, s.target_blocks, s.width)
 
 
 def from_planes(s):  # type: ignore[no-untyped-def]
     """The image, (C, H, W) at ``other`` with planes ``other_pixel`` bytes apart, to pixels; the padding is zero."""
     for y in range(s.y0, s.y1):
-        target = s.target + y % s.target_ring * s.target_row
+        target = s.target + y * s.target_row
         zero(target, BYTES, s.width * s.target_blocks)
         for channel in range(s.channels):
             scatter(s.other + channel * s.other_pixel + y * s.other_row, 4, target + channel * 4, s.target_pixel, s.width)
@@ -158,6 +157,6 @@ def from_planes(s):  # type: ignore[no-untyped-def]
 def to_planes(s):  # type: ignore[no-untyped-def]
     """A value to (C, H, W) at ``other``."""
     for y in range(s.y0, s.y1):
-        line = peek(s.sources) + y % peek(s.sources + 24) * peek(s.sources + 8)
+        line = peek(s.sources) + y * peek(s.sources + 8)
         for channel in range(s.channels):
             scatter(line + channel * 4, peek(s.sources + 16), s.other + channel * s.other_pixel + y * s.other_row, 4, s.width)

@@ -2,8 +2,8 @@
 
 `plan` writes steps, kernels read them, and both sides use these names, so a program can be printed as a table.
 
-Values live in *pixel layout*: (H, W, blocks, 16) float32, the channels padded to blocks of 16. A value may be kept in a
-ring of fewer rows than it has: row y is at ``base + (y % ring) * row``.
+Values live in *pixel layout*: (H, W, blocks, 16) float32, the channels padded to blocks of 16: one vector of
+AVX-512, two of AVX2, four of SSE and NEON.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ STEP = np.dtype(
             "height", "width",  # of the output
             "in_height", "in_width",  # of the inputs
             "channels",  # of the output, where the padding matters
-            "sources", "source_blocks",  # address of a (blocks, 4) table: base, row, pixel (bytes), ring (rows)
-            "target", "target_row", "target_pixel", "target_ring", "target_blocks",
-            "other", "other_row", "other_pixel", "other_ring",  # second operand: residual, summand or factor
+            "sources", "source_blocks",  # address of a (blocks, 3) table: base, row, pixel, in bytes
+            "target", "target_row", "target_pixel", "target_blocks",
+            "other", "other_row", "other_pixel",  # second operand: residual, summand or factor
             "weights", "parameters",  # packed weights; (blocks, 3, 16) bias, scale, shift
             "finish",  # what is done to the sums, see finish.kind
             "phases", "phase_count", "in_step", "out_step",  # convolution as GEMM, see gemm.py
             "dilation", "window",
             "strip",  # pixels or tiles worked on at a time
-            "gathered", "sums", "tile", "tables", "zeros",  # workspace of the thread
+            "gathered", "sums", "tile", "tables",  # workspace of the thread
         )
     ]
 )  # fmt: skip

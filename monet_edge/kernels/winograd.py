@@ -48,38 +48,55 @@ def _output_line(v: Vectors, m: list[Any]) -> list[Any]:
     return [v.fma(v.constant(Q), s, first), v.add(u, w), v.fma(v.constant(P), s, v.mul(v.constant(Q), t)), v.fma(v.constant(0.5), u, last)]
 
 
-def _transform_input(v: Vectors, load: Any, target: Any, position: Any) -> None:
-    """B' d B for one tile of one channel block; ``load(i, j, offset)`` reads pixel (i, j)."""
+def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, position: Any, scratch: Any) -> None:
+    """A tile inside the image: pixel (i, j) at source + i * row + j * pixel."""
+    lines = [v.at(v.pointer(source), v.times(row, i)) for i in range(6)]
+    _transform_input(v, lambda i, j: v.at(lines[i], v.builder.mul(pixel, j)), None, target, position, scratch)
+
+
+def _emit_input_edge(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any, position: Any, scratch: Any) -> None:
+    """A tile that hangs over the edge: pixel (rows[i][0], columns[j][0]) of the image, and zero unless both [1] are all ones."""
+    rows, columns = v.pointer(rows), v.pointer(columns)
+    lines = [v.at(v.pointer(source), v.builder.mul(row, v.load_integer(rows, i * 16))) for i in range(6)]
+
+    def address(i: int, j: Any) -> Any:
+        return v.at(lines[i], v.builder.mul(pixel, v.load_integer(v.at(columns, v.times(j, 16)))))
+
+    def mask(i: int, j: Any) -> Any:
+        bits = v.builder.and_(v.load_integer(rows, i * 16 + 8), v.load_integer(v.at(columns, v.times(j, 16)), 8))
+        return v.splat(v.builder.trunc(bits, I32))
+
+    _transform_input(v, address, mask, target, position, scratch)
+
+
+def _transform_input(v: Vectors, pixel: Any, mask: Any, target: Any, position: Any, scratch: Any) -> None:
+    """B' d B for one tile of one channel block, in two rolled loops over a scratch patch of 36 vectors.
+
+    Unrolled, the 36 vectors between the passes do not fit into registers, and LLVM spills them to a stack that is not aligned.
+    """
+    target, scratch = v.pointer(target), v.pointer(scratch)
     for part in range(v.parts):
         offset = part * v.isa.lanes * 4
-        columns = []
-        for j in range(6):
-            v.fence()
-            columns.append(_input_line(v, [load(i, j, offset) for i in range(6)]))
-        for i in range(6):
-            v.fence()
-            for j, value in enumerate(_input_line(v, [columns[j][i] for j in range(6)])):
-                v.store(value, v.at(target, v.times(position, i * 6 + j)), offset)
 
+        def column(j: Any, _: list[Any], offset: int = offset) -> list[Any]:
+            values = [v.load(pixel(i, j), offset) for i in range(6)]
+            if mask:
+                values = [v.builder.and_(v.builder.bitcast(x, v.integers), mask(i, j)) for i, x in enumerate(values)]
+                values = [v.builder.bitcast(x, v.type) for x in values]
+            for i, value in enumerate(_input_line(v, values)):
+                v.store(value, v.at(scratch, v.times(j, BYTES)), i * 6 * BYTES)
+            return []
 
-def _emit_input(v: Vectors, rows: Any, first: Any, step: Any, target: Any, position: Any) -> None:
-    """A tile inside the image: pixel (i, j) at rows[i] + first + j * step."""
-    rows = v.pointer(rows)
-    lines = [v.at(v.pointer(v.load_integer(rows, i * 8)), first) for i in range(6)]
-    _transform_input(v, lambda i, j, offset: v.load(v.at(lines[i], v.times(step, j)), offset), v.pointer(target), position)
+        def line(i: Any, _: list[Any], offset: int = offset) -> list[Any]:
+            begin = v.at(scratch, v.times(i, 6 * BYTES))
+            out = v.at(target, v.builder.mul(position, v.times(i, 6)))
+            for j, value in enumerate(_input_line(v, [v.load(begin, j * BYTES) for j in range(6)])):
+                v.store(value, v.at(out, v.times(position, j)), offset)
+            return []
 
-
-def _emit_input_edge(v: Vectors, rows: Any, columns: Any, target: Any, position: Any) -> None:
-    """A tile that hangs over a side: pixel (i, j) at rows[i] + columns[j][0], and zero unless columns[j][1] is all ones."""
-    rows, columns = v.pointer(rows), v.pointer(columns)
-    lines = [v.pointer(v.load_integer(rows, i * 8)) for i in range(6)]
-
-    def load(i: int, j: int, offset: int) -> Any:
-        value = v.load(v.at(lines[i], v.load_integer(columns, j * 16)), offset)
-        mask = v.splat(v.builder.trunc(v.load_integer(columns, j * 16 + 8), I32))
-        return v.builder.bitcast(v.builder.and_(v.builder.bitcast(value, v.integers), mask), v.type)
-
-    _transform_input(v, load, v.pointer(target), position)
+        v.loop(v.integer(6), 1, [], column)
+        v.fence()
+        v.loop(v.integer(6), 1, [], line)
 
 
 def _emit_output(v: Vectors, phase: Any, sums: Any, position: Any, tile: Any) -> None:
@@ -113,8 +130,8 @@ def _emit_output(v: Vectors, phase: Any, sums: Any, position: Any, tile: Any) ->
     v.builder.position_at_end(done)
 
 
-winograd_input = Micro("winograd_input", 5, _emit_input)
-winograd_input_edge = Micro("winograd_input_edge", 4, _emit_input_edge)
+winograd_input = Micro("winograd_input", 6, _emit_input)
+winograd_input_edge = Micro("winograd_input_edge", 8, _emit_input_edge)
 winograd_output = Micro("winograd_output", 4, _emit_output)
 
 
@@ -130,37 +147,37 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
     in_position = blocks * line + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
     out_position = out_blocks * line + BYTES
     panel = blocks * out_blocks * BLOCK * BYTES
-    rows, columns = s.tables, s.tables + blocks * 48
-    out_rows, other_rows, places = columns + 96, columns + 128, columns + 160
+    rows, columns, places = s.tables, s.tables + 96, s.tables + 192
     step = 4 * dilation
     across = width // step * dilation + least(width % step, dilation)
     left = ((y1 - y0) // step * dilation + least((y1 - y0) % step, dilation)) * across  # tiles to go
     count = 0
     for band in range(y0, y1, step):
         for y in range(band, least(band + dilation, y1)):
-            for block in range(blocks):
-                source = s.sources + block * 32
-                for i in range(6):
-                    row = y + (i - 1) * dilation
-                    if row < 0 or row >= s.in_height:
-                        poke(rows + block * 48 + i * 8, s.zeros)
-                    else:
-                        poke(rows + block * 48 + i * 8, peek(source) + row % peek(source + 24) * peek(source + 8))
+            within = y >= dilation and y + step < s.in_height
+            for i in range(6):
+                row = y + (i - 1) * dilation
+                valid = 0 <= row and row < s.in_height
+                poke(rows + i * 16, row if valid else 0)
+                poke(rows + i * 16 + 8, -1 if valid else 0)
             for begin in range(0, width, step):
                 for x in range(begin, least(begin + dilation, width)):
-                    inside = x >= dilation and x + step < width
+                    inside = within and x >= dilation and x + step < width
+                    if not inside:
+                        for j in range(6):
+                            column = x + (j - 1) * dilation
+                            valid = 0 <= column and column < width
+                            poke(columns + j * 16, column if valid else 0)
+                            poke(columns + j * 16 + 8, -1 if valid else 0)
                     for block in range(blocks):
-                        pixel = peek(s.sources + block * 32 + 16)
+                        source = s.sources + block * 24
+                        row, pixel = peek(source + 8), peek(source + 16)
                         target = s.gathered + block * line + count * BYTES
                         if inside:
-                            winograd_input(rows + block * 48, (x - dilation) * pixel, dilation * pixel, target, in_position)
+                            corner = peek(source) + (y - dilation) * row + (x - dilation) * pixel
+                            winograd_input(corner, dilation * row, dilation * pixel, target, in_position, s.tile)
                         else:
-                            for j in range(6):
-                                column = x + (j - 1) * dilation
-                                valid = column >= 0 and column < width
-                                poke(columns + j * 16, column * pixel if valid else 0)
-                                poke(columns + j * 16 + 8, -1 if valid else 0)
-                            winograd_input_edge(rows + block * 48, columns, target, in_position)
+                            winograd_input_edge(peek(source), row, pixel, rows, columns, target, in_position, s.tile)
                     poke(places + count * 16, y)
                     poke(places + count * 16 + 8, x)
                     count += 1
@@ -180,20 +197,19 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                                 weights += panel
                         for t in range(count):
                             top, first = peek(places + t * 16), peek(places + t * 16 + 8)
-                            high = least((y1 - top + dilation - 1) // dilation, 4)
-                            wide = least((width - first + dilation - 1) // dilation, 4)
-                            first = first * out_step + fx
-                            for i in range(high):
-                                row = (top + i * dilation) * out_step + fy
-                                poke(out_rows + i * 8, s.target + row % s.target_ring * s.target_row + first * s.target_pixel)
-                                poke(other_rows + i * 8, s.other + row % s.other_ring * s.other_row + first * s.other_pixel)
+                            high = least((y1 - top + dilation - 1) // dilation, 4) if top + step > y1 else 4
+                            wide = least((width - first + dilation - 1) // dilation, 4) if first + step > width else 4
+                            top, first = top * out_step + fy, first * out_step + fx
+                            target = s.target + top * s.target_row + first * s.target_pixel
+                            other = s.other + top * s.other_row + first * s.other_pixel
+                            spread = dilation * out_step
                             for block in range(out_blocks):
                                 winograd_output(phase if out_step == 2 else -1, s.sums + block * line + t * BYTES, out_position, s.tile)
-                                finish(s.finish, s.tile, 4 * BYTES, BYTES, out_rows, dilation * out_step * s.target_pixel, other_rows,
-                                       dilation * out_step * s.other_pixel, s.parameters + block * 3 * BYTES, high, wide)  # fmt: skip
-                                for i in range(high):
-                                    poke(out_rows + i * 8, peek(out_rows + i * 8) + BYTES)
-                                    poke(other_rows + i * 8, peek(other_rows + i * 8) + BYTES)
+                                finish(s.finish, s.tile, 4 * BYTES, BYTES, target, spread * s.target_row, spread * s.target_pixel,
+                                       other, spread * s.other_row, spread * s.other_pixel,
+                                       s.parameters + block * 3 * BYTES, high, wide)  # fmt: skip
+                                target += BYTES
+                                other += BYTES
                     count = 0
 
 
