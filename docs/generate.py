@@ -42,7 +42,8 @@ def shown(block: str) -> list[str]:
 
 
 def run(page: str, folder: Path) -> str:
-    """The page with every block's output as it is now."""
+    """The page with every block's output as it is now, the kernels compiled."""
+    output("monet-edge warmup", folder)
 
     def fill(match: re.Match[str]) -> str:
         parts = []
@@ -55,9 +56,10 @@ def run(page: str, folder: Path) -> str:
 
 
 def output(command: str, folder: Path) -> str:
-    """What a command prints, on both channels, with this environment's programs before all others."""
+    """What a command prints, on both channels; the programs are this checkout's, installed or not."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "COLUMNS": "120", "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PATH": path, "COLUMNS": "120", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(HERE.parent)}
+    command = f'monet-edge() {{ python -m monet_edge "$@"; }}; monet-train() {{ python -m trainer.cli "$@"; }}; {command}'
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = (line.rstrip() for line in done.stdout.splitlines())
     return "\n".join([*lines, *([f"(exit status {done.returncode})"] if done.returncode else [])])

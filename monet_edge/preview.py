@@ -20,7 +20,7 @@ from .statistics import OPPOSITE, LabelStatistics
 from .volume import Scan, to_canonical
 
 SIDE = 440  # pixels of the longest side of any panel
-THICK = 1.5  # pixels of an outline
+THICK = 2  # pixels of an outline
 FLAT = 0.25  # a plane whose short side is less of its long one shows little
 MARGIN, GAP = 28, 24
 BACKGROUND, TEXT, DIM, WARNING = (13, 17, 23), (230, 237, 243), (139, 148, 158), (240, 180, 80)
@@ -194,7 +194,7 @@ def _panel(plane: Plane, z: int, scan: Scan, limits: tuple[float, float], mm: fl
     width, height = pixels(plane, mm)
     double = (2 * width, 2 * height)
     panel = grey(plane.voxels[z], scan, limits, double).convert("RGB")
-    for label, edge in outlines(plane.mask[z], double, round(2 * THICK)):
+    for label, edge in outlines(plane.mask[z], double, 2 * THICK):
         panel.paste(colour(label), (0, 0), edge)
     panel = panel.resize((width, height), Image.Resampling.BOX)
     pen, font = ImageDraw.Draw(panel), ImageFont.load_default(16)

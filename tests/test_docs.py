@@ -42,7 +42,7 @@ def calls():
                         yield path.name, shlex.split(part)
 
 
-@pytest.mark.parametrize(("page", "words"), calls(), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
+@pytest.mark.parametrize(("page", "words"), list(calls()), ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]))
 def test_every_call_shown_is_a_valid_one(page, words):
     group = typer.main.get_command(generate.apps()[words[0]])
     command = group.commands[words[1]]
@@ -52,7 +52,7 @@ def test_every_call_shown_is_a_valid_one(page, words):
 def masked(text):
     """Without what differs from run to run and from machine to machine: numbers, and the machine's description."""
     text = re.sub(r'"(cpu|system|finished|sha256|python|connected-components-3d)": .*', r'"\1"', text)
-    return re.sub(r"[ ━╺╸]+", " ", re.sub(r"\d+(\.\d+)*(e[+-]\d+)?", "#", text))
+    return re.sub(r"[ ━╺╸]+", " ", re.sub(r"-?\d+(\.\d+)*(e[+-]\d+)?", "#", text))
 
 
 @pytest.mark.skipif(weights.DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
