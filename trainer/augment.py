@@ -42,7 +42,7 @@ def augment(
         centre = images[:, images.shape[1] // 2, None]
         images = torch.where(_chance(images, settings.alone), centre, images)
     if settings.strip:
-        images = _strip(images, depths, strips, settings, clip)
+        images, labels = _strip(images, labels, depths, strips, settings, clip)
     images = _intensities(images, settings)
     return _move(images, labels, settings)
 
@@ -59,13 +59,20 @@ def _chance(like: Tensor, probability: float) -> Tensor:
     return torch.rand(len(like), 1, 1, 1, device=like.device) < probability
 
 
-def _strip(images: Tensor, depths: Tensor, strips: Tensor, settings: Augmentation, clip: tuple[float, float]) -> Tensor:
+def _strip(
+    images: Tensor, labels: Tensor, depths: Tensor, strips: Tensor, settings: Augmentation, clip: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
     low, high = settings.strip_depth
     depth = torch.randint(low, high + 1, (len(images),), device=images.device)
     mean, sd = strips[torch.arange(len(images), device=images.device), depth].T[:, :, None, None, None]
     anew = (((images - mean) / sd - clip[0]) / (clip[1] - clip[0])).clamp(0, 1)
-    kept = (depths >= depth[:, None, None])[:, None] & (images > 0)
-    return torch.where(_chance(images, settings.strip), torch.where(kept, anew, 0.0), images)
+    chosen, kept = _chance(images, settings.strip), (depths >= depth[:, None, None])[:, None]
+    images = torch.where(chosen, torch.where(kept & (images > 0), anew, 0.0), images)
+    # what is cut away is background in the truth too, or the network would learn to see structures in nothing
+    background = torch.zeros_like(labels)
+    if labels.shape[1] > 1:
+        background[:, 0] = 1
+    return images, torch.where(chosen & ~kept, background, labels)
 
 
 def _intensities(images: Tensor, settings: Augmentation) -> Tensor:

@@ -49,7 +49,7 @@ class Augmentation:
     shift: float = 0.0
     flip: float = 0.0
     strip: float = 0.0
-    strip_depth: tuple[int, int] = (4, 28)
+    strip_depth: tuple[int, int] = (6, 20)
     contrast: float = 0.0
     gamma: float = 0.0
     shade: float = 0.0
@@ -82,10 +82,14 @@ class Recipe:
         Weight of the cross-entropy that is added to the Dice loss.
     average : float
         Decay of the exponential average of all weights that is validated and kept; 0 keeps the weights themselves.
+    dropout : float
+        Factor on the architecture's own dropout.
     momentum : float
         Of the BatchNorms' running statistics (PyTorch's way: the share of the newest batch).
     prior : bool
         Start with the head's bias at the classes' frequencies.
+    validate_every : int
+        Validate after every so many epochs, and after the last one.
     keep : {"best", "last"}
         Which epoch's weights the run ends with: those of the best validation loss, or the last ones.
     """
@@ -100,8 +104,10 @@ class Recipe:
     batch: int
     cross_entropy: float
     average: float
+    dropout: float
     momentum: float
     prior: bool
+    validate_every: int
     keep: str
     augmentation: Augmentation
 
@@ -118,8 +124,10 @@ PAPER = Recipe(
     batch=32,
     cross_entropy=0.0,
     average=0.0,
+    dropout=1.0,
     momentum=0.01,
     prior=False,
+    validate_every=1,
     keep="best",
     augmentation=Augmentation(rotate=10, zoom=0.25, shift=0.2),
 )
@@ -135,11 +143,24 @@ STRONG = Recipe(
     batch=32,
     cross_entropy=1.0,
     average=0.999,
+    dropout=0.25,
     momentum=0.1,
     prior=True,
+    validate_every=5,
     keep="last",
     augmentation=Augmentation(
-        rotate=20, zoom=0.25, shift=0.1, flip=0.5, strip=0.5, contrast=0.2, gamma=0.2, shade=0.2, curve=0.5, noise=0.05, blur=0.2, alone=0.2
+        rotate=15,
+        zoom=0.25,
+        shift=0.1,
+        flip=0.5,
+        strip=0.5,
+        contrast=0.15,
+        gamma=0.15,
+        shade=0.15,
+        curve=0.0,
+        noise=0.03,
+        blur=0.1,
+        alone=0.1,
     ),
 )
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import DatasetError, OutputError
 from monet_edge.files import atomic_write
+from monet_edge.spec import Op, Spec
 
 from . import checkpoint
 from .augment import augment
@@ -108,9 +109,11 @@ def fit(
             epoch, started = len(state.history), time.perf_counter()
             trained = step.epoch(epoch, rank, world)
             seconds = time.perf_counter() - started
-            network = state.average if settings.recipe.average else state.network
-            scores = _agreed(validate(network, validation), place, world)
-            _after_epoch(settings.recipe, state, {"epoch": epoch, "rate": state.rate, "train_loss": trained, **scores, "seconds": seconds})
+            scores: dict[str, float] = {}
+            if (epoch + 1) % settings.recipe.validate_every == 0 or epoch + 1 == settings.recipe.epochs:
+                network = state.average if settings.recipe.average else state.network
+                scores = _agreed(validate(network, validation), place, world)
+            _after_epoch(settings.recipe, state, {"epoch": epoch, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
             if rank == 0:
                 _write_state(folder, epoch, state)
                 log(state.history[-1])
@@ -176,15 +179,26 @@ def _start(settings: Settings, folder: Path, place: torch.device, *, resume: boo
 
 def new_state(settings: Settings, place: torch.device) -> State:
     """An untrained network, its copies and its optimiser: the same everywhere for the same settings."""
-    recipe, record = settings.recipe, settings.preprocess
+    recipe = settings.recipe
     torch.manual_seed(settings.seed)
-    network = Network(ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)).to(place)
+    network = Network(training_spec(settings)).to(place)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.momentum = recipe.momentum
     average, best = copy.deepcopy(network), copy.deepcopy(network)
     return State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
+
+
+def training_spec(settings: Settings) -> Spec:
+    """The Spec that a run trains: the architecture for its channels and classes, with the recipe's dropout."""
+    record = settings.preprocess
+    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+
+    def adjusted(op: Op) -> Op:
+        return replace(op, attrs={**op.attrs, "dropout": op["dropout"] * settings.recipe.dropout}) if "dropout" in op.attrs else op
+
+    return replace(spec, ops=tuple(adjusted(op) for op in spec.ops))
 
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
@@ -341,6 +355,8 @@ def _after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
     The rule is Keras's: an epoch is bad unless it betters the best loss by 1e-4, and the rate falls after the second bad one.
     """
     state.history.append(row)
+    if "val_loss" not in row:
+        return
     state.bad_epochs, state.waited = state.bad_epochs + 1, state.waited + 1
     if row["val_loss"] < state.lowest:
         state.best.load_state_dict((state.average if recipe.average else state.network).state_dict())
@@ -367,8 +383,8 @@ def _write_state(folder: Path, epoch: int, state: State) -> None:
         tensors |= {f"{part}.{name}": tensor for name, tensor in getattr(state, part).state_dict().items()}
     scalars = {key: getattr(state, key) for key in ("history", "rate", "lowest", "bad_epochs", "waited")}
     checkpoint.keep_epoch(folder, epoch, tensors, scalars)
-    keys = list(state.history[0])
-    lines = [",".join(keys), *(",".join(f"{row[key]:.6g}" for key in keys) for row in state.history)]
+    keys = max(state.history, key=len).keys()
+    lines = [",".join(keys), *(",".join(f"{row[key]:.6g}" if key in row else "" for key in keys) for row in state.history)]
     with atomic_write(folder / "metrics.csv", overwrite=True) as file:
         file.write(("\n".join(lines) + "\n").encode())
 
