@@ -126,14 +126,15 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
     if not mask.name.endswith(ENDINGS):
         raise OutputError(f"{mask}: a mask is written as .nii.gz or .nii. Choose such a name for --output.")
+    name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
     report = options.report
     if report is not None and report.suffix != ".html":
-        report = report / f"{stem(scan)}_report.html"
+        report = report / f"{name}_report.html"
     return Job(
         scan,
         mask,
         mask.with_name(f"{stem(scan)}_prob.nii.gz") if options.probabilities else None,
-        mask.with_name(f"{stem(scan)}_preview.png") if options.preview else None,
+        mask.with_name(f"{name}_preview.png") if options.preview else None,
         report,
     )
 

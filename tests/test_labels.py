@@ -1,6 +1,9 @@
 """Label names inside a mask, as Connectome Workbench looks for them: extension code 30, XML with a label table."""
 
 import gzip
+import os
+import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import nibabel
@@ -32,6 +35,16 @@ def test_names_travel_in_the_mask(tmp_path, names, kind):
     rows = ElementTree.fromstring(content).findall("VolumeInformation/LabelTable/Label")
     assert [row.get("Key") for row in rows] == [str(label) for label in range(len(names) + 1)]
     assert [row.text for row in rows[1:]] == [name.replace("\x07", "?") for name in names]
+
+
+@pytest.mark.skipif(shutil.which("wb_command") is None, reason="Connectome Workbench is not installed")
+def test_connectome_workbench_reads_names_and_colours(tmp_path):
+    scan = volume.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    volume.write(tmp_path / "mask.nii.gz", np.ones((5, 4, 3), np.uint8), like=scan, labels=("anterior", "Größe & <b>"))
+    command = ["wb_command", "-volume-label-export-table", str(tmp_path / "mask.nii.gz"), "1", str(tmp_path / "table.txt")]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"})
+    lines = (tmp_path / "table.txt").read_text().splitlines()
+    assert lines[2:6] == ["anterior", "1 255 94 58 255", "Größe & <b>", "2 64 196 255 255"]
 
 
 def test_without_names_there_is_no_extension(tmp_path):

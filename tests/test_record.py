@@ -83,6 +83,12 @@ def test_no_name_gets_into_anything(call, folder, tmp_path):
             assert trace.encode() not in text, (name, trace)
 
 
+def test_pictures_and_pages_are_named_after_the_mask(call, folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    call(folder / f"{NAME}_0.nii.gz", "-o", tmp_path / "out" / "case7.nii.gz", "--preview", "--report", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case7.nii.gz", "case7_preview.png", "case7_report.html"]
+
+
 def test_names_are_there_when_asked_for(call, folder, tmp_path):
     arguments, out = everything(folder, tmp_path, "--with-identifiers")
     call(*arguments)
