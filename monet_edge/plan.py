@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .kernels import finish, gemm, winograd
+from .kernels import finish, gemm, planes, winograd
 from .kernels.simd import BLOCK, BYTES, Isa
 from .kernels.step import STEP
 from .spec import INPUT, Op, Shape, Spec, infer_channels, infer_shapes
@@ -122,6 +122,23 @@ def suits_transposed_winograd(op: Op) -> bool:
     return op.kind == "deconv" and op["kernel"] == 4 and op["stride"] == 2 and op["padding"] == 1
 
 
+def suits_planes(layer: Layer, channels: int) -> bool:
+    """A first convolution with stride 1 and at most 36 taps: beyond that, Winograd over channels padded to 16 is cheaper.
+
+    For 16 pixels and outputs it takes 8 cycles a tap, Winograd 360 (AVX-512: 72 for the transform, 288 for the products).
+    """
+    op = layer.op
+    alone = layer.inputs == (INPUT,) and layer.other is None
+    return alone and op.kind == "conv" and op["stride"] == 1 and channels * op["kernel"] ** 2 <= 36
+
+
+def suits_dot(layer: Layer, output: str) -> bool:
+    """The head of a binary network: a 1x1 convolution to one channel would waste 15 of 16 lanes as a matrix product."""
+    op = layer.op
+    single = op.kind == "conv" and op["kernel"] == 1 and op["filters"] == 1 and op["stride"] == 1 and op["padding"] == 0
+    return single and layer.name == output and layer.mode == finish.PLAIN and len(layer.inputs) == 1 and layer.inputs != (INPUT,)
+
+
 @dataclass(frozen=True)
 class Packed:
     """A layer's tensors as its kernel reads them."""
@@ -155,6 +172,11 @@ class Plan:
         self.fused = fused
         self.channels = infer_channels(spec)
         self.layers = fuse(spec, fused)
+        first = [layer for layer in self.layers if INPUT in layer.reads]
+        # how wide the image's border of zeros is; None where the image has to become pixels
+        self.border: int | None = None
+        if fused and all(suits_planes(layer, spec.in_channels) for layer in first):
+            self.border = max((layer.op["padding"] for layer in first), default=0)
         self.packed = {layer.name: self._pack(layer, tensors) for layer in self.layers}
 
     def lanes(self, values: tuple[str, ...]) -> np.ndarray:
@@ -173,6 +195,10 @@ class Plan:
             kernel = {"maxpool": "maxpool", "mul": "product", "concat": "concat", "softmax": "softmax_pixels"}.get(op.kind, "pointwise")
             return Packed(kernel, parameters, self.lanes(layer.inputs) if op.kind == "concat" else np.zeros(0, np.int64))
         weight, lanes = tensors[f"{op.name}.weight"], self.lanes(layer.inputs)
+        if self.border is not None and layer.inputs == (INPUT,):
+            return Packed("conv_planes", parameters, aligned(planes.pack_planes(weight, self.isa)))
+        if self.fused and suits_dot(layer, self.spec.output):
+            return Packed("conv_dot", parameters, aligned(gemm.place_lanes(weight[:, :, 0, 0].T, lanes)[:, 0]))
         if suits_winograd(op):
             return Packed("conv_winograd", parameters, aligned(winograd.transform_weights(weight, lanes, self.isa)))
         if suits_transposed_winograd(op):
@@ -272,11 +298,14 @@ class Program:
         self.scratches = [scratch.allocate() for _ in range(parts)]
         self.sources = {layer.name: self._sources(layer.inputs) for layer in plan.layers}
         self.output_sources = self._sources((plan.spec.output,))
-        self.image = np.zeros(self.shapes[INPUT], np.float32)
+        self.image = _bordered(self.shapes[INPUT], plan.border or 0)
         self.output = np.zeros(self.shapes[plan.spec.output], np.float32)
+        self.taps: list[np.ndarray] = []
         # stages[stage][part]: the parts of a stage may run at the same time, the stages one after the other
-        layers = (None, *plan.layers, INPUT)
-        self.stages = [[self._steps(layer, addresses, scratch, part, parts) for part in range(parts)] for layer in layers]
+        way_in = [INPUT] if plan.border is None else []
+        way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
+        stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
+        self.stages = [[self._steps(stage, addresses, scratch, part, parts) for part in range(parts)] for stage in stages]
 
     @staticmethod
     def memory(plan: Plan, height: int, width: int) -> int:
@@ -285,11 +314,14 @@ class Program:
         program.plan, program.shapes = plan, infer_shapes(plan.spec, height, width)
         _, size = program._place(keep=False)
         scratch = _Scratch(plan)
-        outer = sum(4 * int(np.prod(program.shapes[value])) for value in (INPUT, plan.spec.output))
+        bordered = [extent + 2 * (plan.border or 0) for extent in (height, width)]
+        outer = 4 * (plan.spec.in_channels * int(np.prod(bordered)) + int(np.prod(program.shapes[plan.spec.output])))
         return size + scratch.size + outer
 
     def value(self, name: str) -> np.ndarray:
         """A copy of one value, (C, H, W), after a run of a program that keeps them."""
+        if name not in self.buffers:
+            return self.output.copy()
         channels, height, width = self.shapes[name]
         buffer = self.buffers[name]
         rows = self.arena[buffer.offset : buffer.offset + height * buffer.row].view(np.float32)
@@ -303,7 +335,10 @@ class Program:
             for value in layer.reads:
                 last[value] = i + 1
         last[self.plan.spec.output] = len(layers) + 1
-        names = list(made)
+        planar = {INPUT} if self.plan.border is not None else set()
+        if self.plan.packed[self.plan.spec.output].kernel == "conv_dot":
+            planar.add(self.plan.spec.output)
+        names = [name for name in made if name not in planar]
         geometry = {name: self._geometry(self.shapes[name]) for name in names}
         end = len(layers) + 1
         lives = [(geometry[name].size, 0 if keep else made[name], end if keep else last[name]) for name in names]
@@ -320,30 +355,36 @@ class Program:
         """The (blocks, 3) table of what a layer reads: base, row, pixel."""
         rows = []
         for value in values:
+            if value not in self.buffers:  # planes
+                continue
             buffer = self.buffers[value]
             for block in range(buffer.blocks):
                 rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
-        return np.array(rows, np.int64)
+        return np.array(rows, np.int64).reshape(-1, 3)
 
-    def _steps(self, layer: Layer | str | None, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
-        """The steps of one part of one stage: None stands for the way in, INPUT for the way out."""
+    def _steps(self, stage: Layer | str, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+        """The steps of one part of one stage: a layer, the way in (the image's name) or the way out (the output's)."""
         steps = np.zeros(1, STEP)
         step = steps[0]
-        if isinstance(layer, Layer):
-            self._describe(step, layer, addresses)
-            name = layer.name
-        else:
-            name, planes = (INPUT, self.image) if layer is None else (self.plan.spec.output, self.output)
-            step["kernel"] = addresses["from_planes" if layer is None else "to_planes"]
-            step["sources"] = self.output_sources.ctypes.data
-            step["other"], step["other_pixel"], step["other_row"] = planes.ctypes.data, planes.strides[0], planes.strides[1]
-        buffer = self.buffers[name]
+        name = stage if isinstance(stage, str) else stage.name
         step["channels"], step["height"], step["width"] = self.shapes[name]
-        step["target"] = self.arena.ctypes.data + buffer.offset
-        step["target_row"], step["target_pixel"], step["target_blocks"] = buffer.row, buffer.pixel, buffer.blocks
-        step["y0"], step["y1"] = self._share(layer, self.shapes[name][1], part, parts)
+        if name in self.buffers:
+            buffer = self.buffers[name]
+            step["target"] = self.arena.ctypes.data + buffer.offset
+            step["target_row"], step["target_pixel"], step["target_blocks"] = buffer.row, buffer.pixel, buffer.blocks
+        if isinstance(stage, Layer):
+            self._describe(step, stage, addresses)
+        else:
+            step["kernel"] = addresses["from_planes" if stage == INPUT else "to_planes"]
+            step["sources"] = self.output_sources.ctypes.data
+            self._planes(step, self.image if stage == INPUT else self.output)
+        step["y0"], step["y1"] = self._share(stage, self.shapes[name][1], part, parts)
         scratch.fill(step, self.scratches[part])
         return steps
+
+    @staticmethod
+    def _planes(step: np.void, planes: np.ndarray) -> None:
+        step["other"], step["other_pixel"], step["other_row"] = planes.ctypes.data, planes.strides[0], planes.strides[1]
 
     @staticmethod
     def _share(layer: Layer | str | None, height: int, part: int, parts: int) -> tuple[int, int]:
@@ -360,9 +401,10 @@ class Program:
         step["kernel"] = addresses[packed.kernel]
         step["sources"], step["source_blocks"] = self.sources[layer.name].ctypes.data, len(self.sources[layer.name])
         _, step["in_height"], step["in_width"] = self.shapes[layer.inputs[0]]
-        other = self.buffers[layer.other or layer.inputs[0]]
-        step["other"] = self.arena.ctypes.data + other.offset
-        step["other_row"], step["other_pixel"] = other.row, other.pixel
+        if layer.other:
+            other = self.buffers[layer.other]
+            step["other"] = self.arena.ctypes.data + other.offset
+            step["other_row"], step["other_pixel"] = other.row, other.pixel
         step["weights"], step["parameters"] = packed.weights.ctypes.data, packed.parameters.ctypes.data
         step["finish"] = finish.kind(layer.activation, layer.mode)
         step["phases"], step["phase_count"] = packed.phases.ctypes.data, packed.phase_count
@@ -374,6 +416,21 @@ class Program:
         elif layer.other:
             step["window"] = self.plan.channels[layer.other]
         step["strip"] = STRIP
+        if packed.kernel == "conv_planes":
+            self._planes(step, self.image)
+            step["other"] -= op["padding"] * (self.image.strides[1] + 4)
+            self.taps.append(planes.plane_offsets(len(self.image), op["kernel"], op["dilation"], *self.image.strides[:2]))
+            step["phases"], step["phase_count"] = self.taps[-1].ctypes.data, len(self.taps[-1])
+        if packed.kernel == "conv_dot":
+            self._planes(step, self.output)
+
+
+def _bordered(shape: Shape, border: int) -> np.ndarray:
+    """Planes within a border of zeros, and room behind them for the end of the last tile."""
+    channels, height, width = shape
+    line, size = width + 2 * border, (height + 2 * border) * (width + 2 * border)
+    whole = np.zeros(channels * size + BYTES, np.float32)[: channels * size].reshape(channels, height + 2 * border, line)
+    return whole[:, border : border + height, border : border + width]
 
 
 STRIP = 48  # pixels gathered at a time: a multiple of every tile's rows
@@ -394,6 +451,10 @@ class _Scratch:
             elif packed.kernel == "conv_gemm":
                 gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES))
                 sums = max(sums, outputs * (line + BYTES))
+            elif packed.kernel == "conv_planes":
+                sums = max(sums, outputs * line)
+            elif packed.kernel == "conv_dot":
+                gathered = max(gathered, inputs * BLOCK * BYTES)
         self.sizes = {
             "gathered": gathered,  # inputs of a strip, transformed by Winograd or tap by tap
             "sums": sums,  # their products with the weights

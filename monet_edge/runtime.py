@@ -12,7 +12,7 @@ from .errors import SpecError
 from .kernels import _jit
 from .kernels.step import STEP
 from .plan import Plan, Program
-from .spec import INPUT, Spec, multiple_of
+from .spec import Spec, multiple_of
 
 
 class Engine:
@@ -124,7 +124,7 @@ class Engine:
         plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
         program = Program(plan, self._kernels.addresses, *self._check(image), keep=True)
         self._execute(program, image)
-        return {name: program.value(name) for name in program.buffers if name != INPUT}
+        return {layer.name: program.value(layer.name) for layer in plan.layers}
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that one thread needs for slices of this size, in bytes."""

@@ -29,7 +29,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from . import finish, gemm, memory, pointwise, winograd
+from . import finish, gemm, memory, planes, pointwise, winograd
 from .simd import Isa, Micro, choose_isa, emit_module
 from .step import STEP
 
@@ -41,10 +41,12 @@ KERNELS: tuple[Callable[[Any], None], ...] = (
     pointwise.product,
     pointwise.concat,
     pointwise.softmax_pixels,
-    pointwise.from_planes,
-    pointwise.to_planes,
+    planes.conv_planes,
+    planes.conv_dot,
+    planes.from_planes,
+    planes.to_planes,
 )
-MODULES = (memory, finish, gemm, winograd, pointwise)
+MODULES = (memory, finish, gemm, winograd, pointwise, planes)
 MICROS: tuple[Micro, ...] = tuple({v.name: v for module in MODULES for v in vars(module).values() if isinstance(v, Micro)}.values())
 
 # The interpreter of a program: `count` steps of `size` bytes from `step` on. A kernel is called as Numba compiles it,

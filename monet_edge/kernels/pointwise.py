@@ -1,4 +1,4 @@
-"""Kernels without weights: pooling, products, sums, affine, concat, softmax, and the way between planes and pixels."""
+"""Kernels without weights: pooling, products, sums, affine, concat, softmax."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .finish import expm1, finish
+from .finish import exp, finish
 from .memory import copy, peek, scatter, zero
 from .simd import BLOCK, BYTES, FLOAT, Micro, Vectors
 
@@ -63,8 +63,7 @@ def _emit_softmax(v: Vectors, source: Any, target: Any, step: Any, channels: Any
 
         def exponential(i: Any, total: list[Any]) -> list[Any]:
             offset = v.times(i, lanes * 4)
-            e = v.add(expm1(v, v.sub(v.load(source, offset), most)), v.constant(1.0))
-            e = builder.select(valid(i), e, v.constant(0.0))
+            e = builder.select(valid(i), exp(v, v.sub(v.load(source, offset), most)), v.constant(0.0))
             v.store(e, target, offset)
             return [v.add(total[0], e)]
 
@@ -143,20 +142,3 @@ def softmax_pixels(s):  # type: ignore[no-untyped-def]
     for y in range(s.y0, s.y1):
         line = peek(s.sources) + y * peek(s.sources + 8)
         softmax(line, s.target + y * s.target_row, s.target_pixel, s.channels, s.target_blocks, s.width)
-
-
-def from_planes(s):  # type: ignore[no-untyped-def]
-    """The image, (C, H, W) at ``other`` with planes ``other_pixel`` bytes apart, to pixels; the padding is zero."""
-    for y in range(s.y0, s.y1):
-        target = s.target + y * s.target_row
-        zero(target, BYTES, s.width * s.target_blocks)
-        for channel in range(s.channels):
-            scatter(s.other + channel * s.other_pixel + y * s.other_row, 4, target + channel * 4, s.target_pixel, s.width)
-
-
-def to_planes(s):  # type: ignore[no-untyped-def]
-    """A value to (C, H, W) at ``other``."""
-    for y in range(s.y0, s.y1):
-        line = peek(s.sources) + y * peek(s.sources + 8)
-        for channel in range(s.channels):
-            scatter(line + channel * 4, peek(s.sources + 16), s.other + channel * s.other_pixel + y * s.other_row, 4, s.width)

@@ -54,7 +54,9 @@ def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, posi
     _transform_input(v, lambda i, j: v.at(lines[i], v.builder.mul(pixel, j)), None, target, position, scratch)
 
 
-def _emit_input_edge(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any, position: Any, scratch: Any) -> None:
+def _emit_input_edge(
+    v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any, position: Any, scratch: Any
+) -> None:
     """A tile that hangs over the edge: pixel (rows[i][0], columns[j][0]) of the image, and zero unless both [1] are all ones."""
     rows, columns = v.pointer(rows), v.pointer(columns)
     lines = [v.at(v.pointer(source), v.builder.mul(row, v.load_integer(rows, i * 16))) for i in range(6)]
@@ -157,7 +159,7 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
             within = y >= dilation and y + step < s.in_height
             for i in range(6):
                 row = y + (i - 1) * dilation
-                valid = 0 <= row and row < s.in_height
+                valid = row >= 0 and row < s.in_height
                 poke(rows + i * 16, row if valid else 0)
                 poke(rows + i * 16 + 8, -1 if valid else 0)
             for begin in range(0, width, step):
@@ -166,7 +168,7 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                     if not inside:
                         for j in range(6):
                             column = x + (j - 1) * dilation
-                            valid = 0 <= column and column < width
+                            valid = column >= 0 and column < width
                             poke(columns + j * 16, column if valid else 0)
                             poke(columns + j * 16 + 8, -1 if valid else 0)
                     for block in range(blocks):
