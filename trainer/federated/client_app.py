@@ -57,14 +57,15 @@ def _train(message: Message, context: Context) -> RecordDict:
         memory.own = {name: trained[name] for name in received if ".bn." in name}
     if config["compression"] == "int8":
         change = {name: value + memory.residual.get(name, np.float32(0)) for name, value in change.items()}
-    arrays = encode(change, layout({name: value.shape for name, value in change.items()}, str(config["compression"]), down=False))
+    sent = layout({name: value.shape for name, value in change.items()}, str(config["compression"]), down=False)
+    arrays = encode(change, sent)
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
     if memory.own or memory.residual:
         memory.write()
     about = ConfigRecord({"name": str(context.node_config["name"])})
     metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
-    return RecordDict({"arrays": wire.pack(arrays), "metrics": metrics, "site": about})
+    return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": about})
 
 
 def _evaluate(message: Message, context: Context) -> RecordDict:

@@ -1,6 +1,7 @@
 """The very ServerApp and ClientApp in one process, without a network: for tests of faults, and experiments on one GPU.
 
-`Grid` has the two methods of a Flower Grid that a ServerApp of ours calls. It depends on no more of Flower than messages.
+`Grid` has the two methods of a Flower Grid that our ServerApp calls. One internal of Flower is touched: the identity without
+which a process may create no message.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any, cast
 
 from flwr import serverapp
 from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from .client_app import app as client_app
 from .server_app import app as server_app
 
-Client = Callable[[Message, Context], Message]
+Client = Callable[[Message, Context], Message | None]
 
 
 class Grid:
@@ -28,7 +30,7 @@ class Grid:
         Answers a message; None stands for no answer in time.
     """
 
-    def __init__(self, nodes: Sequence[dict[str, Any]], client: Callable[[Message, Context], Message | None] = client_app) -> None:
+    def __init__(self, nodes: Sequence[dict[str, Any]], client: Client = client_app) -> None:
         self.client = client
         self.contexts = {node: Context(0, node, config, RecordDict(), {}) for node, config in enumerate(nodes, start=1)}
 
@@ -40,6 +42,7 @@ class Grid:
         return [reply for reply in replies if reply is not None]
 
 
-def run_here(nodes: Sequence[dict[str, Any]], run_config: dict[str, Any], client: Callable[[Message, Context], Message | None] = client_app) -> None:
+def run_here(nodes: Sequence[dict[str, Any]], run_config: dict[str, Any], client: Client = client_app) -> None:
     """Run a whole federated training in this process; the arguments are those of `Grid` and of `settings.to_run_config`."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 0
     server_app(cast(serverapp.Grid, Grid(nodes, client)), Context(0, 0, {}, RecordDict(), run_config))

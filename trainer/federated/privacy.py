@@ -12,7 +12,7 @@ from .settings import Federation
 
 def make_strategy(federation: Federation) -> Strategy:
     """FedAvg over all connected sites; with noise, clipped and noised on the server by Flower's strategy."""
-    average = FedAvg(fraction_evaluate=0.0, min_train_nodes=federation.minimum, min_available_nodes=federation.minimum)
+    average = FedAvg(min_train_nodes=federation.minimum, min_available_nodes=federation.minimum)
     if not federation.noise:
         return average
     return DifferentialPrivacyServerSideFixedClipping(average, federation.noise, federation.clip, federation.sites)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -31,7 +31,7 @@ from .compress import Tensors, encode, layout
 from .privacy import epsilon, make_strategy
 from .settings import Federation, tensor_shapes, to_json
 
-ROUNDS = "rounds.json"
+ROUNDS, MODEL, ERROR = "rounds.json", "model.safetensors", "error.txt"  # what a run leaves in its folder
 
 
 class Sites(Protocol):
@@ -124,7 +124,9 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
             raise MonetError(f"waited {limit:g} s for {needed} sites, {len(found)} are connected: start the others, or ask for fewer")
         if now - told > 10:
             told = now
-            getLogger("flwr").info("monet-train: waiting for %d sites, %d are connected (%.0f s left)", needed, len(found), limit - now + started)
+            getLogger("flwr").info(
+                "monet-train: waiting for %d sites, %d are connected (%.0f s left)", needed, len(found), limit - now + started
+            )
         time.sleep(min(1.0, limit / 10))
     return found
 
@@ -161,14 +163,14 @@ def _content(federation: Federation, settings: Settings, run: Run, number: int) 
         "compression": federation.compression,
         "server-round": number,
     }
-    return RecordDict({"arrays": wire.pack(encode(run.tensors, expected)), "config": ConfigRecord(config)})
+    return RecordDict({"arrays": wire.pack(encode(run.tensors, expected), expected), "config": ConfigRecord(config)})
 
 
 def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> None:
     """Ask the sites, check their replies, and take a new network from them if there are enough."""
     started, number = time.perf_counter(), len(run.history) + 1
     content = _content(federation, settings, run, number)
-    messages = list(strategy.configure_train(number, wire.pack(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes))))
+    messages = list(strategy.configure_train(number, _record(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes))))
     for message in messages:
         message.content = content
     asked = {message.metadata.dst_node_id: {"node": message.metadata.dst_node_id, "sent": wire.size(message)} for message in messages}
@@ -205,7 +207,12 @@ def _as_reply(tensors: Tensors, update: wire.Update, federation: Federation) -> 
     if not all(np.isfinite(tensor).all() for tensor in trained.values()):
         raise wire.MessageError("its update leads beyond the range of float32")
     # with noise, every site counts the same: its share must be known beforehand
-    return RecordDict({"arrays": wire.pack(trained), "metrics": MetricRecord({"num-examples": 1 if federation.noise else update.examples})})
+    return RecordDict({"arrays": _record(trained), "metrics": MetricRecord({"num-examples": 1 if federation.noise else update.examples})})
+
+
+def _record(tensors: Tensors) -> ArrayRecord:
+    """Tensors as Flower's strategies want them; such records stay in this process."""
+    return ArrayRecord({name: Array(np.ascontiguousarray(tensor)) for name, tensor in tensors.items()})
 
 
 def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> Tensors:

@@ -19,11 +19,8 @@ from monet_edge.spec import fold
 
 from ..config import Settings
 from ..export import fold_tensors
-from .rounds import Run, federate
+from .rounds import ERROR, MODEL, Run, federate
 from .settings import Federation, from_run_config
-
-MODEL = "model.safetensors"
-ERROR = "error.txt"
 
 app = ServerApp()
 
@@ -34,7 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     federation, settings, output, resume = from_run_config(context.run_config)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, MODEL):
+        (folder / name).unlink(missing_ok=True)
     try:
         run = federate(grid, federation, settings, folder, resume)
         export(folder / MODEL, federation, settings, run)

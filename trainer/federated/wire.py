@@ -1,11 +1,12 @@
 """Flower messages to and from named arrays, believing nothing: names, shapes, dtypes, sizes and values are checked.
 
-No header of an array that came from outside is parsed: it must be, byte for byte, the one that NumPy writes for the shape and
-dtype that belong there. So nothing is allocated for a message but what the network needs.
+No header of an array that came from outside is parsed: it must be, byte for byte, the one that NumPy writes for the size that
+belongs there. So nothing is allocated for a message but what the network needs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Mapping
@@ -51,9 +52,14 @@ class Update:
     norm: float
 
 
-def pack(arrays: Mapping[str, np.ndarray]) -> ArrayRecord:
-    """Arrays as a Flower record."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in arrays.items()})
+def pack(arrays: Mapping[str, np.ndarray], expected: Layout) -> ArrayRecord:
+    """The arrays of a layout as one array of bytes, in its order; the name of that array says which layout.
+
+    Flower makes two objects of every array and moves each by requests of its own over six hops: with MoNet's 150 tensors as
+    150 arrays, a round of two sites on loopback took 42 to 54 s, as one array 13 s.
+    """
+    raw = b"".join(arrays[name].astype(dtype).tobytes() for name, (_, dtype) in expected.items())
+    return ArrayRecord({_name(expected): Array(np.frombuffer(raw, np.uint8))})
 
 
 def unpack(content: RecordDict, expected: Layout) -> Tensors:
@@ -64,30 +70,34 @@ def unpack(content: RecordDict, expected: Layout) -> Tensors:
     MessageError
         If anything but exactly the expected arrays is in it, or a value is not finite.
     """
-    record = content.get("arrays")
+    record, name = content.get("arrays"), _name(expected)
     if not isinstance(record, ArrayRecord) or len(content.array_records) != 1:
         raise MessageError(f"expected one record of arrays, found {len(content.array_records)}")
-    if record.keys() != expected.keys():
-        missing = expected.keys() - record.keys()
-        raise MessageError(f"its arrays are not the network's: {len(missing)} of {len(expected)} are missing, there are {len(record)}")
-    arrays = {}
-    for name, (shape, dtype) in expected.items():
-        header, data = _header(shape, dtype), record[name].data
-        length = len(header) + prod(shape) * np.dtype(dtype).itemsize
-        if record[name].stype != "numpy.ndarray" or len(data) != length or not data.startswith(header):
-            raise MessageError(f"array {name} is not {dtype[1:]} of shape {shape} ({length} bytes expected, {len(data)} found)")
-        arrays[name] = np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
+    if list(record) != [name]:
+        raise MessageError("its arrays have other names, shapes or dtypes: another network, or another version of this program")
+    sizes = [prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values()]
+    header, data = _header(sum(sizes)), record[name].data
+    if record[name].stype != "numpy.ndarray" or len(data) != len(header) + sum(sizes) or not data.startswith(header):
+        raise MessageError(f"its arrays have {len(data)} bytes, the network's {len(header) + sum(sizes)}")
+    arrays, offset = {}, len(header)
+    for (key, (shape, dtype)), size_ in zip(expected.items(), sizes, strict=True):
+        arrays[key] = np.frombuffer(data, dtype, prod(shape), offset).reshape(shape)
+        offset += size_
     tensors = decode(arrays)
-    for name, tensor in tensors.items():
+    for key, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise MessageError(f"array {name} holds NaN or infinite values")
+            raise MessageError(f"{key} holds NaN or infinite values")
     return tensors
 
 
-def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+def _name(expected: Layout) -> str:
+    """The layout's fingerprint: two sides that differ in a name, shape or dtype find no array of theirs."""
+    return hashlib.sha256(repr(list(expected.items())).encode()).hexdigest()[:16]
+
+
+def _header(count: int) -> bytes:
     buffer = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (count,)})
     return buffer.getvalue()
 
 
@@ -130,10 +140,12 @@ def read_scores(message: Message, most: int = 20) -> dict[str, float]:
     metrics = message.content.get("metrics")
     if not isinstance(metrics, MetricRecord) or len(metrics) > most:
         raise MessageError("its record of metrics is missing or too long")
+    scores = {}
     for name, value in metrics.items():
-        if name != _printable(name, MAX_NAME) or type(value) not in (int, float) or not math.isfinite(value):
+        if name != _printable(name, MAX_NAME) or not isinstance(value, int | float) or not math.isfinite(value):
             raise MessageError("a metric is not a finite number")
-    return {name: float(value) for name, value in metrics.items()}
+        scores[name] = float(value)
+    return scores
 
 
 def size(message: Message) -> int:
@@ -141,5 +153,5 @@ def size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
 
 
-def _printable(text: str, most: int) -> str:
-    return "".join(character for character in text[:most] if character.isprintable())
+def _printable(text: str | None, most: int) -> str:
+    return "".join(character for character in (text or "")[:most] if character.isprintable())

@@ -1,0 +1,217 @@
+"""Flower's own processes, started, watched and stopped: SuperLink (server), SuperNodes (sites) and `flwr run`.
+
+Without TLS nothing but loopback is allowed. No telemetry, no look for updates, nothing installed while running.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monet_edge.errors import MonetError
+from monet_edge.files import atomic_write
+
+from .rounds import ERROR, MODEL, ROUNDS
+
+LINK = "monet"  # what the SuperLink is called in Flower's configuration
+
+
+@dataclass(frozen=True)
+class Tls:
+    """What a server needs for anything but loopback: its certificate, its key, and who signed it (all PEM)."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address never leaves this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def superlink_command(folder: Path, host: str, port: int, tls: Tls | None) -> list[str]:
+    """How to start the server's SuperLink; with TLS, only sites whose keys were registered may join.
+
+    Raises
+    ------
+    MonetError
+        If it would listen beyond loopback without TLS.
+    """
+    if tls is None and not is_loopback(host):
+        raise MonetError(f"{host} can be reached from other machines: give --certificate, --key and --authority, or use 127.0.0.1")
+    command = ["flower-superlink", "--host", host, "--port", str(port), "--database", str(folder / "superlink.db")]
+    command += ["--disable-runtime-dependency-installation"]
+    if tls is None:
+        return [*command, "--insecure"]
+    command += ["--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority)]
+    return [*command, "--enable-supernode-auth"]
+
+
+def supernode_command(address: str, node: dict[str, str], port: int, authority: Path | None, key: Path | None) -> list[str]:
+    """How to start a site's SuperNode.
+
+    Parameters
+    ----------
+    address : str
+        The SuperLink's, host:port.
+    node : dict
+        See `client_app`.
+    port : int
+        A free one, on loopback, for the SuperNode's own children.
+    authority : Path, optional
+        Certificate of whoever signed the server's.
+    key : Path, optional
+        The site's private key; the server must have registered its public one.
+
+    Raises
+    ------
+    MonetError
+        If it would speak to another machine without both.
+    """
+    command = ["flower-supernode", "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--node-config", " ".join(f"{name}={json.dumps(value)}" for name, value in node.items())]
+    if authority is not None and key is not None:
+        return [*command, "--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
+    if not is_loopback(address.rpartition(":")[0]):
+        raise MonetError(f"{address} is another machine: give --authority (who signed its certificate) and --key (this site's own)")
+    return [*command, "--insecure"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Ours, with Flower's settings; telemetry stays as the user set it, and off otherwise."""
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # children are started by name
+    return {"FLWR_TELEMETRY_ENABLED": "0", **os.environ, "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(home), "PATH": path}
+
+
+@contextmanager
+def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that run while the block does, in this order; their output goes to `<home>/0.log`, ...
+
+    They are stopped in the opposite order: sites first, so that they say goodbye to a server that still listens.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for number, command in enumerate(commands):
+            with (home / f"{number}.log").open("ab") as log:
+                running.append(subprocess.Popen(command, env=environment(home), stdout=log, stderr=log, start_new_session=True))
+        yield running
+    finally:
+        for process in reversed(running[1:]):
+            process.terminate()
+        for process in reversed(running):
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            with suppress(ProcessLookupError):  # its children, or itself where it would not stop
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_connection(home: Path, address: str, authority: Path | None) -> None:
+    """Tell Flower's command line where the SuperLink is."""
+    safety = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
+    lines = ["[superlink]", f'default = "{LINK}"', f"[superlink.{LINK}]", f'address = "{address}"', safety, ""]
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "config.toml").write_text("\n".join(lines))
+
+
+def write_app(folder: Path, run_config: dict[str, Any]) -> None:
+    """The Flower app: only a description, the code is installed at server and sites (their own version of it runs)."""
+    lines = [
+        "[project]",
+        'name = "monet-federated"',
+        'version = "1.0.0"',
+        'description = "Federated training for monet-edge. Research use only, not a medical device."',
+        'license = "Apache-2.0"',
+        "dependencies = []",
+        "[tool.flwr.app]",
+        'publisher = "monet-edge"',
+        "[tool.flwr.app.components]",
+        'serverapp = "trainer.federated.server_app:app"',
+        'clientapp = "trainer.federated.client_app:app"',
+        "[tool.flwr.app.config]",
+        *(f"{name} = {json.dumps(value)}" for name, value in run_config.items()),
+        "",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text("\n".join(lines))
+
+
+def flwr(home: Path, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
+    """Call Flower's command line, which answers in JSON, until it does: a SuperLink takes some seconds to listen.
+
+    Raises
+    ------
+    MonetError
+        With what it says, if it still fails after ``patience`` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        done = subprocess.run(["flwr", *arguments, "--format", "json"], env=environment(home), capture_output=True, text=True, check=False)
+        with suppress(ValueError):
+            answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+            if answer.get("success"):
+                return answer
+        if time.monotonic() > deadline:
+            raise MonetError(f"flwr {arguments[0]} failed: {(done.stdout + done.stderr).strip()[-500:]}")
+        time.sleep(1)
+
+
+def submit(home: Path, app: Path) -> str:
+    """Start the run on the SuperLink; returns its id."""
+    return str(flwr(home, "run", str(app), LINK)["run-id"])
+
+
+def follow(
+    home: Path, run_id: str, output: Path, processes: Sequence[subprocess.Popen[bytes]], progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Wait for the end of a run; ``progress`` is called with the number of finished rounds. Returns Flower's account of it.
+
+    Raises
+    ------
+    MonetError
+        If the run failed, or the server's process ended.
+    """
+    asked = -math.inf
+    while True:
+        with suppress(OSError, ValueError):
+            progress(len(json.loads((output / ROUNDS).read_text())["rounds"]))
+        if processes and processes[0].poll() is not None:
+            raise MonetError(
+                f"the server's process ended with status {processes[0].returncode}; see {home / '0.log'}, then go on with --resume"
+            )
+        ended = (output / ERROR).exists() or (output / MODEL).exists()
+        if time.monotonic() - asked > (2 if ended else 20):  # every question is a process that imports all of Flower
+            account = dict(flwr(home, "list", LINK, "--run-id", run_id)["runs"][0])
+            asked, status = time.monotonic(), str(account["status"])
+            if status == "finished:completed":
+                return account
+            if status.startswith("finished"):
+                error = output / ERROR
+                reason = error.read_text().strip() if error.exists() else f"see {home / '0.log'}"
+                raise MonetError(f"the federated training failed ({status}): {reason}")
+        time.sleep(0.5)
