@@ -458,7 +458,7 @@ class _Scratch:
         self.sizes = {
             "gathered": gathered,  # inputs of a strip, transformed by Winograd or tap by tap
             "sums": sums,  # their products with the weights
-            "tile": 36 * BYTES,  # one patch of a channel block between the passes of a transform
+            "tile": 16 * BYTES,  # one 4x4 patch of a channel block, before its activation
             "tables": 192 + STRIP * 16,  # rows and columns of a tile at the edge, places of the strip's tiles
         }
 

@@ -26,18 +26,16 @@ _SCALES = ((P, 2 * P * (P**2 - Q**2)), (Q, 2 * Q * (Q**2 - P**2)))
 G = np.array([[1, 0, 0], *([1 / n, sign * p / n, p * p / n] for p, n in _SCALES for sign in (1, -1)), [0, 0, 1]])
 
 
-def _input_line(v: Vectors, d: list[Any]) -> list[Any]:
-    """B' d for one line of six: 12 operations."""
-    a, b = v.fma(v.constant(-2.0), d[2], d[4]), v.fma(v.constant(-2.0), d[1], d[3])
-    c, e = v.fma(v.constant(-0.5), d[2], d[4]), v.fma(v.constant(-0.5), d[1], d[3])
-    return [
-        v.fma(v.constant(-2.5), d[2], v.add(d[0], d[4])),
-        v.fma(v.constant(P), b, a),
-        v.fma(v.constant(-P), b, a),
-        v.fma(v.constant(Q), e, c),
-        v.fma(v.constant(-Q), e, c),
-        v.fma(v.constant(-2.5), d[3], v.add(d[1], d[5])),
-    ]
+def _input_pair(v: Vectors, pair: int, d: list[Any]) -> tuple[Any, Any]:
+    """Two of the six values of B' d: of pair 0 the first and the last, of pair 1 those at +-P, of pair 2 those at +-Q."""
+    if pair == 0:
+        return v.fma(v.constant(-2.5), d[2], v.add(d[0], d[4])), v.fma(v.constant(-2.5), d[3], v.add(d[1], d[5]))
+    square, point = (-2.0, P) if pair == 1 else (-0.5, Q)
+    even, odd = v.fma(v.constant(square), d[2], d[4]), v.fma(v.constant(square), d[1], d[3])
+    return v.fma(v.constant(point), odd, even), v.fma(v.constant(-point), odd, even)
+
+
+_PAIRS = ((0, 5), (1, 2), (3, 4))  # the values that `_input_pair` gives
 
 
 def _output_line(v: Vectors, m: list[Any]) -> list[Any]:
@@ -48,57 +46,56 @@ def _output_line(v: Vectors, m: list[Any]) -> list[Any]:
     return [v.fma(v.constant(Q), s, first), v.add(u, w), v.fma(v.constant(P), s, v.mul(v.constant(Q), t)), v.fma(v.constant(0.5), u, last)]
 
 
-def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, position: Any, scratch: Any) -> None:
+def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, position: Any) -> None:
     """A tile inside the image: pixel (i, j) at source + i * row + j * pixel."""
     lines = [v.at(v.pointer(source), v.times(row, i)) for i in range(6)]
-    _transform_input(v, lambda i, j: v.at(lines[i], v.builder.mul(pixel, j)), None, target, position, scratch)
+    _transform_input(v, lambda i, j: v.at(lines[i], v.times(pixel, j)), None, target, position)
 
 
-def _emit_input_edge(
-    v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any, position: Any, scratch: Any
-) -> None:
+def _emit_input_edge(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any, position: Any) -> None:
     """A tile that hangs over the edge: pixel (rows[i][0], columns[j][0]) of the image, and zero unless both [1] are all ones."""
     rows, columns = v.pointer(rows), v.pointer(columns)
     lines = [v.at(v.pointer(source), v.builder.mul(row, v.load_integer(rows, i * 16))) for i in range(6)]
 
-    def address(i: int, j: Any) -> Any:
-        return v.at(lines[i], v.builder.mul(pixel, v.load_integer(v.at(columns, v.times(j, 16)))))
+    def address(i: int, j: int) -> Any:
+        return v.at(lines[i], v.builder.mul(pixel, v.load_integer(columns, j * 16)))
 
-    def mask(i: int, j: Any) -> Any:
-        bits = v.builder.and_(v.load_integer(rows, i * 16 + 8), v.load_integer(v.at(columns, v.times(j, 16)), 8))
+    def mask(i: int, j: int) -> Any:
+        bits = v.builder.and_(v.load_integer(rows, i * 16 + 8), v.load_integer(columns, j * 16 + 8))
         return v.splat(v.builder.trunc(bits, I32))
 
-    _transform_input(v, address, mask, target, position, scratch)
+    _transform_input(v, address, mask, target, position)
 
 
-def _transform_input(v: Vectors, pixel: Any, mask: Any, target: Any, position: Any, scratch: Any) -> None:
-    """B' d B for one tile of one channel block, in two rolled loops over a scratch patch of 36 vectors.
+def _transform_input(v: Vectors, pixel: Any, mask: Any, target: Any, position: Any) -> None:
+    """B' d B for one tile of one channel block: 144 operations, two lines of positions at a time.
 
-    Unrolled, the 36 vectors between the passes do not fit into registers, and LLVM spills them to a stack that is not aligned.
+    All 36 values between the two passes would not fit into registers; those of two lines do. Loading a pixel up to three times
+    costs less than spilling: 84 loads at two a cycle against 36 loads and 36 more stores at one a cycle.
     """
-    target, scratch = v.pointer(target), v.pointer(scratch)
-    for part in range(v.parts):
-        offset = part * v.isa.lanes * 4
+    target = v.pointer(target)
 
-        def column(j: Any, _: list[Any], offset: int = offset) -> list[Any]:
-            values = [v.load(pixel(i, j), offset) for i in range(6)]
-            if mask:
-                values = [v.builder.and_(v.builder.bitcast(x, v.integers), mask(i, j)) for i, x in enumerate(values)]
-                values = [v.builder.bitcast(x, v.type) for x in values]
-            for i, value in enumerate(_input_line(v, values)):
-                v.store(value, v.at(scratch, v.times(j, BYTES)), i * 6 * BYTES)
-            return []
+    def read(i: int, j: int, offset: Any) -> Any:
+        value = v.load(pixel(i, j), offset)
+        return v.builder.bitcast(v.builder.and_(v.builder.bitcast(value, v.integers), mask(i, j)), v.type) if mask else value
 
-        def line(i: Any, _: list[Any], offset: int = offset) -> list[Any]:
-            begin = v.at(scratch, v.times(i, 6 * BYTES))
-            out = v.at(target, v.builder.mul(position, v.times(i, 6)))
-            for j, value in enumerate(_input_line(v, [v.load(begin, j * BYTES) for j in range(6)])):
-                v.store(value, v.at(out, v.times(position, j)), offset)
-            return []
+    def part(offset: Any, _: list[Any]) -> list[Any]:
+        for pair, lines in enumerate(_PAIRS):
+            needed = range(6) if pair == 0 else range(1, 5)
+            columns = []
+            for j in range(6):
+                v.fence()
+                columns.append(_input_pair(v, pair, [read(i, j, offset) if i in needed else None for i in range(6)]))
+            for index, i in enumerate(lines):
+                values = [column[index] for column in columns]
+                out = v.at(v.at(target, v.times(position, i * 6)), offset)
+                v.fence()
+                for other, places in enumerate(_PAIRS):
+                    for j, value in zip(places, _input_pair(v, other, values), strict=True):
+                        v.store(value, v.at(out, v.times(position, j)))
+        return []
 
-        v.loop(v.integer(6), 1, [], column)
-        v.fence()
-        v.loop(v.integer(6), 1, [], line)
+    v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
 
 
 def _emit_output(v: Vectors, phase: Any, sums: Any, position: Any, tile: Any) -> None:
@@ -114,26 +111,26 @@ def _emit_output(v: Vectors, phase: Any, sums: Any, position: Any, tile: Any) ->
         block = v.builder.append_basic_block(f"phase{number}")
         switch.add_case(ir.Constant(I32, number), block)
         v.builder.position_at_end(block)
-        for part in range(v.parts):
-            offset = part * v.isa.lanes * 4
 
-            def load(i: int, j: int, offset: int = offset, row: int = row) -> Any:
-                return None if i == row else v.load(v.at(sums, v.times(position, i * 6 + j)), offset)
-
+        def part(offset: Any, _: list[Any], row: int = row, column: int = column) -> list[Any]:
             columns: list[Any] = []
             for j in range(6):
                 v.fence()
-                columns.append(None if j == column else _output_line(v, [load(i, j) for i in range(6)]))
+                values = [None if i == row else v.load(v.at(sums, v.times(position, i * 6 + j)), offset) for i in range(6)]
+                columns.append(None if j == column else _output_line(v, values))
             for i in range(4):
                 v.fence()
                 for j, value in enumerate(_output_line(v, [line and line[i] for line in columns])):
-                    v.store(value, tile, (i * 4 + j) * BYTES + offset)
+                    v.store(value, v.at(tile, offset), (i * 4 + j) * BYTES)
+            return []
+
+        v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
         v.builder.branch(done)
     v.builder.position_at_end(done)
 
 
-winograd_input = Micro("winograd_input", 6, _emit_input)
-winograd_input_edge = Micro("winograd_input_edge", 8, _emit_input_edge)
+winograd_input = Micro("winograd_input", 5, _emit_input)
+winograd_input_edge = Micro("winograd_input_edge", 7, _emit_input_edge)
 winograd_output = Micro("winograd_output", 4, _emit_output)
 
 
@@ -177,9 +174,9 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                         target = s.gathered + block * line + count * BYTES
                         if inside:
                             corner = peek(source) + (y - dilation) * row + (x - dilation) * pixel
-                            winograd_input(corner, dilation * row, dilation * pixel, target, in_position, s.tile)
+                            winograd_input(corner, dilation * row, dilation * pixel, target, in_position)
                         else:
-                            winograd_input_edge(peek(source), row, pixel, rows, columns, target, in_position, s.tile)
+                            winograd_input_edge(peek(source), row, pixel, rows, columns, target, in_position)
                     poke(places + count * 16, y)
                     poke(places + count * 16 + 8, x)
                     count += 1
