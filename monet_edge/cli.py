@@ -44,7 +44,9 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 @app.command()
 def segment(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="NIfTI scans (.nii, .nii.gz), or folders of them.")],
+    scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
+        list[Path], typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")
     ] = None,

@@ -78,7 +78,10 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     scans: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.name.endswith(SCANS) and not file.name.startswith("."))
+            try:
+                inside = sorted(file for file in path.iterdir() if file.name.endswith(SCANS) and not file.name.startswith("."))
+            except OSError as error:
+                raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
             found = [file for file in inside if not is_ours(file)]
             if not found:
                 raise ScanError(f"{path}: no scan (.nii, .nii.gz or .img) in this folder")

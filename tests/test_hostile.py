@@ -122,18 +122,30 @@ def test_a_full_disk(command, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
 
 
+def ordinary():
+    """Even root obeys permissions without the capabilities CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2)."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
 def test_a_read_only_folder(command, tmp_path):
     folder = tmp_path / "archive"
     folder.mkdir(mode=0o500)
-
-    def ordinary():
-        """Even root obeys permissions without the capability CAP_DAC_OVERRIDE (1)."""
-        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
-
     done = command("-o", folder / "mask.nii", before=ordinary)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"monet-edge: {folder / 'mask.nii'}: cannot be written: Permission denied"
     assert not list(folder.iterdir())
+
+
+def test_what_may_not_be_read(command, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    done = command(tmp_path / "closed", before=ordinary)
+    assert done.returncode == 2
+    assert done.stderr == f"monet-edge: {tmp_path / 'closed'}: this folder cannot be read: Permission denied\n"
+    (tmp_path / "scan.nii").chmod(0)
+    done = command(before=ordinary)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"monet-edge: {tmp_path / 'scan.nii'}: cannot be read: Permission denied"
 
 
 @pytest.mark.parametrize("where", ["no home", "not writable", "damaged"])
