@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 # Which file a page's commands leave behind becomes which picture; a page of HTML is photographed.
 PICTURES = {
     "looking.md": {"preview.png": "masks/phantom_00_preview.png", "report.png": "pages/phantom_00_report.html"},
-    "tutorial.md": {"tutorial.png": "new/phantom_00_preview.png"},
+    "tutorial.md": {"tutorial.png": "masks/phantom_00_preview.png"},
 }
 BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 OPTIONS = re.compile(r"<!-- options: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
