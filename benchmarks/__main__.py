@@ -1,0 +1,119 @@
+"""`python -m benchmarks`: measure, record the JSON, write the pages."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import machine, measure, network, paper, peers, tables
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PARTS = ("network", "layers", "startup")
+TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    isa: Annotated[str, typer.Option(help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")] = "native",
+    quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
+    part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(PARTS)}.")] = None,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing: write README.md from what is recorded.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+) -> None:
+    """Measure us and the peers, interleaved, and write README.md."""
+    if context.invoked_subcommand:
+        return
+    if isa not in machine.ISAS:
+        raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}", param_hint="--isa")
+    steps = {"network": lambda: _networks(isa, quick), "layers": lambda: _layers(isa, quick), "startup": lambda: _startup(quick)}
+    unknown = set(part or ()) - set(steps)
+    if unknown:
+        raise typer.BadParameter(f"expected {', '.join(PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
+    everything = PARTS if isa == "native" else PARTS[:2]  # start-up does not depend on the instruction set
+    for name in () if write_only else part or everything:
+        typer.echo(f"measuring {name}, {isa} ...")
+        record(results / f"{name}-{isa}.json", steps[name](), isa=isa)
+    (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
+
+
+@app.command("paper")
+def paper_command(
+    slices: Annotated[int, typer.Option(min=1, help="Slices that Table 2 times; fewer are scaled to the paper's 150.")] = paper.SLICES,
+    write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing: write PAPER.md from what is recorded.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+) -> None:
+    """Measure what needs no training, read what was recorded elsewhere, and write PAPER.md."""
+    if not write_only:
+        threads = machine.describe()["cores"]
+        rows = []
+        for name in tables.TITLES:
+            typer.echo(f"timing {name} ...")
+            rows += measure.in_process("paper", "native", threads, network=name, slices=slices)  # type: ignore[arg-type]
+        record(results / "paper-table2.json", rows, threads=threads, slices=slices)
+    (HERE / "PAPER.md").write_text(paper.page(load(results)), encoding="utf-8")
+
+
+def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:
+    runners = list(peers.RUNNERS if isa == "native" else peers.RESTRICTABLE)
+    rows = []
+    for name in network.NETWORKS:
+        for mode, threads in (("slice", 1), ("slice", 2), ("volume", 2)):
+            if mode == "volume" and name == "unet-64":
+                continue  # minutes, and nothing that one slice does not say
+            seconds = 2 if quick else 40
+            rows += measure.in_process("network", isa, threads, network=name, mode=mode, runners=runners, seconds=seconds)
+    return rows
+
+
+def _layers(isa: str, quick: bool) -> dict[str, Any]:
+    rows = [row for name in network.NETWORKS[: 1 if quick else None] for row in
+            measure.in_process("layers", isa, 1, network=name, rounds=3 if quick else 15, rival=True)]  # fmt: skip
+    return {"layers": rows, "proof": measure.in_process("proof", isa, 1, held_to=isa)}
+
+
+def _startup(quick: bool) -> dict[str, Any]:
+    return measure.in_process("startup", "native", 2, rounds=2 if quick else 7)
+
+
+def record(path: Path, rows: Any, **settings: Any) -> None:
+    """Write measured rows with the machine they were measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine.describe(), "settings": settings, "rows": rows}, indent=1) + "\n")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Everything recorded, by file name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def readme(results: dict[str, Any]) -> str:
+    """README.md: the template with a table in every place that has results."""
+
+    def section(part: str, write: Any, title: bool = True) -> str:
+        texts = []
+        for isa in machine.ISAS:
+            found = results.get(f"{part}-{isa}")
+            if found:
+                head = f"### {TITLES[isa]}\n\n" if title else ""
+                texts.append(f"{head}{write(found['rows'])}\n\n{tables.caption(found['machine'])}")
+        return "\n\n".join(texts) or "Not measured yet."
+
+    text = string.Template((HERE / "template.md").read_text()).substitute(
+        targets=tables.targets(results),
+        networks=section("network", tables.networks),
+        layers=section("layers", lambda rows: f"{tables.proof(rows['proof'])}\n\n{tables.layers(rows['layers'])}"),
+        startup=section("startup", tables.startup, title=False),
+    )
+    return text.rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,74 @@
+"""Whole networks: one slice, and a volume of slices, for us and every peer in turn; with the distance of every probability."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import peers
+from .measure import interleave, summarise
+
+NETWORKS = ("monet", "unet-16", "unet-64")
+SIZE = 256  # pixels a side, as the paper's
+VOLUME = 4  # slices a thread in a measured volume
+OURS = "monet-edge"
+
+
+def measure(threads: int, network: str, mode: str, runners: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+    """Time one network in every runner, interleaved.
+
+    Parameters
+    ----------
+    threads : int
+    network : str
+        A key of `monet_edge.architectures.ARCHITECTURES`; weights are random.
+    mode : str
+        ``slice``: one slice, shared by all threads. ``volume``: several slices, the best way each runner has with them.
+    runners : sequence of str
+        Keys of `peers.RUNNERS`.
+    seconds : float
+        For all runners together.
+
+    Returns
+    -------
+    list of dict
+        A row for every runner: seconds a slice (``min``, ``median``, over ``rounds``), ``error32`` and ``error64``, the largest
+        difference of a probability from PyTorch in float32 and float64; or ``failed``, why there is no figure. With more
+        than one thread we are also measured on one, for the gain.
+    """
+    count = VOLUME * threads if mode == "volume" else 1
+    images = np.random.default_rng(1).standard_normal((count, 1, SIZE, SIZE)).astype(np.float32)
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    runs: dict[tuple[str, int], peers.Run] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        case = peers.random_case(network, Path(folder))
+        single, double = (peers.reference(case, images, double) for double in (False, True))
+        entries = [(name, threads) for name in runners] + ([(OURS, 1)] if threads > 1 else [])
+        for name, number in entries:
+            row = {"network": network, "mode": mode, "runner": name, "threads": number, "process_threads": threads, "slices": count}
+            try:
+                run = _prepare(case, name, number, mode)
+                probability = run(images)
+            except Exception as error:
+                if name == OURS:
+                    raise
+                row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            else:
+                runs[name, number] = run
+                row |= {f"error{bits}": float(abs(probability - ref).max()) for bits, ref in ((32, single), (64, double))}
+            rows[name, number] = row
+        times = interleave({str(key): lambda run=run: run(images) for key, run in runs.items()}, seconds)  # type: ignore[misc]
+    for key in runs:
+        rows[key] |= summarise([time / count for time in times[str(key)]])
+    return list(rows.values())
+
+
+def _prepare(case: peers.Case, name: str, threads: int, mode: str) -> peers.Run:
+    prepare = peers.RUNNERS[name]
+    if mode == "volume" and name != OURS:  # an Engine spreads slices over its threads itself
+        return peers.over_slices(prepare, case, threads)
+    return prepare(case, threads)

@@ -1,0 +1,149 @@
+"""Recorded results as Markdown tables. Pure functions of the JSON under results/: no figure is typed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+OURS, RIVAL = "monet-edge", "OpenVINO fp32"
+TITLES = {"monet": "MoNet", "unet-16": "U-Net-16", "unet-64": "U-Net-64", "attention-unet": "Attention U-Net"}
+Row = dict[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; figures are right-aligned, the first column is not."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def caption(machine: Row) -> str:
+    """On what, when and with which versions."""
+    versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
+    cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
+    return f"{machine['cpu']}, {cores}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
+
+
+def milliseconds(row: Row) -> str:
+    """Minimum and median of a slice."""
+    return f"{1e3 * row['min']:.1f} / {1e3 * row['median']:.1f}"
+
+
+def networks(rows: Sequence[Row]) -> str:
+    """For every network and mode, a runner a line: times, how many times ours, distance from PyTorch float32 and float64."""
+    sections = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        groups: dict[tuple[str, int], list[Row]] = {}
+        for row in rows:
+            if row["network"] == network:
+                groups.setdefault((row["mode"], row["process_threads"]), []).append(row)
+        head = [TITLES[network]]
+        columns: dict[tuple[str, bool], dict[tuple[str, int], Row]] = {}
+        for (mode, threads), group in groups.items():
+            what = "one slice" if mode == "slice" else f"volume of {group[0]['slices']}"
+            head += [f"{what}, {threads} thread{'s' if threads > 1 else ''}", "ours is faster by"]
+            for row in group:
+                columns.setdefault((row["runner"], row["threads"] != threads), {})[mode, threads] = row
+        lines = []
+        for (runner, single), found in columns.items():
+            cells: list[str] = [f"**{runner}**" if runner == OURS and not single else f"{runner}{', one thread' if single else ''}"]
+            for key, group in groups.items():
+                row = found.get(key, {"failed": ""})
+                if "failed" in row:
+                    cells += [f"failed: {row['failed'].split(':')[0]}" if row["failed"] else "", ""]
+                else:
+                    cells += [milliseconds(row), "" if row is group[0] else f"{row['median'] / group[0]['median']:.2f}"]
+            measured = [row for row in found.values() if "error32" in row]
+            cells += [f"{max(row[key] for row in measured):.0e}" if measured else "" for key in ("error32", "error64")]
+            lines.append(cells)
+        sections.append(table([*head, "max diff from PyTorch fp32", "fp64"], lines))
+    return "\n\n".join(sections)
+
+
+def proof(found: Row) -> str:
+    """What the disassembly of our kernels holds."""
+    return (
+        f"Our kernels as compiled for this run: {found['instructions']:,} instructions, of which {found['zmm']:,} name a 512-bit, "
+        f"{found['ymm']:,} a 256-bit and {found['xmm']:,} a 128-bit register; {found['foreign']:,} are foreign to `--isa {found['isa']}`."
+    )
+
+
+def layers(rows: Sequence[Row]) -> str:
+    """A network a table, a layer a line: the chosen kernel's time and rate, the alternatives, and OpenVINO's time for the layer."""
+    networks = dict.fromkeys(row["network"] for row in rows)
+    return "\n\n".join(_layers(TITLES[network], [row for row in rows if row["network"] == network]) for network in networks)
+
+
+def _layers(title: str, rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row["kernels"]))
+    lines = []
+    for row in rows:
+        times = row["kernels"]
+        best = min(times, key=lambda name: times[name]["min"])
+        chosen = times[row["chosen"]]["min"]
+        rate = f"{row['macs'] / chosen / 1e9:.0f}" if row["macs"] else ""
+        cells = [f"{1e3 * times[name]['min']:.3f}" if name in times else "" for name in names]
+        cells = [f"**{cell}**" if name == row["chosen"] else cell for name, cell in zip(names, cells, strict=True)]
+        wrong = "" if chosen <= 1.05 * times[best]["min"] else f"{best} is {chosen / times[best]['min']:.2f} times faster"
+        rival = row.get("rival")
+        lines.append([row["layer"], row["shape"], rate, *cells, f"{1e3 * rival['min']:.3f} {rival['kind']}" if rival else "",
+                      f"{rival['min'] / chosen:.2f}" if rival else "", wrong])  # fmt: skip
+    return table([title, "shape", "GMAC/s", *(f"{name}, ms" for name in names), "OpenVINO, ms", "ours is faster by", "wrong choice"], lines)
+
+
+def startup(found: Row) -> str:
+    """Import, first slice, memory and the command line."""
+    imports = table(
+        ["in a process of its own", "ms, min / median"], [[f"`{title}`", milliseconds(row)] for title, row in found["imports"].items()]
+    )
+    first = table(
+        ["MoNet, one thread, process start to end of the first slice", "seconds, min / median", "peak memory, MB"],
+        [[title, f"{row['min']:.2f} / {row['median']:.2f}", f"{row['peak'] / 1e6:.0f}"] for title, row in found["first_slice"].items()],
+    )
+    cli = table(
+        ["`monet-edge segment` of a 512x512x150 int16 .nii.gz", "seconds", "peak memory, MB"],
+        [[f"{n} thread{'s' if n != '1' else ''}", f"{row['min']:.2f}", f"{row['peak'] / 1e6:.0f}"] for n, row in found["cli"].items()],
+    )
+    return "\n\n".join((first, imports, cli))
+
+
+def targets(results: dict[str, Any]) -> str:
+    """What this runtime promises, beside what was measured; empty where it was not."""
+
+    def median(isa: str, network: str, mode: str, threads: int, runner: str, own: int | None = None) -> float | None:
+        for row in results.get(f"network-{isa}", {}).get("rows", ()):
+            key = (row["network"], row["mode"], row["process_threads"], row["runner"], row["threads"])
+            if key == (network, mode, threads, runner, own or threads) and "median" in row:
+                return float(row["median"])
+        return None
+
+    def ratio(slow: float | None, fast: float | None) -> str:
+        return f"{slow / fast:.2f} times" if slow and fast else ""
+
+    def against(isa: str, network: str, rival: str = RIVAL) -> str:
+        return ratio(median(isa, network, "slice", 1, rival), median(isa, network, "slice", 1, OURS))
+
+    def gain(mode: str) -> str:
+        return ratio(median("native", "monet", mode, 2, OURS, 1), median("native", "monet", mode, 2, OURS))
+
+    start = results.get("startup-native", {}).get("rows", {})
+    cold, warm = (start.get("first_slice", {}).get(name) for name in ("monet-edge, cold", OURS))
+    errors = [row[key] for name, found in results.items() if name.startswith("network-") for row in found["rows"]
+              if row["runner"] == OURS for key in ("error32", "error64") if key in row]  # fmt: skip
+    return table(
+        ["what", "must", "reach for", "measured"],
+        [
+            ["MoNet, one thread, against OpenVINO fp32", "2.2 times", "3 times", against("native", "monet")],
+            ["the same, both held to AVX2", "2.3 times", "2.8 times", against("avx2", "monet")],
+            ["the same, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
+            ["MoNet, one thread, against OpenVINO bf16", "faster", "1.5 times", against("native", "monet", "OpenVINO bf16")],
+            ["two threads, volume of slices, against one", "1.9 times", "1.97 times", gain("volume")],
+            ["two threads, one slice, against one", "1.7 times", "1.9 times", gain("slice")],
+            ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
+            ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
+            ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else ""],
+            ["compilation (cold less warm first slice)", "2.5 s", "1.5 s", f"{cold['min'] - warm['min']:.2f} s" if cold and warm else ""],
+            ["start to end of the first slice, warm", "0.6 s", "0.4 s", f"{warm['min']:.2f} s" if warm else ""],
+            ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else ""],
+        ],
+    )

@@ -1,0 +1,254 @@
+"""Run the kernels on CPUs that are not here: ARM cortex-a72, x86 Nehalem (SSE4.2) and Haswell (AVX2), under qemu's user-mode emulation.
+
+    python tests/emulate.py                     all three; `--cpu Haswell` one; `--folder F` keeps the ARM system for the next time
+
+Needs Debian (or a container of it) with the package qemu-user-static. For ARM it fetches Debian's arm64 Python and the aarch64
+wheels of NumPy and Numba, the versions that run here, into the folder. References are computed here, in float64 by NumPy. The
+emulated process compiles the kernels for its CPU, an illegal instruction ends it, and every value must agree to 1e-4. Emulation
+proves neither speed nor the order of memory accesses between threads, and knows no AVX-512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from monet_edge import architectures, spec  # noqa: E402  the checkout's, also where nothing is installed
+
+CPUS = {"cortex-a72": "aarch64", "Nehalem": "x86_64", "Haswell": "x86_64"}
+ARM_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
+ARM_WHEELS = ("numpy", "numba", "llvmlite")
+TOLERANCE = 1e-4
+
+# name: (training Spec, height, width). Together they reach every kernel; widths leave tails of every tile.
+CASES = {
+    "monet, one slice": (architectures.monet(), 256, 256),
+    "monet of 5 filters": (architectures.monet(filters=5, depth=1), 14, 46),
+    "monet of 3 classes": (architectures.monet(in_channels=3, classes=3, filters=16, depth=1), 34, 18),
+    "wide monet": (architectures.monet(filters=32, depth=1), 24, 22),
+    "u-net": (architectures.unet(16, depth=2), 52, 36),
+    "attention u-net": (architectures.attention_unet(16, depth=2), 28, 36),
+}
+
+
+# -- here
+
+
+def prepare(folder: Path) -> None:
+    """Write every case with its reference values into ``folder``."""
+    for number, (network, height, width) in enumerate(CASES.values()):
+        rng = np.random.default_rng(number)
+        folded = spec.fold(network)
+        tensors = {}
+        for name, shape in spec.tensor_shapes(folded).items():
+            spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
+            tensors[name] = (rng.normal(0, spread, shape) + name.endswith(".scale")).astype(np.float32)
+        image = rng.standard_normal((folded.in_channels, height, width)).astype(np.float32)
+        values = interpret(folded, tensors, image)
+        if height * width > 10_000:  # of a whole slice the probabilities are enough
+            values = {folded.output: values[folded.output]}
+        np.savez(folder / f"{number}.npz", spec=spec.to_json(folded), image=image, **{f"tensor:{k}": v for k, v in tensors.items()},
+                 **{f"value:{k}": v for k, v in values.items()})  # fmt: skip
+
+
+def interpret(network: spec.Spec, tensors: dict[str, np.ndarray], image: np.ndarray) -> dict[str, np.ndarray]:
+    """Every value of a folded network in float64, each layer by its definition."""
+    known = {spec.INPUT: image.astype(np.float64)}
+    shapes = spec.infer_shapes(network, *image.shape[1:])
+    activations = {
+        "none": lambda x: x,
+        "relu": lambda x: np.maximum(x, 0),
+        "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    }
+    for op in network.ops:
+        inputs = [known[value] for value in op.inputs]
+        x = inputs[0]
+        if op.kind in ("conv", "deconv"):
+            weight = tensors[f"{op.name}.weight"].astype(np.float64)
+            y = _convolve(op, x, weight, shapes[op.name]) if op.kind == "conv" else _transpose_convolve(op, x, weight, shapes[op.name])
+            if op["bias"]:
+                y += tensors[f"{op.name}.bias"].astype(np.float64)[:, None, None]
+        elif op.kind == "maxpool":
+            k, (c, h, w) = op["kernel"], shapes[op.name]
+            y = x[:, : h * k, : w * k].reshape(c, h, k, w, k).max(axis=(2, 4))
+        elif op.kind == "affine":
+            y = x * tensors[f"{op.name}.scale"][:, None, None] + tensors[f"{op.name}.shift"][:, None, None].astype(np.float64)
+        elif op.kind == "softmax":
+            y = np.exp(x - x.max(axis=0))
+            y /= y.sum(axis=0)
+        else:
+            y = np.concatenate(inputs) if op.kind == "concat" else inputs[0] + inputs[1] if op.kind == "add" else inputs[0] * inputs[1]
+        known[op.name] = activations[op.attrs.get("activation", "none")](y)
+    return known
+
+
+def _convolve(op: spec.Op, x: np.ndarray, weight: np.ndarray, shape: spec.Shape) -> np.ndarray:
+    """Sum over the taps of a convolution: (out, in) times the input moved by the tap."""
+    p, s, d = op["padding"], op["stride"], op["dilation"]
+    _, h, w = shape
+    padded = np.pad(x, ((0, 0), (p, p), (p, p)))
+    y = np.zeros(shape)
+    for i, j in np.ndindex(weight.shape[2:]):
+        y += np.tensordot(weight[:, :, i, j], padded[:, i * d :: s, j * d :: s][:, :h, :w], 1)
+    return y
+
+
+def _transpose_convolve(op: spec.Op, x: np.ndarray, weight: np.ndarray, shape: spec.Shape) -> np.ndarray:
+    """Every input pixel spreads over the taps; the padding is cut off."""
+    p, s, k = op["padding"], op["stride"], op["kernel"]
+    c, h, w = shape
+    y = np.zeros((c, (x.shape[1] - 1) * s + k, (x.shape[2] - 1) * s + k))
+    for i, j in np.ndindex(k, k):
+        y[:, i : i + x.shape[1] * s : s, j : j + x.shape[2] * s : s] += np.tensordot(weight[:, :, i, j].T, x, 1)
+    return y[:, p : p + h, p : p + w]
+
+
+def emulate(cpu: str, folder: Path, cases: Path) -> tuple[bool, str]:
+    """Check all cases on one emulated CPU; whether it went well, and what to print."""
+    machine = CPUS[cpu]
+    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
+    if emulator is None:
+        return False, f"{cpu}: there is no qemu-{machine}: install the package qemu-user-static"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS", "NUMBA", "PYTHON"))}
+    environment |= {"QEMU_CPU": cpu, "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cases / cpu)}
+    check = [str(Path(__file__).resolve()), "--check", str(cases)]
+    if machine == platform.machine():
+        # the interpreter itself, not a virtual environment's link or a shim, so that its libraries are named here
+        environment["PYTHONPATH"] = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+        command = [emulator, os.path.realpath(sys.executable), *check]
+    else:
+        system, site = arm_system(folder)
+        python = next(path for path in sorted(system.glob("usr/bin/python3.*")) if re.fullmatch(r"python3\.\d+", path.name))
+        # Numba would read this machine's /proc/cpuinfo; qemu's -E splits at commas, hence the environment
+        environment |= {
+            "PYTHONHOME": str(system / "usr"),
+            "PYTHONPATH": str(site),
+            "NUMBA_CPU_NAME": "generic",
+            "NUMBA_CPU_FEATURES": "+neon",
+        }
+        environment["LD_LIBRARY_PATH"] = str(system / "usr/lib/aarch64-linux-gnu")
+        command = [emulator, "-L", str(system), str(python), *check]
+    start = time.monotonic()
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - start
+    illegal = process.returncode in (-signal.SIGILL, 128 + signal.SIGILL) or "Illegal instruction" in process.stderr
+    passed = process.returncode == 0
+    verdict = "passed" if passed else "ILLEGAL INSTRUCTION" if illegal else f"FAILED with status {process.returncode}"
+    return passed, f"{cpu}: {verdict} after {seconds:.0f} s\n{process.stdout}{'' if passed else process.stderr}"
+
+
+def arm_system(folder: Path) -> tuple[Path, Path]:
+    """Debian's arm64 Python and the aarch64 wheels, unpacked: a root folder and a site folder; fetched once."""
+    system, site = folder / "system", folder / "site"
+    if (folder / "complete").exists():
+        return system, site
+    for name in ("state/lists/partial", "cache/archives/partial", "wheels", "system/usr", "site"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()  # nothing is installed there
+    settings = {"APT::Architecture": "arm64", "APT::Architectures": "arm64", "Dir::State": folder / "state", "Dir::Cache": folder / "cache",
+                "Dir::State::status": folder / "status", "Debug::NoLocking": "1"}  # fmt: skip
+    apt = ["apt-get", "-qq", *(part for key, value in settings.items() for part in ("-o", f"{key}={value}"))]
+    _run([*apt, "update"])
+    _run([*apt, "--download-only", "--yes", "--no-install-recommends", "install", *ARM_PACKAGES])
+    for name in ("bin", "sbin", "lib", "lib64"):  # Debian's merged /usr; dpkg-deb would make folders of them
+        (system / "usr" / name).mkdir(exist_ok=True)
+        if not (system / name).is_symlink():
+            (system / name).symlink_to(f"usr/{name}")
+    for package in sorted((folder / "cache/archives").glob("*.deb")):
+        unpacked = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
+        _run(["tar", "--extract", "--keep-directory-symlink", f"--directory={system}"], stdin=unpacked.stdout)
+    release = next(path.name.removeprefix("python") for path in system.glob("usr/lib/python3.*"))
+    platforms = [f"--platform={tag}_aarch64" for tag in ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")]
+    wheels = [f"{name}=={version(name)}" for name in ARM_WHEELS]
+    _run([sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", "--no-deps", *platforms, f"--python-version={release}",
+          f"--dest={folder / 'wheels'}", *wheels])  # fmt: skip
+    for wheel in (folder / "wheels").glob("*.whl"):
+        shutil.unpack_archive(wheel, site, "zip")
+    (folder / "complete").touch()
+    return system, site
+
+
+def _run(command: list[str], **options: object) -> None:
+    subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
+
+
+# -- there
+
+
+def check(cases: Path) -> bool:
+    """In the emulated process: every case, fused and not, three times, on one thread and two."""
+    from monet_edge.kernels import _jit
+    from monet_edge.runtime import Engine
+
+    start = time.monotonic()
+    isa = _jit.load().isa.name
+    print(f"  kernels for {isa} compiled in {time.monotonic() - start:.0f} s on {platform.machine()}")
+    passed = True
+    for number, title in enumerate(CASES):
+        start = time.monotonic()
+        stored = np.load(cases / f"{number}.npz")
+        network = spec.from_json(str(stored["spec"]))
+        tensors, values = (
+            {key[7 - (kind == "value") :]: stored[key] for key in stored.files if key.startswith(kind)} for kind in ("tensor", "value")
+        )
+        errors = {}
+        small = len(values) > 1
+        for threads in (1, 2) if small else (2,):
+            engine = Engine(network, tensors, threads)
+            for _ in range(3 if small else 1):  # reused buffers hide faults that appear in the second run
+                result = engine.run(stored["image"][None])[0]
+                errors[f"{threads} thread(s)"] = _error(result, values[network.output])
+        for fused in (False, True) if small else ():
+            found = engine.values(stored["image"], fused)
+            errors |= {f"{name}, fused={fused}": _error(found[name], values[name]) for name in found}
+        worst = max(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
+        good = errors[worst] <= TOLERANCE
+        passed &= good
+        print(f"  {title}: {'' if good else 'WRONG, '}{errors[worst]:.1e} at most ({worst}), {time.monotonic() - start:.0f} s", flush=True)
+    return passed
+
+
+def _error(found: np.ndarray, reference: np.ndarray) -> float:
+    """Largest difference, as a share of the largest value where that is above 1."""
+    return float(abs(found - reference).max() / max(1.0, abs(reference).max()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="append", choices=CPUS, help="default: all")
+    parser.add_argument("--folder", type=Path, help="where the ARM system is kept; default: a temporary folder")
+    parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.check:
+        return 0 if check(arguments.check) else 1
+    with tempfile.TemporaryDirectory() as name:
+        cases = Path(name) / "cases"
+        cases.mkdir()
+        prepare(cases)
+        folder = (arguments.folder or Path(name) / "arm").resolve()
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            results = list(pool.map(lambda cpu: emulate(cpu, folder, cases), arguments.cpu or CPUS))
+    print("\n".join(text for _, text in results))
+    return 0 if all(passed for passed, _ in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The benchmark's pages come from measured data alone, and what they compare is what they say."""
+
+import re
+
+import numpy as np
+import pytest
+from emulate import interpret
+from numpy.testing import assert_allclose
+
+from benchmarks import __main__ as command
+from benchmarks import layers, machine, measure, ncnn_model, paper, peers, tables
+from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
+from monet_edge.spec import fold, infer_shapes
+
+SMALL = {
+    "monet": fold(monet(filters=4, depth=1, classes=3)),
+    "unet": fold(unet(4, depth=2)),
+    "attention-unet": fold(attention_unet(4, depth=2)),
+}
+
+
+def row(runner, median, error=1e-6, **more):
+    default = {"network": "monet", "mode": "slice", "threads": 1, "process_threads": 1, "slices": 1, "min": median * 0.9, "rounds": 5}
+    return {"runner": runner, "median": median, "error32": error, "error64": error, **default, **more}
+
+
+@pytest.fixture
+def case(request, tmp_path):
+    spec = SMALL[request.param]
+    random = peers.random_case("monet", tmp_path)
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in peers.tensor_shapes(spec).items()}
+    return peers.Case(spec, tensors, random.folder)
+
+
+def test_contestants_take_turns():
+    order = []
+    times = measure.interleave({name: lambda name=name: order.append(name) for name in "ABC"}, seconds=0, least=3)
+    assert "".join(order) == "AABBCC" + "ABC" * 3  # two warm-ups each first
+    assert [len(found) for found in times.values()] == [3, 3, 3]
+
+
+def test_a_fast_wrong_answer_shows():
+    text = tables.networks([row("monet-edge", 0.020), row("OpenVINO fp32", 0.050), row("OpenVINO bf16", 0.010, error=0.4)])
+    assert "| OpenVINO fp32 | 45.0 / 50.0 | 2.50 | 1e-06 | 1e-06 |" in text
+    assert "| OpenVINO bf16 | 9.0 / 10.0 | 0.50 | 4e-01 | 4e-01 |" in text
+
+
+def test_a_peer_that_fails_is_said_to():
+    failed = {key: value for key, value in row("ncnn", 1).items() if key not in ("median", "min", "error32", "error64")}
+    assert "failed: RuntimeError" in tables.networks([row("monet-edge", 0.02), failed | {"failed": "RuntimeError: no such layer"}])
+
+
+def test_a_wrong_choice_of_kernel_is_named():
+    def layer(direct):
+        kernels = {"conv_winograd": {"min": 1e-3}, "conv_gemm": {"min": direct}}
+        return {"network": "monet", "layer": "x", "shape": "", "macs": 10**8, "chosen": "conv_winograd", "kernels": kernels}
+
+    assert "conv_gemm is 2.00 times faster" in tables.layers([layer(0.5e-3)])
+    assert "times faster" not in tables.layers([layer(3e-3)])
+    assert "| 100 | **1.000** |" in tables.layers([layer(3e-3)])  # 1e8 MACs in a millisecond
+
+
+def test_shapes_of_layers_come_from_the_spec():
+    spec = fold(ARCHITECTURES["monet"]())
+    ops = {op.name: op for op in spec.ops}
+    shapes = infer_shapes(spec, 256, 256)
+    assert layers._shape(ops["enc0.f1"], shapes, ("enc0.conv",)) == "16x256x256 to 16x256x256, conv 3x3 dilation 4"
+    assert layers._shape(ops["dec1.up"], shapes, ("mid.f4",)) == "64x64x64 to 64x128x128, deconv 4x4 stride 2"
+    assert layers._shape(ops["dec0.conv"], shapes, ("enc0.f4", "dec0.up")) == "16+32x256x256 to 16x256x256, conv 3x3"
+
+
+def test_pages_are_what_the_records_give():
+    found = command.load(command.RESULTS)
+    for page, text in (("README.md", command.readme(found)), ("PAPER.md", paper.page(found))):
+        assert (command.HERE / page).read_text(encoding="utf-8") == text, (
+            f"python -m benchmarks writes {page}; edit its template or measure again"
+        )
+
+
+def test_pages_without_results_say_so():
+    assert "Not measured yet." in command.readme({})
+    page = paper.page({})
+    assert paper.MISSING in page
+    assert "| MoNet | 403,556 | 401,666 |" in page
+    assert "| Attention U-Net | 31,753,349 | 31,741,573 |" in page
+
+
+def test_an_older_instruction_set_is_told_to_both_sides():
+    environment = machine.environment("avx2", 1)
+    assert environment["NUMBA_CPU_NAME"] == "haswell"
+    assert environment["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "NUMBA_CPU_NAME" not in machine.environment("native", 1)
+
+
+@pytest.mark.parametrize(
+    ("isa", "line", "foreign"),
+    [
+        ("avx2", "vfmadd231ps (%rax),%zmm1,%zmm2", True),
+        ("avx2", "vmulps %ymm1,%ymm16,%ymm2", True),
+        ("avx2", "vfmadd231ps (%rax),%ymm1,%ymm15", False),
+        ("sse4.2", "vmulps %xmm1,%xmm2,%xmm3", True),
+        ("sse4.2", "mulps  %xmm1,%xmm2", False),
+    ],
+)
+def test_foreign_instructions_are_recognised(isa, line, foreign):
+    assert bool(re.search(machine.ISAS[isa].foreign, f"  10:\tc5 f0 59\t{line}")) is foreign
+
+
+@pytest.mark.parametrize("case", SMALL, indirect=True)
+def test_the_emulation_compares_with_what_pytorch_computes(case, rng):
+    pytest.importorskip("torch")
+    image = rng.standard_normal((1, 8, 12)).astype(np.float32)
+    ref = peers.reference(case, image[None], double=True)[0]
+    comp = interpret(case.spec, case.tensors, image)[case.spec.output]
+    assert_allclose(comp, ref, atol=1e-7)  # PyTorch's probabilities leave in float32
+
+
+@pytest.mark.parametrize("case", SMALL, indirect=True)
+def test_ncnn_runs_the_network_that_we_run(case, rng):
+    pytest.importorskip("torch")
+    pytest.importorskip("ncnn")
+    images = rng.standard_normal((1, 1, 8, 12)).astype(np.float32)
+    assert_allclose(peers.ncnn(case, 1)(images), peers.reference(case, images, double=False), atol=1e-4)
+
+
+def test_ncnn_blobs_are_read_once():
+    param, _ = ncnn_model.write(SMALL["unet"], {name: np.zeros(s, np.float32) for name, s in peers.tensor_shapes(SMALL["unet"]).items()})
+    read = []
+    for line in param.splitlines()[2:]:
+        _, _, inputs, _, *names = line.split()
+        read += names[: int(inputs)]
+    assert len(read) == len(set(read))
