@@ -50,14 +50,14 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> RecordDict:
     config, received, site, memory = _open(message, context)
-    start = int(config["server-round"] - 1) * int(config["epochs"])
-    trained, loss = site.train({**received, **memory.own}, range(start, start + int(config["epochs"])), bool(config["fresh"]))
+    start = (config["server-round"] - 1) * config["epochs"]
+    trained, loss = site.train({**received, **memory.own}, range(start, start + config["epochs"]), config["fresh"])
     change = {name: trained[name] - received[name] for name in received}
     if config["batch-norm"] == "local":
         memory.own = {name: trained[name] for name in received if ".bn." in name}
     if config["compression"] == "int8":
         change = {name: value + memory.residual.get(name, np.float32(0)) for name, value in change.items()}
-    sent = layout({name: value.shape for name, value in change.items()}, str(config["compression"]), down=False)
+    sent = layout({name: value.shape for name, value in change.items()}, config["compression"], down=False)
     arrays = encode(change, sent)
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
@@ -74,15 +74,16 @@ def _evaluate(message: Message, context: Context) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({"patients": len(site.validation.names), **scores})})
 
 
-def _open(message: Message, context: Context) -> tuple[ConfigRecord, Tensors, Site, Memory]:
+def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, Site, Memory]:
     """Check a message and open what it needs: its configuration, the network's tensors, the site, and its memory."""
     config = message.content.get("config")
     kinds: dict[str, Any] = {"settings": str, "epochs": int, "fresh": bool, "batch-norm": str, "compression": str, "server-round": int}
     if not isinstance(config, ConfigRecord) or any(type(config.get(key)) is not kind for key, kind in kinds.items()):
         raise wire.MessageError(f"its configuration must hold {', '.join(kinds)}")
-    text = str(config["settings"])
-    expected = layout(tensor_shapes(from_json(text)), str(config["compression"]), down=True)
+    task: dict[str, Any] = dict(config)
+    text = task["settings"]
+    expected = layout(tensor_shapes(from_json(text)), task["compression"], down=True)
     received = wire.unpack(message.content, expected)
     node = context.node_config
     site = open_site(text, str(node["prepared"]), str(node.get("splits", "")), str(node.get("device", "")))
-    return config, received, site, Memory.read(Path(str(node["memory"])), text, bool(config["fresh"]))
+    return task, received, site, Memory.read(Path(str(node["memory"])), text, task["fresh"])

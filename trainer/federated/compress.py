@@ -35,13 +35,14 @@ def layout(shapes: Mapping[str, tuple[int, ...]], compression: str, *, down: boo
 
 
 def encode(tensors: Mapping[str, np.ndarray], expected: Layout) -> Tensors:
-    """Float32 tensors as the arrays of a layout; values beyond float16's range become its largest."""
+    """Float32 tensors as the arrays of a layout; what float16 cannot hold becomes infinite, and whoever receives it refuses it."""
     if SCALES not in expected:
-        limits = {name: np.finfo(dtype).max for name, (_, dtype) in expected.items()}
-        return {name: np.clip(tensors[name], -limits[name], limits[name]).astype(dtype) for name, (_, dtype) in expected.items()}
+        with np.errstate(over="ignore"):
+            return {name: tensors[name].astype(dtype) for name, (_, dtype) in expected.items()}
     scales = np.array([np.abs(tensor).max(initial=0) / 127 for tensor in tensors.values()], "<f4")
     steps = np.where(scales > 0, scales, 1)
-    codes = {name: np.rint(tensor / step).astype("<i1") for (name, tensor), step in zip(tensors.items(), steps, strict=True)}
+    with np.errstate(invalid="ignore"):  # NaN has no code; its tensor's scale is NaN too
+        codes = {name: np.rint(tensor / step).astype("<i1") for (name, tensor), step in zip(tensors.items(), steps, strict=True)}
     return {**codes, SCALES: scales}
 
 
@@ -49,4 +50,5 @@ def decode(arrays: Mapping[str, np.ndarray]) -> Tensors:
     """The float32 tensors of what `encode` made, rounded."""
     names = [name for name in arrays if name != SCALES]
     scales = arrays[SCALES] if SCALES in arrays else np.ones(len(names), np.float32)
-    return {name: arrays[name].astype(np.float32) * scale for name, scale in zip(names, scales, strict=True)}
+    with np.errstate(invalid="ignore"):
+        return {name: arrays[name].astype(np.float32) * scale for name, scale in zip(names, scales, strict=True)}

@@ -170,15 +170,17 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
     """Ask the sites, check their replies, and take a new network from them if there are enough."""
     started, number = time.perf_counter(), len(run.history) + 1
     content = _content(federation, settings, run, number)
-    messages = list(strategy.configure_train(number, _record(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes))))
+    configured = strategy.configure_train(number, _record(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes)))
+    messages = sorted(configured, key=lambda message: message.metadata.dst_node_id)
+    sites: dict[int, dict[str, Any]] = {}
     for message in messages:
         message.content = content
-    asked = {message.metadata.dst_node_id: {"node": message.metadata.dst_node_id, "sent": wire.size(message)} for message in messages}
-    sites: dict[int, dict[str, Any]] = {node: {**about, "received": 0, "refused": "no reply in time"} for node, about in asked.items()}
+        node = message.metadata.dst_node_id
+        sites[node] = {"node": node, "sent": wire.size(message), "received": 0, "refused": "no reply in time"}
     expected = layout(tensor_shapes(settings), federation.compression, down=False)
-    accepted = []
+    silent, accepted = dict(sites), []
     for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
-        about = asked.pop(reply.metadata.src_node_id, None)
+        about = silent.pop(reply.metadata.src_node_id, None)
         if about is None:  # of nobody who was asked, or a second one
             continue
         about["received"] = wire.size(reply)
@@ -187,10 +189,11 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
             reply.content = _as_reply(run.tensors, update, federation)
             accepted.append(reply)
             about |= {"name": update.site, "examples": update.examples, "loss": update.loss, "norm": update.norm}
+            del about["refused"]
         except wire.MessageError as error:
             about["refused"] = str(error)
-        sites[reply.metadata.src_node_id] = about
     kept = len(accepted) >= (federation.sites if federation.noise else federation.minimum)
+    accepted.sort(key=lambda reply: reply.metadata.src_node_id)  # sums depend on their order
     if kept:
         run.tensors = _aggregate(strategy, number, accepted)
     row = {"kept": kept, "seconds": time.perf_counter() - started, "sites": list(sites.values())}
@@ -203,7 +206,8 @@ def _as_reply(tensors: Tensors, update: wire.Update, federation: Federation) -> 
     """An update as the reply that Flower's strategies average: a whole network, and nothing else of what came."""
     if federation.noise and not update.norm:
         raise wire.MessageError("its update is zero")  # Flower would divide by its norm
-    trained = {name: tensor + update.change[name] for name, tensor in tensors.items()}
+    with np.errstate(over="ignore"):
+        trained = {name: tensor + update.change[name] for name, tensor in tensors.items()}
     if not all(np.isfinite(tensor).all() for tensor in trained.values()):
         raise wire.MessageError("its update leads beyond the range of float32")
     # with noise, every site counts the same: its share must be known beforehand

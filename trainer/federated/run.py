@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from monet_edge.errors import MonetError
-from monet_edge.files import atomic_write
 
 from .rounds import ERROR, MODEL, ROUNDS
 
