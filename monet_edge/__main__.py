@@ -1,5 +1,17 @@
-"""``python -m monet_edge`` is the command ``monet-edge``."""
+"""The command ``monet-edge``, also as ``python -m monet_edge``."""
 
-from .cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being imported ends without a traceback, too."""
+    try:
+        from .cli import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -293,8 +293,3 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False) -> None:
     pass
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

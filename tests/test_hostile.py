@@ -171,6 +171,24 @@ def test_runs_ended_at_random_moments(tmp_path):
     assert tally.counts.total() == 12
 
 
+@pytest.mark.parametrize("module", ["typer", "monet_edge.cli", "numpy"])
+def test_ctrl_c_while_starting(tmp_path, module):
+    """As if it came while a module is imported: before the command line can say anything."""
+    code = f"""
+import sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}: raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from monet_edge.__main__ import main
+sys.argv = ["monet-edge", "segment", {str(tmp_path / "scan.nii")!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_processes_write_the_same_output(command, tmp_path, overwrite):
     """One wins, or both; the mask is whole, and nothing else is left."""
@@ -214,7 +232,7 @@ def watch(event, arguments):
     elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class"):
         seen["started"].append(event)
 sys.addaudithook(watch)
-from monet_edge.cli import main
+from monet_edge.__main__ import main
 try:
     main()
 finally:
