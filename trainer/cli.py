@@ -14,6 +14,8 @@ from monet_edge import DISCLAIMER
 from monet_edge.cli import progress_bar
 from monet_edge.errors import DatasetError, MonetError
 
+from .federated.commands import federated, federated_server, federated_site
+
 if TYPE_CHECKING:
     from .config import Settings
     from .prepare import Prepared
@@ -96,6 +98,10 @@ def fit(
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
     settings = Settings(ready.name, net, record, merge is not None, override(RECIPES[recipe], changes or []), seed, deterministic)
     _fit(settings, ready, _choose_split(ready, splits, folds, fold), output, resume, device, quiet)
+
+
+for command in (federated, federated_server, federated_site):
+    app.command()(command)
 
 
 def _fit(

@@ -5,6 +5,7 @@ Without TLS nothing but loopback is allowed. No telemetry, no look for updates, 
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
 import math
@@ -100,27 +101,48 @@ def environment(home: Path) -> dict[str, str]:
 
 @contextmanager
 def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that run while the block does, in this order; their output goes to `<home>/0.log`, ...
+    """Processes that run while the block does; their output goes to `<home>/0.log`, ...
 
     They are stopped in the opposite order: sites first, so that they say goodbye to a server that still listens.
+
+    Raises
+    ------
+    MonetError
+        If processes of an earlier start still work there, because whoever started them was killed.
     """
     home.mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
-    try:
-        for number, command in enumerate(commands):
-            with (home / f"{number}.log").open("ab") as log:
-                running.append(subprocess.Popen(command, env=environment(home), stdout=log, stderr=log, start_new_session=True))
-        yield running
-    finally:
-        for process in reversed(running[1:]):
-            process.terminate()
-        for process in reversed(running):
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            with suppress(ProcessLookupError):  # its children, or itself where it would not stop
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    with (home / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise MonetError(f"processes of an earlier start still work in {home}. Stop them first: kill {lock.read()}") from None
+        try:
+            for number, command in enumerate(commands):
+                with (home / f"{number}.log").open("ab") as log:
+                    # the lock lives as long as anyone who inherited it
+                    keep = (lock.fileno(),)
+                    process = subprocess.Popen(
+                        command, env=environment(home), stdout=log, stderr=log, pass_fds=keep, start_new_session=True
+                    )
+                    running.append(process)
+            lock.truncate(0)
+            print(*(process.pid for process in running), end="", file=lock, flush=True)
+            yield running
+        finally:
+            for process in reversed(running):
+                _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end; what is left of it and its children after 20 s is killed."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def free_port() -> int:

@@ -1,0 +1,145 @@
+"""Whole federated trainings with Flower's processes: all on this machine, the server's part, or one site's part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from monet_edge.errors import MonetError, OutputError
+
+from ..config import Settings
+from ..prepare import Prepared
+from . import run
+from .rounds import MODEL, ROUNDS
+from .settings import Federation, for_sites, to_run_config
+
+Progress = Callable[[int], None]
+
+
+def train_here(
+    sites: Mapping[str, Prepared],
+    settings: Settings,
+    federation: Federation,
+    output: Path,
+    *,
+    resume: bool,
+    device: str,
+    progress: Progress,
+) -> Path:
+    """Server and sites on this machine, each in processes of its own, on loopback.
+
+    Parameters
+    ----------
+    sites : mapping of str to Prepared
+        By name.
+    settings : Settings
+        As for a pooled training.
+    federation : Federation
+    output : Path
+        The run folder.
+    resume : bool
+        Go on from its last round.
+    device : str
+        Empty: a GPU if there is one.
+    progress : callable
+        Called with the number of finished rounds.
+
+    Returns
+    -------
+    Path
+        The exported weights file.
+
+    Raises
+    ------
+    MonetError
+        If the training fails; all processes are gone then, too.
+    """
+    home = output.resolve() / "flower"
+    port = run.free_port()
+    commands = [run.superlink_command(home, "127.0.0.1", port, None)]
+    for name, prepared in sites.items():
+        node = node_config(name, prepared.folder, home / f"{name}.safetensors", device)
+        commands.append(run.supernode_command(f"127.0.0.1:{port}", node, run.free_port(), None, None))
+    return _train(commands, f"127.0.0.1:{port}", None, (), settings, federation, output, resume, progress)
+
+
+def serve(
+    settings: Settings,
+    federation: Federation,
+    output: Path,
+    *,
+    host: str,
+    port: int,
+    tls: run.Tls | None,
+    keys: Sequence[Path],
+    resume: bool,
+    progress: Progress,
+) -> Path:
+    """The server's part: listen, let in the sites whose public keys are given, train, and end.
+
+    Parameters are those of `train_here`, and
+    host, port
+        Where to listen.
+    tls : Tls, optional
+        Needed for anything but loopback.
+    keys : sequence of Path
+        The sites' public keys (OpenSSH, elliptic curve), one a site.
+
+    Raises
+    ------
+    MonetError
+        If a safeguard is missing, or the training fails.
+    """
+    if tls is not None and len(keys) < federation.sites:
+        raise MonetError(f"{federation.sites} sites need as many public keys, found {len(keys)}: give --site-key for each")
+    home = output.resolve() / "flower"
+    local = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else f"{host}:{port}"
+    command = run.superlink_command(home, host, port, tls)
+    return _train([command], local, tls.authority if tls else None, keys, settings, federation, output, resume, progress)
+
+
+def join(prepared: Prepared, name: str, address: str, folder: Path, *, authority: Path | None, key: Path | None, device: str) -> int:
+    """A site's part: answer the server until it is stopped (Ctrl-C); returns the SuperNode's exit status.
+
+    Raises
+    ------
+    MonetError
+        If the server is another machine and the certificate or the key is missing.
+    """
+    home = folder.resolve()
+    node = node_config(name, prepared.folder, home / "memory.safetensors", device)
+    command = run.supernode_command(address, node, run.free_port(), authority, key)
+    with run.daemons([command], home) as (process,):
+        return process.wait()
+
+
+def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[str, str]:
+    """What `client_app` is told about its site."""
+    return {"name": name, "prepared": str(prepared.resolve()), "memory": str(memory), "device": device}
+
+
+def _train(
+    commands: Sequence[Sequence[str]],
+    address: str,
+    authority: Path | None,
+    keys: Sequence[Path],
+    settings: Settings,
+    federation: Federation,
+    output: Path,
+    resume: bool,
+    progress: Progress,
+) -> Path:
+    output = output.resolve()
+    home = output / "flower"
+    if (output / ROUNDS).exists() and not resume:
+        raise OutputError(f"{output} holds a run already. Say --resume to go on with it, or choose another --output.")
+    config = to_run_config(federation, for_sites(settings, federation), str(output), resume)
+    run.write_connection(home, address, authority)
+    run.write_app(home / "app", config)
+    with run.daemons(commands, home) as processes:
+        for key in keys:
+            run.flwr(home, "supernode", "register", str(key.resolve()), run.LINK)
+        account = run.follow(home, run.submit(home, home / "app"), output, processes, progress)
+    (output / "flower.json").write_text(json.dumps(account, indent=1))
+    return output / MODEL
