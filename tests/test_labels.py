@@ -54,6 +54,11 @@ def test_without_names_there_is_no_extension(tmp_path):
     assert (tmp_path / "mask.nii").stat().st_size == 352 + 60
 
 
+@pytest.mark.parametrize("length", range(1, 17))
+def test_blanks_fill_the_extension_up(length):
+    assert (len(labels.extension(("x" * length,)).content) + 8) % 16 == 0
+
+
 def test_eight_colours_and_then_again():
     assert len({labels.colour(label) for label in range(1, 9)}) == 8
     assert labels.colour(9) == labels.colour(1)

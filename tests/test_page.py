@@ -11,7 +11,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import page, phantom, volume
+from monet_edge import page, phantom, preview, volume
+from monet_edge.preprocess import Preprocess
+from monet_edge.preprocess import measure as intensities
 from monet_edge.statistics import measure
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
@@ -101,6 +103,17 @@ def test_an_empty_mask_and_a_constant_scan():
     mask = np.zeros(scan.shape, np.uint8, order="F")
     text = page.build(scan, mask, measure(scan, mask, ("a",)), (7.0, 7.0), "axial", "t", "f", (), {}, "")
     assert all(one["outline"] is None for one in data_of(text)["slices"])
+
+
+def test_intensities_that_lie_further_apart_than_floats_go():
+    image = nibabel.Nifti1Image(np.linspace(0, 1.3e308, 729).reshape(9, 9, 9), np.eye(4))
+    scan = volume.from_image(image)
+    with np.errstate(all="ignore"):
+        limits = preview.window(Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",)), intensities(scan.voxels))
+    mask = np.ones(scan.shape, np.uint8, order="F")
+    with np.errstate(all="ignore"):
+        text = page.build(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t", "f", (), {}, "")
+    assert len(data_of(text)["slices"]) == 9
 
 
 needs_browser = pytest.mark.skipif(browser.FOUND is None, reason="no Chromium on this machine")
