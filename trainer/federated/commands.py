@@ -74,7 +74,7 @@ def federated_server(
     output: OutputOption,
     sites: Annotated[int, typer.Option(min=1, help="So many must be connected before the first round.")],
     host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs TLS.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the sites find the server.")] = 8000,
     certificate: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="The server's certificate (PEM).")] = None,
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="The certificate's key (PEM).")] = None,
     authority: CertificateAuthority = None,
