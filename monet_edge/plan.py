@@ -301,11 +301,11 @@ class Program:
         self.image = _bordered(self.shapes[INPUT], plan.border or 0)
         self.output = np.zeros(self.shapes[plan.spec.output], np.float32)
         self.taps: list[np.ndarray] = []
-        # stages[stage][part]: the parts of a stage may run at the same time, the stages one after the other
         way_in = [INPUT] if plan.border is None else []
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
         stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
-        self.stages = [[self._steps(stage, addresses, scratch, part, parts) for part in range(parts)] for stage in stages]
+        self.counter = np.zeros(1, np.int64)  # arrivals at all barriers of a run
+        self.steps = [self._part(stages, addresses, scratch, part, parts) for part in range(parts)]
 
     @staticmethod
     def memory(plan: Plan, height: int, width: int) -> int:
@@ -362,8 +362,19 @@ class Program:
                 rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
         return np.array(rows, np.int64).reshape(-1, 3)
 
-    def _steps(self, stage: Layer | str, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
-        """The steps of one part of one stage: a layer, the way in (the image's name) or the way out (the output's)."""
+    def _part(self, stages: list[Layer | str], addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+        """The steps of one thread, with a barrier after each where there are others."""
+        steps = []
+        for number, stage in enumerate(stages, 1):
+            steps.append(self._step(stage, addresses, scratch, part, parts))
+            if parts > 1:
+                steps.append(np.zeros(1, STEP))
+                barrier = steps[-1][0]
+                barrier["kernel"], barrier["counter"], barrier["goal"] = addresses["barrier"], self.counter.ctypes.data, number * parts
+        return np.concatenate(steps)
+
+    def _step(self, stage: Layer | str, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+        """One part of one stage: a layer, the way in (the image's name) or the way out (the output's)."""
         steps = np.zeros(1, STEP)
         step = steps[0]
         name = stage if isinstance(stage, str) else stage.name
@@ -387,7 +398,7 @@ class Program:
         step["other"], step["other_pixel"], step["other_row"] = planes.ctypes.data, planes.strides[0], planes.strides[1]
 
     @staticmethod
-    def _share(layer: Layer | str | None, height: int, part: int, parts: int) -> tuple[int, int]:
+    def _share(layer: Layer | str, height: int, part: int, parts: int) -> tuple[int, int]:
         """The rows of one part: bounds between whole rows of tiles."""
         unit = 1
         if isinstance(layer, Layer) and layer.op.kind in ("conv", "deconv"):

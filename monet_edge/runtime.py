@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from .errors import SpecError
 from .kernels import _jit
-from .kernels.step import STEP
 from .plan import Plan, Program
 from .spec import Spec, multiple_of
+
+CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
 
 
 class Engine:
@@ -79,7 +81,7 @@ class Engine:
         """
         if count < self.threads or self.threads == 1:
             for i in range(count):
-                self._one(i, load, store, self.threads)
+                self._one(i, load, store, self.threads, threading.Event())
                 if progress:
                     progress(i + 1)
             return
@@ -94,13 +96,13 @@ class Engine:
                 if i is None:
                     return
                 try:
-                    self._one(i, load, store, 1)
-                except BaseException as error:
+                    self._one(i, load, store, 1, stop)
+                except BaseException as error:  # not lost with the thread: raised again by the caller
                     done.put(error)
                     return
                 done.put(None)
 
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(self.threads, count))]
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(self.threads)]
         for worker in workers:
             worker.start()
         try:
@@ -123,7 +125,7 @@ class Engine:
         image = np.ascontiguousarray(image, np.float32)
         plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
         program = Program(plan, self._kernels.addresses, *self._check(image), keep=True)
-        self._execute(program, image)
+        self._execute(program, image, threading.Event())
         return {layer.name: program.value(layer.name) for layer in plan.layers}
 
     def workspace_bytes(self, height: int, width: int) -> int:
@@ -139,7 +141,9 @@ class Engine:
             raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
         return height, width
 
-    def _one(self, i: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], parts: int) -> None:
+    def _one(self, i: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], parts: int,
+             stop: threading.Event) -> None:  # fmt: skip
+        """Slice i from ``load`` to ``store``, with an idle program or a new one."""
         image = np.ascontiguousarray(load(i), np.float32)
         key = (*self._check(image), parts)
         with self._lock:
@@ -147,31 +151,34 @@ class Engine:
             program = idle.pop() if idle else None
         if program is None:
             program = Program(self._plan, self._kernels.addresses, *key)
-        try:
-            self._execute(program, image)
+        if self._execute(program, image, stop):
             store(i, program.output)
-        finally:
-            with self._lock:
-                idle.append(program)
+        with self._lock:  # not after an error: a program that was stopped half way is not used again
+            idle.append(program)
 
-    def _execute(self, program: Program, image: np.ndarray) -> None:
-        """Run a program's stages; the parts of one stage run at the same time."""
+    def _execute(self, program: Program, image: np.ndarray, stop: threading.Event) -> bool:
+        """Run a program, each part in a thread; False if it was stopped."""
         program.image[...] = image
-        parts = len(program.scratches)
-        if parts == 1:
-            for (steps,) in program.stages:
-                self._kernels.run(steps.ctypes.data, len(steps), STEP.itemsize)
-            return
-        barrier = threading.Barrier(parts)
+        program.counter[0] = 0
 
         def work(part: int) -> None:
-            for stage in program.stages:
-                self._kernels.run(stage[part].ctypes.data, len(stage[part]), STEP.itemsize)
-                barrier.wait()
+            steps, at = program.steps[part], 0
+            while at < len(steps) and not stop.is_set():
+                end = min(at + CHUNK, len(steps))
+                reached = self._kernels.run(steps.ctypes.data, at, end)
+                if reached < end:  # at a barrier: let the other threads run
+                    time.sleep(0)
+                at = reached
 
-        workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in range(1, parts)]
+        workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in range(1, len(program.steps))]
         for worker in workers:
             worker.start()
-        work(0)
-        for worker in workers:
-            worker.join()
+        try:
+            work(0)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            for worker in workers:
+                worker.join()
+        return not stop.is_set()

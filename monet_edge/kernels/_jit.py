@@ -49,28 +49,64 @@ KERNELS: tuple[Callable[[Any], None], ...] = (
 MODULES = (memory, finish, gemm, winograd, pointwise, planes)
 MICROS: tuple[Micro, ...] = tuple({v.name: v for module in MODULES for v in vars(module).values() if isinstance(v, Micro)}.values())
 
-# The interpreter of a program: `count` steps of `size` bytes from `step` on. A kernel is called as Numba compiles it,
-# (result, exception, step) -> status; ours return nothing and raise nothing.
-_RUN = """
-define void @run(i64 %first, i64 %count, i64 %size) {
+# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A kernel is called as
+# Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is not zero and returns
+# its index, or `end`. Only `barrier` has such a status: it counts itself in once, looks a while whether the others have come
+# too, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it again.
+_RUN = f"""
+define i64 @run(i64 %first, i64 %begin, i64 %end) {{
 entry:
   %result = alloca ptr
   %exception = alloca ptr
-  %any = icmp sgt i64 %count, 0
-  br i1 %any, label %next, label %done
-next:
-  %i = phi i64 [0, %entry], [%j, %next]
-  %offset = mul i64 %i, %size
+  br label %head
+head:
+  %i = phi i64 [%begin, %entry], [%j, %next]
+  %more = icmp slt i64 %i, %end
+  br i1 %more, label %body, label %done
+body:
+  %offset = mul i64 %i, {STEP.itemsize}
   %address = add i64 %first, %offset
   %step = inttoptr i64 %address to ptr
   %kernel = load ptr, ptr %step
   %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
+  %stop = icmp ne i32 %status, 0
+  br i1 %stop, label %done, label %next
+next:
   %j = add i64 %i, 1
-  %more = icmp slt i64 %j, %count
-  br i1 %more, label %next, label %done
+  br label %head
 done:
-  ret void
-}
+  ret i64 %i
+}}
+
+define i32 @barrier(ptr %result, ptr %exception, ptr %step) {{
+entry:
+  %counter_at = getelementptr i8, ptr %step, i64 {STEP.fields["counter"][1]}
+  %goal_at = getelementptr i8, ptr %step, i64 {STEP.fields["goal"][1]}
+  %arrived_at = getelementptr i8, ptr %step, i64 {STEP.fields["arrived"][1]}
+  %counter = load ptr, ptr %counter_at
+  %goal = load i64, ptr %goal_at
+  %arrived = load i64, ptr %arrived_at
+  %first = icmp eq i64 %arrived, 0
+  br i1 %first, label %arrive, label %spin
+arrive:
+  store i64 1, ptr %arrived_at
+  %before = atomicrmw add ptr %counter, i64 1 seq_cst
+  br label %spin
+spin:
+  %i = phi i64 [0, %entry], [0, %arrive], [%j, %again]
+  %count = load atomic i64, ptr %counter acquire, align 8
+  %all = icmp sge i64 %count, %goal
+  br i1 %all, label %through, label %again
+again:
+  %j = add i64 %i, 1
+  %patient = icmp slt i64 %j, 20000
+  br i1 %patient, label %spin, label %yield
+through:
+  store i64 0, ptr %arrived_at
+  ret i32 0
+yield:
+  ret i32 1
+}}
 """
 
 Progress = Callable[[int, int, str], None]  # done, total, what
@@ -104,7 +140,7 @@ class Kernels:
 
     isa: Isa
     addresses: dict[str, int]
-    run: Callable[[int, int, int], None]  # releases the GIL
+    run: Callable[[int, int, int], int]  # (steps, begin, end) -> where it stopped; releases the GIL
     engine: Any  # owns the memory of the code
 
 
@@ -142,8 +178,9 @@ def _load(progress: Progress | None) -> Kernels:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target()))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    run = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engine.get_function_address("run"))
-    return Kernels(target().isa, {k.__name__: engine.get_function_address(k.__name__) for k in KERNELS}, run, engine)
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engine.get_function_address("run"))
+    names = [kernel.__name__ for kernel in KERNELS] + ["barrier"]
+    return Kernels(target().isa, {name: engine.get_function_address(name) for name in names}, run, engine)
 
 
 def _machine(target: Target) -> Any:
@@ -168,8 +205,9 @@ def compile_object(target: Target, progress: Progress | None = None) -> bytes:
         module.link_in(_translate(kernel))
     report(len(KERNELS), total, "machine code")
     machine = _machine(target)
+    public = {"run", "barrier"} | {kernel.__name__ for kernel in KERNELS}
     for function in module.functions:
-        if not function.is_declaration and function.name != "run" and function.name not in {k.__name__ for k in KERNELS}:
+        if not function.is_declaration and function.name not in public:
             function.linkage = "internal"
     # The loops are optimised by Numba already, the micro-kernels by hand: unrolling or vectorising again only costs time.
     tuning = llvm.PipelineTuningOptions(speed_level=2)

@@ -18,15 +18,17 @@ from .finish import finish
 from .memory import copy, least, most, peek, zero
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
+STEPS = 4  # of K, unrolled: all 16 of a block are no faster and take four times as long to compile
+
 
 def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any) -> None:
     """``rows`` x ``columns`` sums kept in registers over all K."""
     lanes = v.isa.lanes
     vectors = columns // lanes
 
-    def block(_: Any, carried: list[Any]) -> list[Any]:
+    def few(_: Any, carried: list[Any]) -> list[Any]:
         a, u, *sums = carried
-        for k in range(BLOCK):
+        for k in range(STEPS):
             if k:
                 v.fence()
             weights = [v.load(u, (k * columns + i * lanes) * 4) for i in range(vectors)]
@@ -37,7 +39,12 @@ def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks
                 if vectors > 1 and (row % 3 == 2 or row == rows - 1):
                     part = slice((row - row % 3) * vectors, (row + 1) * vectors)
                     sums[part] = v.pin(sums[part])
-        return [v.at(a, a_block), v.at(u, BLOCK * columns * 4), *sums]
+        return [v.at(a, STEPS * 4), v.at(u, STEPS * columns * 4), *sums]
+
+    def block(_: Any, carried: list[Any]) -> list[Any]:
+        a, u, *sums = carried
+        _, u, *sums = v.loop(v.integer(BLOCK), STEPS, [a, u, *sums], few)
+        return [v.at(a, a_block), u, *sums]
 
     sums = v.loop(blocks, 1, [a, u] + [v.constant(0.0)] * (rows * vectors), block)[2:]
     for row in range(rows):

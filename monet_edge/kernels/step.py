@@ -28,6 +28,7 @@ STEP = np.dtype(
             "dilation", "window",
             "strip",  # pixels or tiles worked on at a time
             "gathered", "sums", "tile", "tables",  # workspace of the thread
+            "counter", "goal", "arrived",  # of a barrier: address of the shared count, what to wait for, whether counted in
         )
     ]
 )  # fmt: skip
