@@ -16,7 +16,6 @@ import numpy as np
 
 from monet_edge import plan
 from monet_edge.kernels import _jit
-from monet_edge.kernels.step import STEP
 from monet_edge.spec import Op, Shape, count_macs
 
 from . import peers
@@ -58,9 +57,9 @@ def measure(threads: int, network: str, rounds: int, rival: bool) -> list[dict[s
             counts = done >= 2
             for program in variants:
                 program.image[...] = image
-                for (stage, kernel), (steps,) in zip(_stages(program, kernels), program.stages, strict=True):
+                for index, (stage, kernel) in enumerate(_stages(program, kernels)):
                     start = time.perf_counter()
-                    kernels.run(steps.ctypes.data, len(steps), STEP.itemsize)
+                    kernels.run(program.steps[0].ctypes.data, index, index + 1)
                     seconds = time.perf_counter() - start
                     if counts:
                         times.setdefault(stage, {}).setdefault(kernel, []).append(seconds)
@@ -102,7 +101,7 @@ def _variants(case: peers.Case, kernels: _jit.Kernels) -> list[plan.Program]:
 def _stages(program: plan.Program, kernels: _jit.Kernels) -> list[tuple[str, str]]:
     """What each stage makes, and by which kernel."""
     kernel = {address: name for name, address in kernels.addresses.items()}
-    found = [kernel[int(steps[0]["kernel"])] for (steps,) in program.stages]
+    found = [kernel[int(step["kernel"])] for step in program.steps[0]]
     names = ["way in"] * (found[0] == "from_planes") + [layer.name for layer in program.plan.layers]
     return list(zip(names + ["way out"] * (len(found) - len(names)), found, strict=True))
 

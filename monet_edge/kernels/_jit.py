@@ -31,7 +31,7 @@ import numpy as np
 
 from . import finish, gemm, memory, planes, pointwise, winograd
 from .simd import Isa, Micro, choose_isa, emit_module
-from .step import STEP
+from .step import STEP, offset
 
 KERNELS: tuple[Callable[[Any], None], ...] = (
     gemm.conv_gemm,
@@ -80,9 +80,9 @@ done:
 
 define i32 @barrier(ptr %result, ptr %exception, ptr %step) {{
 entry:
-  %counter_at = getelementptr i8, ptr %step, i64 {STEP.fields["counter"][1]}
-  %goal_at = getelementptr i8, ptr %step, i64 {STEP.fields["goal"][1]}
-  %arrived_at = getelementptr i8, ptr %step, i64 {STEP.fields["arrived"][1]}
+  %counter_at = getelementptr i8, ptr %step, i64 {offset("counter")}
+  %goal_at = getelementptr i8, ptr %step, i64 {offset("goal")}
+  %arrived_at = getelementptr i8, ptr %step, i64 {offset("arrived")}
   %counter = load ptr, ptr %counter_at
   %goal = load i64, ptr %goal_at
   %arrived = load i64, ptr %arrived_at

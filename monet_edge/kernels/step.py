@@ -32,3 +32,8 @@ STEP = np.dtype(
         )
     ]
 )  # fmt: skip
+
+
+def offset(field: str) -> int:
+    """Bytes from the start of a step to one of its fields."""
+    return STEP.names.index(field) * 8 if STEP.names else 0
