@@ -141,7 +141,7 @@ def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
 
 def test_what_fails_at_a_site_stays_in_its_own_log(alike, tmp_path):
     start = rounds._start(TWO, alike, tmp_path / "run", resume=False)
-    message = Message(content=rounds._content(TWO, alike, start, 1), message_type="train", dst_node_id=1)
+    message = Message(content=rounds.round_content(TWO, alike, start, 1), message_type="train", dst_node_id=1)
     node = {"prepared": str(tmp_path / "patient-Smith"), "memory": str(tmp_path / "m"), "name": "a"}
     answer = client_app.train(message, Context(0, 1, node, RecordDict(), {}))
     assert answer.has_error()
@@ -283,19 +283,19 @@ def test_noise_needs_every_site(tiny, alike, tmp_path):
         train(tmp_path, federation, tiny, lambda message, context: None, alike)
 
 
-def test_nothing_but_loopback_goes_without_tls(tmp_path):
+def test_nothing_but_loopback_goes_without_tls():
     node = {"name": "a", "prepared": "/p", "memory": "/m"}
     tls = run.Tls(Path("c.pem"), Path("k.pem"), Path("ca.pem"))
     for host in ("0.0.0.0", "::", "hospital.example", "10.0.0.1", "localhost.example"):
         with pytest.raises(MonetError, match="other machines"):
-            run.superlink_command(tmp_path, host, 8000, None)
+            run.superlink_command(host, 8000, None)
         with pytest.raises(MonetError, match="another machine"):
             run.supernode_command(f"{host}:8000", node, 9000, tls.authority, None)
-        assert "--enable-supernode-auth" in run.superlink_command(tmp_path, host, 8000, tls)
-        assert "--insecure" not in run.superlink_command(tmp_path, host, 8000, tls)
+        assert "--enable-supernode-auth" in run.superlink_command(host, 8000, tls)
+        assert "--insecure" not in run.superlink_command(host, 8000, tls)
         assert "--auth-supernode-private-key" in run.supernode_command(f"{host}:8000", node, 9000, tls.authority, tls.key)
     for host in ("127.0.0.1", "localhost", "[::1]"):
-        assert "--insecure" in run.superlink_command(tmp_path, host, 8000, None)
+        assert "--insecure" in run.superlink_command(host, 8000, None)
         assert "--insecure" in run.supernode_command(f"{host}:8000", node, 9000, None, None)
 
 
@@ -304,7 +304,7 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "0"
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "1"
-    assert "--disable-runtime-dependency-installation" in run.superlink_command(tmp_path, "127.0.0.1", 8000, None)
+    assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,7 @@ def federated_site(
     name: Annotated[str, typer.Option(help="What the others may call this site; it goes into the exported file.")],
     authority: CertificateAuthority = None,
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="This site's private key.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Longest time without a server, in seconds.")] = 3600.0,
     device: DeviceOption = "",
     quiet: QuietOption = False,
 ) -> None:
@@ -123,7 +124,7 @@ def federated_site(
     prepared = _prepared(dataset, output / "prepared", quiet)
     if not quiet:
         print(f"{name}: {len(prepared.keys)} patients ready for {server}; scans stay here. Stop with Ctrl-C.", flush=True)
-    raise typer.Exit(join(prepared, name, server, output, authority=authority, key=private_key, device=device))
+    join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)
 
 
 def _prepared(dataset: Path, folder: Path, quiet: bool) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def train_here(
     """
     home = output.resolve() / "flower"
     port = run.free_port()
-    commands = [run.superlink_command(home, "127.0.0.1", port, None)]
+    commands = [run.superlink_command("127.0.0.1", port, None)]
     for name, prepared in sites.items():
         node = node_config(name, prepared.folder, home / f"{name}.safetensors", device)
         commands.append(run.supernode_command(f"127.0.0.1:{port}", node, run.free_port(), None, None))
@@ -93,25 +94,39 @@ def serve(
     """
     if tls is not None and len(keys) < federation.sites:
         raise MonetError(f"{federation.sites} sites need as many public keys, found {len(keys)}: give --site-key for each")
-    home = output.resolve() / "flower"
     local = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else f"{host}:{port}"
-    command = run.superlink_command(home, host, port, tls)
+    command = run.superlink_command(host, port, tls)
     return _train([command], local, tls.authority if tls else None, keys, settings, federation, output, resume, progress)
 
 
-def join(prepared: Prepared, name: str, address: str, folder: Path, *, authority: Path | None, key: Path | None, device: str) -> int:
-    """A site's part: answer the server until it is stopped (Ctrl-C); returns the SuperNode's exit status.
+def join(
+    prepared: Prepared, name: str, address: str, folder: Path, *, authority: Path | None, key: Path | None, device: str, wait: float
+) -> None:
+    """A site's part: answer the server until stopped (Ctrl-C).
+
+    A SuperNode gives up when the server does not answer or does not know its key; it is started again, so that a site may be
+    there before the server, and stays when the server is started anew.
 
     Raises
     ------
     MonetError
-        If the server is another machine and the certificate or the key is missing.
+        If the server is another machine and the certificate or the key is missing, or there was no connection for ``wait``
+        seconds.
     """
     home = folder.resolve()
     node = node_config(name, prepared.folder, home / "memory.safetensors", device)
     command = run.supernode_command(address, node, run.free_port(), authority, key)
-    with run.daemons([command], home) as (process,):
-        return process.wait()
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline:
+        started = time.monotonic()
+        with run.daemons([command], home) as (process,):
+            process.wait()
+        if time.monotonic() - started > 60:  # it takes a SuperNode some 10 s to give up
+            deadline = time.monotonic() + wait
+        time.sleep(5)
+    raise MonetError(
+        f"no connection to {address} for {wait:g} s: does the server run, and know this site's key? {home / '0.log'} says more"
+    )
 
 
 def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[str, str]:

@@ -152,7 +152,7 @@ def _write(run: Run, federation: Federation, settings: Settings, folder: Path) -
         file.write(json.dumps({"federation": asdict(federation), "rounds": run.history, "scores": run.scores}, indent=1).encode())
 
 
-def _content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
+def round_content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
     """What every site gets: the network and how to train it."""
     expected = layout(tensor_shapes(settings), federation.compression, down=True)
     config: dict[str, Any] = {
@@ -169,7 +169,7 @@ def _content(federation: Federation, settings: Settings, run: Run, number: int) 
 def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> None:
     """Ask the sites, check their replies, and take a new network from them if there are enough."""
     started, number = time.perf_counter(), len(run.history) + 1
-    content = _content(federation, settings, run, number)
+    content = round_content(federation, settings, run, number)
     configured = strategy.configure_train(number, _record(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes)))
     messages = sorted(configured, key=lambda message: message.metadata.dst_node_id)
     sites: dict[int, dict[str, Any]] = {}
@@ -228,7 +228,7 @@ def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> T
 
 
 def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> list[dict[str, Any]]:
-    content = _content(federation, settings, run, len(run.history))
+    content = round_content(federation, settings, run, len(run.history))
     names = {site["node"]: site.get("name", "") for row in run.history for site in row["sites"]}
     messages = [Message(content=content, message_type=MessageType.EVALUATE, dst_node_id=node) for node in nodes]
     scores = []

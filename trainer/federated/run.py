@@ -45,8 +45,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def superlink_command(folder: Path, host: str, port: int, tls: Tls | None) -> list[str]:
+def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
     """How to start the server's SuperLink; with TLS, only sites whose keys were registered may join.
+
+    It keeps nothing on disk: after a crash our own checkpoints go on, not a half-finished run of Flower's.
 
     Raises
     ------
@@ -55,8 +57,7 @@ def superlink_command(folder: Path, host: str, port: int, tls: Tls | None) -> li
     """
     if tls is None and not is_loopback(host):
         raise MonetError(f"{host} can be reached from other machines: give --certificate, --key and --authority, or use 127.0.0.1")
-    command = ["flower-superlink", "--host", host, "--port", str(port), "--database", str(folder / "superlink.db")]
-    command += ["--disable-runtime-dependency-installation"]
+    command = ["flower-superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
     if tls is None:
         return [*command, "--insecure"]
     command += ["--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority)]
@@ -118,6 +119,7 @@ def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subp
         except OSError:
             lock.seek(0)
             raise MonetError(f"processes of an earlier start still work in {home}. Stop them first: kill {lock.read()}") from None
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: stop them first
         try:
             for number, command in enumerate(commands):
                 with (home / f"{number}.log").open("ab") as log:
@@ -133,6 +135,7 @@ def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subp
         finally:
             for process in reversed(running):
                 _stop(process)
+            signal.signal(signal.SIGTERM, before)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

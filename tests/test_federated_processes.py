@@ -1,0 +1,158 @@
+"""Federated training with Flower's real processes: SuperLink, SuperNodes and what they start. None may be left afterwards."""
+
+import datetime
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr", reason="the extra federated is not installed")
+
+import federation as fed
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from monet_edge import weights
+from trainer.federated import run
+from trainer.federated.rounds import MODEL, ROUNDS
+from trainer.federated.settings import Federation, to_json
+
+ROOT = Path(__file__).parents[1]
+linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
+
+
+def start(*words, **options):
+    """A command of monet-train, in the background, with one thread a process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "trainer.cli", *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Processes that were started with Flower's home in this folder, by /proc."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        try:
+            if path.name.isdigit() and f"FLWR_HOME={folder}".encode() in (path / "environ").read_bytes():
+                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # gone meanwhile, or another user's
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder whose processes must all be gone at the end of the test."""
+    yield tmp_path
+    deadline = time.monotonic() + 20
+    while (left := processes_of(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for number in left:
+        os.kill(number, 9)
+    assert not left
+
+
+@linux
+@pytest.mark.timeout(600)
+def test_two_sites_two_rounds(folder):
+    """The usual case by the command; what Flower counted at its sockets agrees with what we count."""
+    datasets = [fed.write_dataset(folder / name, 3, seed) for seed, name in enumerate(("north", "south"))]
+    process = start("federated", *datasets, "-o", folder / "run", "--size", 32, "--rounds", 2, "--set", "batch=8", "--device", "cpu")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "round 2/2" in output
+    model = weights.load(folder / "run" / MODEL)
+    assert [(site["name"], site["rounds"]) for site in model.provenance["sites"]] == [("north", 2), ("south", 2)]
+    found = json.loads((folder / "run" / ROUNDS).read_text())
+    assert [row["kept"] for row in found["rounds"]] == [True, True]
+    sites = [site for row in found["rounds"] for site in row["sites"]]
+    network = 4 * 403_556  # bytes of MoNet's parameters and statistics, float32
+    assert all(network <= site[way] <= 1.01 * network for site in sites for way in ("sent", "received"))
+    traffic = json.loads((folder / "run" / "flower.json").read_text())["network-traffic"]
+    assert traffic["inbound-bytes"] >= sum(site["received"] for site in sites)
+
+
+def write_certificate(folder: Path) -> run.Tls:
+    """An authority and a server's certificate that it signed, for 127.0.0.1."""
+    now = datetime.datetime.now(datetime.UTC)
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "server")}
+    names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in keys}
+    for name, key in keys.items():
+        builder = x509.CertificateBuilder(names["authority"], names[name], key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(name == "authority", None), critical=True)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        certificate = builder.sign(keys["authority"], hashes.SHA256())
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(folder / "server.key", keys["server"], serialization.PrivateFormat.PKCS8)
+    return run.Tls(folder / "server.pem", folder / "server.key", folder / "authority.pem")
+
+
+def write_site_key(folder: Path, name: str) -> Path:
+    """A key pair as `ssh-keygen -t ecdsa` makes it: NAME and NAME.pub."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    write_private(folder / name, key, serialization.PrivateFormat.OpenSSH)
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    (folder / f"{name}.pub").write_bytes(public)
+    return folder / name
+
+
+def write_private(path: Path, key, form) -> None:
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+
+
+def wait_for(condition, process, seconds=240):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+@linux
+@pytest.mark.timeout(900)
+def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folder):
+    """Encrypted and authenticated: a site whose key nobody registered stays out; the server comes back and goes on."""
+    tls, port = write_certificate(folder), run.free_port()
+    settings = folder / "config.json"
+    settings.write_text(to_json(fed.make_settings(Federation(), "monet")))
+    names = ("north", "south", "stranger")
+    keys = {name: write_site_key(folder, name) for name in names}
+    nodes = fed.make_sites(folder / "sites")
+    server = ["federated-server", settings, "-o", folder / "run", "--sites", 2, "--rounds", 2, "--port", port, "--timeout", 60]
+    server += ["--certificate", tls.certificate, "--key", tls.key, "--authority", tls.authority]
+    server += [word for name in ("north", "south") for word in ("--site-key", f"{keys[name]}.pub")]
+    first = start(*server)
+    sites = {}
+    try:
+        for name, node in zip(names, [*nodes, nodes[0]], strict=True):
+            words = [f"127.0.0.1:{port}", node["prepared"], "-o", folder / f"home-{name}", "--name", name, "--device", "cpu"]
+            sites[name] = start("federated-site", *words, "--authority", tls.authority, "--key", keys[name])
+        rounds = folder / "run" / ROUNDS
+        wait_for(rounds.exists, first)
+        first.kill()
+        first.wait()
+        for number, command in processes_of(folder / "run" / "flower").items():
+            print("killing", command)
+            os.kill(number, 9)
+        second = start(*server, "--resume")
+        output, _ = second.communicate()
+        assert second.returncode == 0, output
+        found = json.loads(rounds.read_text())
+        assert [row["kept"] for row in found["rounds"]] == [True, True]
+        assert {site["name"] for row in found["rounds"] for site in row["sites"]} == {"north", "south"}
+        assert weights.load(folder / "run" / MODEL).provenance["rounds"] == 2
+        assert "Failed to activate SuperNode" in (folder / "home-stranger" / "0.log").read_text()
+    finally:
+        for site in sites.values():
+            site.terminate()
+        for site in sites.values():
+            site.communicate(timeout=60)
