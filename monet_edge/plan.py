@@ -293,19 +293,19 @@ class Program:
         self.plan = plan
         self.shapes = infer_shapes(plan.spec, height, width)
         self.buffers, size = self._place(keep)
-        scratch = _Scratch(plan)
         self.arena = aligned_zeros(size)
-        self.scratches = [scratch.allocate() for _ in range(parts)]
+        self.scratches = [_Scratch(plan).allocate() for _ in range(parts)]
         self.sources = {layer.name: self._sources(layer.inputs) for layer in plan.layers}
         self.output_sources = self._sources((plan.spec.output,))
         self.image = _bordered(self.shapes[INPUT], plan.border or 0)
-        self.output = np.zeros(self.shapes[plan.spec.output], np.float32)
+        output = self.shapes[plan.spec.output]
+        self.output = aligned_zeros(4 * int(np.prod(output))).view(np.float32).reshape(output)
         self.taps: list[np.ndarray] = []
         way_in = [INPUT] if plan.border is None else []
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
         stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
         self.counter = np.zeros(1, np.int64)  # arrivals at all barriers of a run
-        self.steps = [self._part(stages, addresses, scratch, part, parts) for part in range(parts)]
+        self.steps = [self._part(stages, addresses, part, parts) for part in range(parts)]
 
     @staticmethod
     def memory(plan: Plan, height: int, width: int) -> int:
@@ -362,18 +362,18 @@ class Program:
                 rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
         return np.array(rows, np.int64).reshape(-1, 3)
 
-    def _part(self, stages: list[Layer | str], addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+    def _part(self, stages: list[Layer | str], addresses: Mapping[str, int], part: int, parts: int) -> np.ndarray:
         """The steps of one thread, with a barrier after each where there are others."""
         steps = []
         for number, stage in enumerate(stages, 1):
-            steps.append(self._step(stage, addresses, scratch, part, parts))
+            steps.append(self._step(stage, addresses, part, parts))
             if parts > 1:
                 steps.append(np.zeros(1, STEP))
                 barrier = steps[-1][0]
                 barrier["kernel"], barrier["counter"], barrier["goal"] = addresses["barrier"], self.counter.ctypes.data, number * parts
         return np.concatenate(steps)
 
-    def _step(self, stage: Layer | str, addresses: Mapping[str, int], scratch: _Scratch, part: int, parts: int) -> np.ndarray:
+    def _step(self, stage: Layer | str, addresses: Mapping[str, int], part: int, parts: int) -> np.ndarray:
         """One part of one stage: a layer, the way in (the image's name) or the way out (the output's)."""
         steps = np.zeros(1, STEP)
         step = steps[0]
@@ -390,7 +390,8 @@ class Program:
             step["sources"] = self.output_sources.ctypes.data
             self._planes(step, self.image if stage == INPUT else self.output)
         step["y0"], step["y1"] = self._share(stage, self.shapes[name][1], part, parts)
-        scratch.fill(step, self.scratches[part])
+        for area, memory in self.scratches[part].items():
+            step[area] = memory.ctypes.data
         return steps
 
     @staticmethod
@@ -440,7 +441,8 @@ def _bordered(shape: Shape, border: int) -> np.ndarray:
     """Planes within a border of zeros, and room behind them for the end of the last tile."""
     channels, height, width = shape
     line, size = width + 2 * border, (height + 2 * border) * (width + 2 * border)
-    whole = np.zeros(channels * size + BYTES, np.float32)[: channels * size].reshape(channels, height + 2 * border, line)
+    memory = aligned_zeros(4 * channels * size + 4 * BYTES)[: 4 * channels * size]
+    whole = memory.view(np.float32).reshape(channels, height + 2 * border, line)
     return whole[:, border : border + height, border : border + width]
 
 
@@ -475,14 +477,7 @@ class _Scratch:
 
     @property
     def size(self) -> int:
-        return sum(-(-size // ALIGNMENT) * ALIGNMENT for size in self.sizes.values())
+        return sum(size + ALIGNMENT for size in self.sizes.values())
 
-    def allocate(self) -> np.ndarray:
-        return aligned_zeros(self.size)
-
-    def fill(self, step: np.void, memory: np.ndarray) -> None:
-        """Write the addresses of the workspace's areas into a step."""
-        address = memory.ctypes.data
-        for area, size in self.sizes.items():
-            step[area] = address
-            address += -(-size // ALIGNMENT) * ALIGNMENT
+    def allocate(self) -> dict[str, np.ndarray]:
+        return {area: aligned_zeros(size) for area, size in self.sizes.items()}

@@ -175,7 +175,7 @@ def _load(progress: Progress | None) -> Kernels:
     if code is None:
         code = compile_object(target(), progress)
         _write(file, code)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(target()))
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine_for(target()))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engine.get_function_address("run"))
@@ -183,7 +183,7 @@ def _load(progress: Progress | None) -> Kernels:
     return Kernels(target().isa, {name: engine.get_function_address(name) for name in names}, run, engine)
 
 
-def _machine(target: Target) -> Any:
+def machine_for(target: Target) -> Any:
     """LLVM's code generator, with the same relocation and code model as Numba's just-in-time compiler."""
     reloc = "static" if target.triple.startswith("x86_64") else "default"
     return llvm.Target.from_triple(target.triple).create_target_machine(
@@ -204,19 +204,23 @@ def compile_object(target: Target, progress: Progress | None = None) -> bytes:
         report(done, total, kernel.__name__)
         module.link_in(_translate(kernel))
     report(len(KERNELS), total, "machine code")
-    machine = _machine(target)
+    machine = machine_for(target)
     public = {"run", "barrier"} | {kernel.__name__ for kernel in KERNELS}
     for function in module.functions:
         if not function.is_declaration and function.name not in public:
             function.linkage = "internal"
-    # The loops are optimised by Numba already, the micro-kernels by hand: unrolling or vectorising again only costs time.
+    optimise(module, machine)
+    code = machine.emit_object(module)
+    report(total, total, "done")
+    return code
+
+
+def optimise(module: Any, machine: Any) -> None:
+    """LLVM's passes over the linked module, but unrolling and vectorising: the loops had it by Numba, the micro-kernels by hand."""
     tuning = llvm.PipelineTuningOptions(speed_level=2)
     tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
-    code = machine.emit_object(module)
-    report(total, total, "done")
-    return code
 
 
 def _translate(kernel: Callable[[Any], None]) -> Any:

@@ -116,13 +116,14 @@ def pointwise(s):  # type: ignore[no-untyped-def]
 
 def product(s):  # type: ignore[no-untyped-def]
     """A value times another of as many channels, or of one (``window`` = 1) that stands for all."""
+    single = 1 if s.window == 1 else 0
     for y in range(s.y0, s.y1):
         for block in range(s.target_blocks):
             source = s.sources + block * 24
             line = peek(source) + y * peek(source + 8)
-            other = s.other + y * s.other_row + (0 if s.window == 1 else block * BYTES)
+            other = s.other + y * s.other_row + (0 if single else block * BYTES)
             target = s.target + y * s.target_row + block * BYTES
-            multiply(line, peek(source + 16), other, s.other_pixel, s.window, target, s.target_pixel, s.width)
+            multiply(line, peek(source + 16), other, s.other_pixel, single, target, s.target_pixel, s.width)
 
 
 def concat(s):  # type: ignore[no-untyped-def]

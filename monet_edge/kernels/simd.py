@@ -45,7 +45,7 @@ class Isa:
 
 AVX512 = Isa("avx512", 16, "v", (24, 16), (12, 32), 8)  # 32 registers: 24 accumulators, 1 or 2 of weights
 AVX2 = Isa("avx2", 8, "x", (6, 16), (6, 16), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast
-SSE = Isa("sse", 4, "x", (6, 8), (6, 8), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast, 1 product
+SSE = Isa("sse", 4, "x", (4, 8), (4, 8), 4)  # 16 registers: 8 accumulators; 6x8 spills, as there is no fused product, and is no faster
 NEON = Isa("neon", 4, "w", (6, 16), (6, 16), 6)  # 32 registers: 24 accumulators, 4 of weights, 2 of inputs
 
 
@@ -144,7 +144,8 @@ class Vectors:
         return self.builder.fmul(a, b)
 
     def maximum(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+        """The greater of both; ``a`` where it is not a number."""
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), b, a)
 
     # -- control
     def loop(self, stop: Any, step: int, carried: Sequence[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:

@@ -1,0 +1,98 @@
+"""Every op by its definition, in float64, one loop an index: the reference that all kernels are compared with.
+
+Numba compiles the loops for speed; they stay the plain reading of the formula.
+"""
+
+import numba
+import numpy as np
+
+
+@numba.njit(cache=True)
+def _conv2d(x, weight, bias, stride, dilation, padding, out):
+    filters, height, width = out.shape
+    _, channels, kernel, _ = weight.shape
+    for o in range(filters):
+        for y in range(height):
+            for z in range(width):
+                total = bias[o]
+                for c in range(channels):
+                    for i in range(kernel):
+                        for j in range(kernel):
+                            row, column = y * stride + i * dilation - padding, z * stride + j * dilation - padding
+                            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+                                total += x[c, row, column] * weight[o, c, i, j]
+                out[o, y, z] = total
+
+
+@numba.njit(cache=True)
+def _deconv2d(x, weight, stride, padding, out):
+    channels, filters, kernel, _ = weight.shape
+    for c in range(channels):
+        for y in range(x.shape[1]):
+            for z in range(x.shape[2]):
+                for o in range(filters):
+                    for i in range(kernel):
+                        for j in range(kernel):
+                            row, column = y * stride + i - padding, z * stride + j - padding
+                            if 0 <= row < out.shape[1] and 0 <= column < out.shape[2]:
+                                out[o, row, column] += x[c, y, z] * weight[c, o, i, j]
+
+
+def conv2d(x, weight, bias=None, stride=1, dilation=1, padding=0):
+    """(C, H, W) and (out, in, k, k) to (out, H', W')."""
+    reach = dilation * (weight.shape[2] - 1) + 1
+    size = [(extent + 2 * padding - reach) // stride + 1 for extent in x.shape[1:]]
+    out = np.zeros((len(weight), *size))
+    bias = np.zeros(len(weight)) if bias is None else bias
+    _conv2d(x.astype(np.float64), weight.astype(np.float64), bias.astype(np.float64), stride, dilation, padding, out)
+    return out
+
+
+def deconv2d(x, weight, bias=None, stride=1, padding=0):
+    """(C, H, W) and (in, out, k, k) to (out, H', W')."""
+    size = [(extent - 1) * stride - 2 * padding + weight.shape[2] for extent in x.shape[1:]]
+    out = np.zeros((weight.shape[1], *size))
+    _deconv2d(x.astype(np.float64), weight.astype(np.float64), stride, padding, out)
+    return out if bias is None else out + bias.astype(np.float64)[:, None, None]
+
+
+def maxpool(x, kernel):
+    height, width = (extent // kernel for extent in x.shape[1:])
+    windows = x[:, : height * kernel, : width * kernel].reshape(len(x), height, kernel, width, kernel)
+    return windows.max((2, 4)).astype(np.float64)
+
+
+def activate(x, activation):
+    with np.errstate(over="ignore"):
+        return {
+            "none": lambda: x,
+            "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+            "relu": lambda: np.maximum(x, 0),
+            "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+        }[activation]()
+
+
+def softmax(x):
+    e = np.exp(x - x.max(0))
+    return e / e.sum(0)
+
+
+def values(spec, tensors, image):
+    """Every value of a folded network by op name, (C, H, W) float64."""
+    known = {"image": image.astype(np.float64)}
+    for op in spec.ops:
+        inputs = [known[value] for value in op.inputs]
+        weight, bias = tensors.get(f"{op.name}.weight"), tensors.get(f"{op.name}.bias")
+        if op.kind == "conv":
+            made = conv2d(inputs[0], weight, bias, op["stride"], op["dilation"], op["padding"])
+        elif op.kind == "deconv":
+            made = deconv2d(inputs[0], weight, bias, op["stride"], op["padding"])
+        elif op.kind == "maxpool":
+            made = maxpool(inputs[0], op["kernel"])
+        elif op.kind == "affine":
+            made = inputs[0] * tensors[f"{op.name}.scale"][:, None, None] + tensors[f"{op.name}.shift"][:, None, None]
+        else:
+            made = {"add": lambda x, *y: x + y[0], "mul": lambda x, *y: x * y[0], "softmax": softmax,
+                    "concat": lambda *x: np.concatenate(x)}[op.kind](*inputs)  # fmt: skip
+        known[op.name] = activate(made, op.attrs.get("activation", "none"))
+    return known
