@@ -98,7 +98,7 @@ def table(program: str) -> str:
 def cell(parameter: typer.core.TyperOption | typer.core.TyperArgument) -> str:
     """What an option does, and its default where that says something."""
     text = (parameter.help or "").strip().replace("|", "\\|").replace("<", "&lt;")
-    if parameter.default in (None, False, ()) or parameter.required:
+    if parameter.default in (None, False, (), "") or parameter.required:
         return text
     return f"{text} Default: `{parameter.default}`."
 
