@@ -1,12 +1,29 @@
-"""From a trained network to the portable weights file: BatchNorm folded in float64."""
+"""From a trained network to the portable weights file: BatchNorm folded in float64, the result held to PyTorch's output."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
+import torch
 
-from monet_edge.spec import Spec
+from monet_edge import DISCLAIMER, __version__
+from monet_edge.errors import ModelError
+from monet_edge.files import atomic_write
+from monet_edge.fingerprint import KEY, features, learn
+from monet_edge.preprocess import Preprocess
+from monet_edge.runtime import Engine
+from monet_edge.spec import Spec, fold
+from monet_edge.weights import Weights, load, save
+
+from . import checkpoint
+from .config import Augmentation, Recipe, Settings
+from .network import Network
+from .prepare import Prepared, oriented
+from .train import training_spec
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -45,3 +62,91 @@ def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.
         if bias is not None:
             folded[f"{op.name}.bias"] = bias
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in folded.items()}
+
+
+def export(run: Path, prepared: Prepared, output: Path, command: str) -> Weights:
+    """Fold a finished run into a weights file, and write its splits beside it.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder with its final weights.
+    prepared : Prepared
+        What it was trained on: the training part's appearance goes into the file, see `monet_edge.fingerprint`.
+    output : Path
+        The .safetensors file.
+    command : str
+        How it was trained, for the model card.
+
+    Returns
+    -------
+    Weights
+        As loaded again from ``output``.
+
+    Raises
+    ------
+    ModelError
+        If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
+    """
+    settings = read_settings(run)
+    state, about = checkpoint.load(run / "final.safetensors")
+    spec = training_spec(settings)
+    tensors = {name: tensor.numpy() for name, tensor in state.items()}
+    split = json.loads((run / "splits.json").read_text())
+    provenance = {
+        "data": {"name": prepared.name, "reference": prepared.reference, "licence": prepared.licence},
+        "training": {
+            "command": command,
+            "epochs": about["epochs"],
+            "cases": len(split[0]["train"]),
+            "validated_on": len(split[0]["val"]),
+            "settings": asdict(settings),
+        },
+        "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in spec.ops if "bn" in op.attrs}),
+        "versions": {"monet-edge": __version__, "torch": torch.__version__},
+        "use": DISCLAIMER,
+        KEY: learn([_features(prepared, name, settings.preprocess) for name in split[0]["train"]]),
+    }
+    save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance)
+    with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
+        file.write(json.dumps(split, indent=1).encode())
+    weights = load(output)
+    _compare(settings, state, weights)
+    return weights
+
+
+def read_settings(run: Path) -> Settings:
+    """The settings of a run folder.
+
+    Raises
+    ------
+    ModelError
+        If it is none.
+    """
+    try:
+        data = json.loads((run / "config.json").read_text())
+        augmentation = Augmentation(
+            **{**data["recipe"]["augmentation"], "strip_depth": tuple(data["recipe"]["augmentation"]["strip_depth"])}
+        )
+        record = Preprocess(**{**data["preprocess"], "labels": tuple(data["preprocess"]["labels"])})
+        return Settings(**{**data, "preprocess": record, "recipe": Recipe(**{**data["recipe"], "augmentation": augmentation})})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{run}: not a run folder of this version ({error})") from None
+
+
+def _features(prepared: Prepared, name: str, record: Preprocess) -> np.ndarray:
+    case = oriented(prepared.load(name), record.slicing)
+    return features(case.image, record, case.statistics, case.slope, case.inter)
+
+
+def _compare(settings: Settings, state: Mapping[str, torch.Tensor], weights: Weights) -> None:
+    """Hold the runtime to PyTorch: probabilities of random images within 1e-4."""
+    network = Network(training_spec(settings)).eval()
+    network.load_state_dict(state)
+    shape = (2, weights.spec.in_channels, settings.preprocess.size, settings.preprocess.size)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    with torch.no_grad():
+        reference = network(torch.from_numpy(images)).numpy()
+    difference = float(np.abs(Engine(weights.spec, weights.tensors).run(images) - reference).max())
+    if not difference <= 1e-4:
+        raise ModelError(f"the runtime's probabilities differ from PyTorch's by {difference:.2g}, more than 1e-4")
