@@ -459,11 +459,11 @@ class _Scratch:
             inputs, outputs = sum(blocks(plan.channels[value]) for value in layer.inputs), blocks(plan.channels[layer.name])
             packed = plan.packed[layer.name]
             if packed.kernel == "conv_winograd":
-                gathered = max(gathered, 36 * (inputs * line + BYTES))
-                sums = max(sums, 36 * (outputs * line + BYTES))
+                gathered = max(gathered, 36 * (inputs * line + BYTES) - BYTES)
+                sums = max(sums, 36 * (outputs * line + BYTES) - BYTES)
             elif packed.kernel == "conv_gemm":
-                gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES))
-                sums = max(sums, outputs * (line + BYTES))
+                gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES) - BYTES)
+                sums = max(sums, outputs * (line + BYTES) - BYTES)
             elif packed.kernel == "conv_planes":
                 sums = max(sums, outputs * line)
             elif packed.kernel == "conv_dot":

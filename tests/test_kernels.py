@@ -66,8 +66,10 @@ def test_winograd_any_channels(channels, filters):
     check([conv("c", "image", filters, dilation=2, activation="relu")], channels, 13, 10, "conv_winograd")
 
 
-@pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"),
-                         [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 1, 1), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)])  # fmt: skip
+GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 1, 1), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), GEMM)
 @pytest.mark.parametrize(("height", "width"), [(9, 9), (10, 47), (9, 98)])
 def test_gemm(kernel, stride, dilation, padding, height, width):
     check([conv("c", "image", 20, kernel, stride, dilation, padding, activation="elu")], 40, height, width, "conv_gemm")

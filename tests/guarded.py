@@ -1,0 +1,110 @@
+"""Run networks with an unreadable page right behind, then right before, every buffer: an overrun ends the process.
+
+    python guarded.py SIDE [AREA]     SIDE is behind or before; AREA plants an overrun of one vector: source, target, weights,
+                                      parameters, gathered, sums, tile, image (before) or output
+
+A script and not a test: a segmentation fault cannot be caught. POSIX only.
+"""
+
+import ctypes
+import mmap
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from conftest import random_tensors  # noqa: E402
+
+from monet_edge import architectures, plan  # noqa: E402
+from monet_edge.kernels import _jit  # noqa: E402
+from monet_edge.spec import fold  # noqa: E402
+
+PAGE = mmap.PAGESIZE
+SIDE, PLANT = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+_protect = ctypes.CDLL(None, use_errno=True).mprotect
+_protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def forbid(address: int) -> None:
+    """Take all rights from one page."""
+    if _protect(address, PAGE, 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def pages(size: int) -> int:
+    return -(-size // PAGE) * PAGE
+
+
+def guarded_zeros(size: int) -> np.ndarray:
+    """``size`` bytes between two forbidden pages, touching the one on the chosen side."""
+    inside = pages(size)
+    region = np.frombuffer(mmap.mmap(-1, inside + 2 * PAGE), np.uint8)
+    start = PAGE + (inside - size if SIDE == "behind" else 0)
+    forbid(region.ctypes.data)
+    forbid(region.ctypes.data + PAGE + inside)
+    return region[start : start + size]
+
+
+def guarded_place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Every buffer on pages of its own, a page between any two; `GAPS` remembers where."""
+    offsets, at = [], 0
+    for size, _, _ in lives:
+        inside = pages(size)
+        offsets.append(at + (inside - size if SIDE == "behind" else 0))
+        at += inside
+        GAPS.append(at)
+        at += PAGE
+    return offsets, at
+
+
+GAPS: list[int] = []
+plan.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
+plan.place = guarded_place
+
+NETWORKS = [
+    (architectures.monet(), 120, 116),  # enough for whole strips of tiles on every level
+    (architectures.monet(filters=5, depth=1), 10, 34),
+    (architectures.monet(in_channels=40, classes=3, filters=16, depth=1), 6, 22),
+    (architectures.unet(12, depth=2, in_channels=3), 12, 20),
+    (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
+]
+
+
+def plant(program: plan.Program) -> None:
+    """Move one buffer of the first step that has it by one vector, towards the guard."""
+    shift = 64 if SIDE == "behind" else -64
+    for step in program.steps[0]:
+        if PLANT == "source" and step["source_blocks"]:
+            table = np.ctypeslib.as_array(ctypes.cast(int(step["sources"]), ctypes.POINTER(ctypes.c_int64)), (3,))
+            table[0] += shift
+            return
+        field = "other" if PLANT in ("image", "output") else PLANT
+        wanted = {"image": "conv_planes", "output": "conv_dot", "weights": "conv_winograd"}.get(PLANT)
+        if field == "source" or not step[field] or (wanted and step["kernel"] != _jit.load().addresses[wanted]):
+            continue
+        step[field] += shift
+        if PLANT not in ("gathered", "sums", "tile"):  # of which only one step uses all
+            return
+
+
+for network, height, width in NETWORKS[: 1 if PLANT else None]:
+    folded = fold(network)
+    kernels = _jit.load()
+    packed = plan.Plan(folded, random_tensors(folded), kernels.isa)
+    for parts in (1, 2):
+        GAPS.clear()
+        program = plan.Program(packed, kernels.addresses, height, width, parts)
+        for gap in GAPS:
+            forbid(program.arena.ctypes.data + gap - (0 if SIDE == "before" else program.arena.ctypes.data % PAGE))
+        if PLANT:
+            plant(program)
+        program.image[...] = np.random.default_rng(0).standard_normal(program.image.shape)
+        if parts == 1:
+            kernels.run(program.steps[0].ctypes.data, 0, len(program.steps[0]))
+        else:  # in turn: each part runs to its next barrier
+            at = [0, 0]
+            while at != [len(steps) for steps in program.steps]:
+                at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(program.steps, at, strict=True)]
+print("no overrun")

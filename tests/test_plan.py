@@ -1,0 +1,103 @@
+"""Fusion, the choice of kernels, the places of buffers, and the estimate of memory."""
+
+import numpy as np
+import pytest
+from conftest import random_tensors
+
+from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.kernels import _jit, finish
+from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE
+from monet_edge.plan import Plan, Program, fuse, place
+from monet_edge.spec import INPUT, fold
+
+
+def test_monet_becomes_a_layer_a_convolution():
+    spec = fold(monet())
+    layers = fuse(spec)
+    assert len(layers) == sum(op.kind in ("conv", "deconv") for op in spec.ops) == 30
+    by_name = {layer.name: layer for layer in layers}
+    assert by_name["enc0.s1"].op.name == "enc0.f1"
+    assert (by_name["enc0.s1"].mode, by_name["enc0.s1"].other) == (finish.RESIDUAL, "enc0.conv")
+    assert by_name["dec0.conv"].inputs == ("enc0.f4", "dec0.up")
+
+
+def test_unet_keeps_only_pooling_beside_convolutions():
+    assert {layer.op.kind for layer in fuse(fold(unet(16)))} == {"conv", "deconv", "maxpool"}
+
+
+def test_attention_adds_its_gates_inside_a_convolution():
+    layers = {layer.name: layer for layer in fuse(fold(attention_unet(16)))}
+    gate = layers["dec0.attention.sum"]
+    assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", finish.SUM)
+
+
+@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16, classes=4)], ids=lambda spec: spec.name)
+def test_unfused_every_op_is_a_layer(network):
+    spec = fold(network)
+    assert [layer.name for layer in fuse(spec, fused=False)] == [op.name for op in spec.ops]
+
+
+@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16)], ids=lambda spec: spec.name)
+def test_every_value_is_made_before_it_is_read(network):
+    known = {INPUT}
+    for layer in fuse(fold(network)):
+        assert set(layer.reads) <= known
+        known.add(layer.name)
+
+
+def test_monet_runs_on_its_fast_kernels():
+    spec = fold(monet())
+    plan = Plan(spec, random_tensors(spec), AVX512)
+    kernels = {name: packed.kernel for name, packed in plan.packed.items()}
+    assert kernels["enc0.conv"] == "conv_planes"
+    assert kernels["head"] == "conv_dot"
+    assert {name for name, kernel in kernels.items() if kernel == "conv_gemm"} == {"enc0.down", "enc1.down"}
+    assert {kernel for name, kernel in kernels.items() if name not in ("enc0.conv", "head", "enc0.down", "enc1.down")} == {"conv_winograd"}
+
+
+def test_buffers_that_live_together_do_not_touch(rng):
+    for _ in range(200):
+        lives = []
+        for _ in range(rng.integers(1, 30)):
+            first = int(rng.integers(0, 20))
+            lives.append((int(rng.integers(1, 9)) * 64, first, first + int(rng.integers(0, 8))))
+        offsets, size = place(lives)
+        for i, (bytes_i, first_i, last_i) in enumerate(lives):
+            assert 0 <= offsets[i] <= size - bytes_i
+            for j in range(i):
+                bytes_j, first_j, last_j = lives[j]
+                if first_i <= last_j and first_j <= last_i:
+                    assert offsets[i] + bytes_i <= offsets[j] or offsets[j] + bytes_j <= offsets[i]
+
+
+def test_memory_is_reused():
+    """MoNet makes 30 values of up to 4 MB; no more than the skips and a few others exist at a time."""
+    spec = fold(monet())
+    kernels = _jit.load()
+    plan = Plan(spec, random_tensors(spec), kernels.isa)
+    program = Program(plan, kernels.addresses, 256, 256)
+    assert program.arena.nbytes <= 20 << 20
+
+
+@pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
+def test_the_memory_estimate_is_what_a_program_takes(network):
+    spec = fold(network)
+    kernels = _jit.load()
+    plan = Plan(spec, random_tensors(spec), kernels.isa)
+    program = Program(plan, kernels.addresses, 64, 48)
+    real = program.arena.nbytes + program.image.base.nbytes + program.output.nbytes
+    real += sum(memory.nbytes for memory in program.scratches[0].values())
+    assert abs(Program.memory(plan, 64, 48) - real) <= 4096
+
+
+@pytest.mark.parametrize("isa", [AVX512, AVX2, SSE, NEON], ids=lambda isa: isa.name)
+def test_no_weight_is_lost_in_packing(isa):
+    """Packing only re-orders and pads: the sum over a layer's packed weights is that of the plain ones."""
+    spec = fold(monet(filters=12))
+    tensors = random_tensors(spec)
+    plan = Plan(spec, tensors, isa)
+    packed = plan.packed["enc0.down"]
+    weights = packed.keep[1]
+    np.testing.assert_allclose(weights.sum(dtype=np.float64), tensors["enc0.down.weight"].sum(dtype=np.float64), atol=1e-3)
+    assert np.count_nonzero(weights) == np.count_nonzero(tensors["enc0.down.weight"])
+    assert all(array.ctypes.data % 64 == 0 for array in (weights, packed.parameters))

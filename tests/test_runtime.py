@@ -1,0 +1,198 @@
+"""The Engine: equal to PyTorch value by value, equal to itself on any number of threads; errors, interruption, caches, guard pages."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_tensors
+
+from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.errors import SpecError
+from monet_edge.kernels import _jit
+from monet_edge.runtime import Engine
+from monet_edge.spec import fold
+from trainer.network import Network
+
+ROOT = Path(__file__).parents[1]
+NETWORKS = {
+    "monet": (monet(), 64, 48),
+    "monet, a whole slice": (monet(), 256, 256),
+    "monet of 5 filters and 3 classes": (monet(2, 3, filters=5), 20, 52),
+    "u-net-16": (unet(16), 48, 32),
+    "u-net of 20 filters": (unet(20, in_channels=5, depth=2), 20, 12),
+    "attention u-net": (attention_unet(8, classes=5), 32, 48),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def case(request):
+    """A network, its tensors, an image and PyTorch's values in float64."""
+    spec, height, width = NETWORKS[request.param]
+    spec = fold(spec)
+    tensors = random_tensors(spec)
+    image = np.random.default_rng(1).standard_normal((spec.in_channels, height, width)).astype(np.float32)
+    network = Network(spec).double().eval()
+    network.load_state_dict({name: torch.from_numpy(tensor).double() for name, tensor in tensors.items()})
+    with torch.no_grad():
+        values = {name: value[0].numpy() for name, value in network.values(torch.from_numpy(image)[None].double())}
+    return spec, tensors, image, values
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_value_equals_pytorch(case, fused):
+    spec, tensors, image, reference = case
+    values = Engine(spec, tensors).values(image, fused)
+    assert spec.output in values
+    assert fused or values.keys() == {op.name for op in spec.ops}
+    for name, comp in values.items():
+        assert np.abs(comp - reference[name]).max() <= 1e-4 * max(1, np.abs(reference[name]).max()), name
+    assert np.abs(values[spec.output] - reference[spec.output]).max() <= 5e-5
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_any_number_of_threads_gives_the_same_bits(case, threads):
+    spec, tensors, image, _ = case
+    images = np.stack([image, image[:, ::-1], -image, image[:, :, ::-1], image * 2])
+    one = Engine(spec, tensors).run(images)
+    engine = Engine(spec, tensors, threads)
+    for count in (1, 2, 5):
+        for _ in range(3):
+            assert np.array_equal(engine.run(images[:count]), one[:count])
+
+
+def tiny(threads=1):
+    spec = fold(monet(filters=4, depth=1))
+    return Engine(spec, random_tensors(spec), threads)
+
+
+def test_sizes_may_change_from_run_to_run():
+    engine, fresh = tiny(), tiny()
+    rng = np.random.default_rng(0)
+    for height, width in ((8, 8), (2, 30), (8, 8), (64, 2)):
+        images = rng.standard_normal((2, 1, height, width)).astype(np.float32)
+        assert np.array_equal(engine.run(images), fresh.run(images))
+    assert engine.run(np.zeros((0, 1, 8, 8), np.float32)).shape == (0, 1, 8, 8)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads):
+    engine, stored, counted = tiny(threads), [], []
+
+    def progress(done):
+        assert threading.current_thread() is threading.main_thread()
+        counted.append(done)
+
+    engine.map(7, lambda i: np.full((1, 8, 8), i, np.float32), lambda i, probability: stored.append((i, probability.shape)), progress)
+    assert sorted(stored) == [(i, (1, 8, 8)) for i in range(7)]
+    assert counted == list(range(1, 8))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("where", ["load", "store"])
+def test_errors_reach_the_caller_and_the_engine_lives_on(threads, where):
+    engine = tiny(threads)
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    image = np.ones((1, 8, 8), np.float32)
+    with pytest.raises(OSError, match="full"):
+        engine.map(6, fail if where == "load" else lambda i: image, fail if where == "store" else lambda i, p: None)
+    assert np.array_equal(engine.run(image[None]), tiny().run(image[None]))
+
+
+@pytest.mark.parametrize(("shape", "words"), [((1, 7, 8), "divide by 2"), ((2, 8, 8), "1 channels"), ((8, 8), "shape")])
+def test_a_slice_of_the_wrong_shape_is_refused(shape, words):
+    with pytest.raises(SpecError, match=words):
+        tiny().map(1, lambda i: np.zeros(shape, np.float32), lambda i, p: None)
+
+
+def test_an_unfolded_network_is_refused():
+    with pytest.raises(SpecError, match="BatchNorm"):
+        Engine(monet(), {})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_stops_within_a_second(threads):
+    code = f"""if True:
+        import sys, time
+        sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+        import numpy as np
+        from conftest import random_tensors
+        from monet_edge.architectures import monet
+        from monet_edge.runtime import Engine
+        from monet_edge.spec import fold
+        spec = fold(monet())
+        engine = Engine(spec, random_tensors(spec), {threads})
+        image = np.zeros((1, 256, 256), np.float32)
+        print("go", flush=True)
+        engine.map(10**6, lambda i: image, lambda i, p: None)
+    """
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"go\n"
+    time.sleep(0.5)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in error
+    assert time.monotonic() - start < 5  # a second on an idle machine; the suite's may be busy
+
+
+def run(code, **environment):
+    """Standard output of Python code in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=280
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+LOAD = "import sys; from monet_edge.kernels import compile_all, is_cached; before = is_cached(); compile_all(); print(before, is_cached(), 'numba' in sys.modules)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
+    assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
+    assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
+    (file,) = (tmp_path / "monet-edge").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    file.write_bytes(file.read_bytes()[:-1])  # truncated: compiled anew, never run
+    assert run("from monet_edge.kernels import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
+    assert "+" in _jit.target().features
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _jit._cache_folder() == tmp_path / "monet-edge"
+    (tmp_path / "monet-edge").chmod(0o777)
+    assert _jit._cache_folder() is None
+
+
+def test_without_a_place_to_write_everything_works(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    assert run(LOAD, XDG_CACHE_HOME=str(tmp_path / "file")).split() == ["False", "True", "True"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@pytest.mark.parametrize("side", ["behind", "before"])
+def test_no_kernel_leaves_its_buffers(side):
+    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side], capture_output=True, text=True, timeout=280)
+    assert (result.returncode, result.stdout) == (0, "no overrun\n"), result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "gathered", "sums", "tile", "output"])
+@pytest.mark.parametrize("side", ["behind", "before"])
+def test_an_overrun_of_one_vector_is_caught(side, area):
+    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True, timeout=280)
+    assert result.returncode == -signal.SIGSEGV
