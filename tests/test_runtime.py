@@ -155,7 +155,13 @@ def run(code, **environment):
     return result.stdout
 
 
-LOAD = "import sys; from monet_edge.kernels import compile_all, is_cached; before = is_cached(); compile_all(); print(before, is_cached(), 'numba' in sys.modules)"
+LOAD = """if True:
+    import sys
+    from monet_edge.kernels import compile_all, is_cached
+    before = is_cached()
+    compile_all()
+    print(before, is_cached(), "numba" in sys.modules)
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
