@@ -3,7 +3,7 @@
     python tests/emulate.py                     all three; `--cpu Haswell` one; `--folder F` keeps the ARM system for the next time
 
 Needs Debian (or a container of it) with the package qemu-user-static. For ARM it fetches Debian's arm64 Python and the aarch64
-wheels of NumPy and Numba, the versions that run here, into the folder. References are computed here, in float64 by NumPy. The
+wheels of NumPy and Numba, the versions that run here, into the folder. References are computed here, in float64 by their definitions. The
 emulated process compiles the kernels for its CPU, an illegal instruction ends it, and every value must agree to 1e-4. Emulation
 proves neither speed nor the order of memory accesses between threads, and knows no AVX-512.
 """
@@ -40,11 +40,11 @@ TOLERANCE = 1e-4
 # name: (training Spec, height, width). Together they reach every kernel; widths leave tails of every tile.
 CASES = {
     "monet, one slice": (architectures.monet(), 256, 256),
-    "monet of 5 filters": (architectures.monet(filters=5, depth=1), 14, 46),
-    "monet of 3 classes": (architectures.monet(in_channels=3, classes=3, filters=16, depth=1), 34, 18),
-    "wide monet": (architectures.monet(filters=32, depth=1), 24, 22),
-    "u-net": (architectures.unet(16, depth=2), 52, 36),
-    "attention u-net": (architectures.attention_unet(16, depth=2), 28, 36),
+    "monet of 5 filters": (architectures.monet(filters=5, depth=1), 14, 30),
+    "monet of 3 classes": (architectures.monet(in_channels=3, classes=3, filters=16, depth=1), 18, 14),
+    "wide monet": (architectures.monet(filters=32, depth=1), 10, 14),
+    "u-net": (architectures.unet(16, depth=2), 20, 28),
+    "attention u-net": (architectures.attention_unet(16, depth=2), 12, 20),
 }
 
 
@@ -53,6 +53,8 @@ CASES = {
 
 def prepare(folder: Path) -> None:
     """Write every case with its reference values into ``folder``."""
+    import naive  # here: it needs Numba, which the emulated process is to import only if the kernels do
+
     for number, (network, height, width) in enumerate(CASES.values()):
         rng = np.random.default_rng(number)
         folded = spec.fold(network)
@@ -61,72 +63,20 @@ def prepare(folder: Path) -> None:
             spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
             tensors[name] = (rng.normal(0, spread, shape) + name.endswith(".scale")).astype(np.float32)
         image = rng.standard_normal((folded.in_channels, height, width)).astype(np.float32)
-        values = interpret(folded, tensors, image)
+        values = naive.values(folded, tensors, image)
         if height * width > 10_000:  # of a whole slice the probabilities are enough
             values = {folded.output: values[folded.output]}
         np.savez(folder / f"{number}.npz", spec=spec.to_json(folded), image=image, **{f"tensor:{k}": v for k, v in tensors.items()},
                  **{f"value:{k}": v for k, v in values.items()})  # fmt: skip
 
 
-def interpret(network: spec.Spec, tensors: dict[str, np.ndarray], image: np.ndarray) -> dict[str, np.ndarray]:
-    """Every value of a folded network in float64, each layer by its definition."""
-    known = {spec.INPUT: image.astype(np.float64)}
-    shapes = spec.infer_shapes(network, *image.shape[1:])
-    activations = {
-        "none": lambda x: x,
-        "relu": lambda x: np.maximum(x, 0),
-        "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-        "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    }
-    for op in network.ops:
-        inputs = [known[value] for value in op.inputs]
-        x = inputs[0]
-        if op.kind in ("conv", "deconv"):
-            weight = tensors[f"{op.name}.weight"].astype(np.float64)
-            y = _convolve(op, x, weight, shapes[op.name]) if op.kind == "conv" else _transpose_convolve(op, x, weight, shapes[op.name])
-            if op["bias"]:
-                y += tensors[f"{op.name}.bias"].astype(np.float64)[:, None, None]
-        elif op.kind == "maxpool":
-            k, (c, h, w) = op["kernel"], shapes[op.name]
-            y = x[:, : h * k, : w * k].reshape(c, h, k, w, k).max(axis=(2, 4))
-        elif op.kind == "affine":
-            y = x * tensors[f"{op.name}.scale"][:, None, None] + tensors[f"{op.name}.shift"][:, None, None].astype(np.float64)
-        elif op.kind == "softmax":
-            y = np.exp(x - x.max(axis=0))
-            y /= y.sum(axis=0)
-        else:
-            y = np.concatenate(inputs) if op.kind == "concat" else inputs[0] + inputs[1] if op.kind == "add" else inputs[0] * inputs[1]
-        known[op.name] = activations[op.attrs.get("activation", "none")](y)
-    return known
-
-
-def _convolve(op: spec.Op, x: np.ndarray, weight: np.ndarray, shape: spec.Shape) -> np.ndarray:
-    """Sum over the taps of a convolution: (out, in) times the input moved by the tap."""
-    p, s, d = op["padding"], op["stride"], op["dilation"]
-    _, h, w = shape
-    padded = np.pad(x, ((0, 0), (p, p), (p, p)))
-    y = np.zeros(shape)
-    for i, j in np.ndindex(weight.shape[2:]):
-        y += np.tensordot(weight[:, :, i, j], padded[:, i * d :: s, j * d :: s][:, :h, :w], 1)
-    return y
-
-
-def _transpose_convolve(op: spec.Op, x: np.ndarray, weight: np.ndarray, shape: spec.Shape) -> np.ndarray:
-    """Every input pixel spreads over the taps; the padding is cut off."""
-    p, s, k = op["padding"], op["stride"], op["kernel"]
-    c, h, w = shape
-    y = np.zeros((c, (x.shape[1] - 1) * s + k, (x.shape[2] - 1) * s + k))
-    for i, j in np.ndindex(k, k):
-        y[:, i : i + x.shape[1] * s : s, j : j + x.shape[2] * s : s] += np.tensordot(weight[:, :, i, j].T, x, 1)
-    return y[:, p : p + h, p : p + w]
-
-
-def emulate(cpu: str, folder: Path, cases: Path) -> tuple[bool, str]:
-    """Check all cases on one emulated CPU; whether it went well, and what to print."""
+def emulate(cpu: str, folder: Path, cases: Path) -> bool:
+    """Check all cases on one emulated CPU, printing as it goes; whether all went well."""
     machine = CPUS[cpu]
     emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
     if emulator is None:
-        return False, f"{cpu}: there is no qemu-{machine}: install the package qemu-user-static"
+        print(f"{cpu}: there is no qemu-{machine}: install the package qemu-user-static")
+        return False
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS", "NUMBA", "PYTHON"))}
     environment |= {"QEMU_CPU": cpu, "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cases / cpu)}
     check = [str(Path(__file__).resolve()), "--check", str(cases)]
@@ -147,12 +97,14 @@ def emulate(cpu: str, folder: Path, cases: Path) -> tuple[bool, str]:
         environment["LD_LIBRARY_PATH"] = str(system / "usr/lib/aarch64-linux-gnu")
         command = [emulator, "-L", str(system), str(python), *check]
     start = time.monotonic()
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.monotonic() - start
-    illegal = process.returncode in (-signal.SIGILL, 128 + signal.SIGILL) or "Illegal instruction" in process.stderr
-    passed = process.returncode == 0
-    verdict = "passed" if passed else "ILLEGAL INSTRUCTION" if illegal else f"FAILED with status {process.returncode}"
-    return passed, f"{cpu}: {verdict} after {seconds:.0f} s\n{process.stdout}{'' if passed else process.stderr}"
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{cpu}: {line}", end="", flush=True)
+    illegal = process.returncode in (-signal.SIGILL, 128 + signal.SIGILL)  # qemu ends as its program would have
+    verdict = "passed" if process.returncode == 0 else "ILLEGAL INSTRUCTION" if illegal else f"FAILED with status {process.returncode}"
+    print(f"{cpu}: {verdict} after {time.monotonic() - start:.0f} s", flush=True)
+    return process.returncode == 0
 
 
 def arm_system(folder: Path) -> tuple[Path, Path]:
@@ -200,7 +152,7 @@ def check(cases: Path) -> bool:
 
     start = time.monotonic()
     isa = _jit.load().isa.name
-    print(f"  kernels for {isa} compiled in {time.monotonic() - start:.0f} s on {platform.machine()}")
+    print(f"kernels for {isa} compiled in {time.monotonic() - start:.0f} s on {platform.machine()}", flush=True)
     passed = True
     for number, title in enumerate(CASES):
         start = time.monotonic()
@@ -222,7 +174,7 @@ def check(cases: Path) -> bool:
         worst = max(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
         good = errors[worst] <= TOLERANCE
         passed &= good
-        print(f"  {title}: {'' if good else 'WRONG, '}{errors[worst]:.1e} at most ({worst}), {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{title}: {'' if good else 'WRONG, '}{errors[worst]:.1e} at most ({worst}), {time.monotonic() - start:.0f} s", flush=True)
     return passed
 
 
@@ -246,8 +198,7 @@ def main() -> int:
         folder = (arguments.folder or Path(name) / "arm").resolve()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             results = list(pool.map(lambda cpu: emulate(cpu, folder, cases), arguments.cpu or CPUS))
-    print("\n".join(text for _, text in results))
-    return 0 if all(passed for passed, _ in results) else 1
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":
