@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import flwr
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from monet_edge import weights
+from monet_edge import DISCLAIMER, __version__, weights
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
 from monet_edge.files import atomic_write
@@ -59,12 +60,11 @@ def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str
                 sites[site["name"]].append(site)
     note = "BatchNorm is the sites' average; every site trained with its own (FedBN)" if federation.batch_norm == "local" else ""
     return {
-        "name": settings.dataset,
-        "date": datetime.now(UTC).date().isoformat(),
-        "federation": asdict(federation),
+        "training": {"epochs": len(kept) * federation.epochs, "settings": asdict(settings), "federation": asdict(federation)},
         "rounds": len(kept),
         "sites": [{"name": name, "rounds": len(rows), "examples": rows[-1]["examples"]} for name, rows in sorted(sites.items())],
         "scores": run.scores,
-        "settings": asdict(settings),
         "note": note,
+        "versions": {"monet-edge": __version__, "torch": torch.__version__, "flwr": flwr.__version__},
+        "use": DISCLAIMER,
     }
