@@ -101,14 +101,15 @@ def test_nan_and_infinity_count_as_background(segment, tmp_path, dtype):
 
 
 def test_signalling_nans_are_quiet(segment, tmp_path, recwarn):
-    """In the voxels and where the header does not count; fuzzing found that converting them prints a warning."""
+    """In the voxels, and in an affine that is refused; fuzzing found that converting them prints a warning."""
     signalling = np.array([0x7F800001], np.uint32).view(np.float32)
     voxels = head((32, 32, 6), np.float32)
     voxels[10:20, 10] = signalling
-    raw = bytearray(nifti(voxels, fields={"sform_code": 0}))
-    raw[280:284] = signalling.tobytes()  # srow_x
-    (tmp_path / "scan.nii").write_bytes(raw)
-    assert segment(tmp_path / "scan.nii").exit_code == 0
+    raw = nifti(voxels)
+    (tmp_path / "voxels.nii").write_bytes(raw)
+    (tmp_path / "affine.nii").write_bytes(raw[:280] + signalling.tobytes() + raw[284:])  # srow_x
+    assert segment(tmp_path / "voxels.nii").exit_code == 0
+    assert segment(tmp_path / "affine.nii").exit_code == 2
     assert not recwarn.list
 
 
