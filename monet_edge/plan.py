@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -200,9 +201,11 @@ class Plan:
         if self.fused and suits_dot(layer, self.spec.output):
             return Packed("conv_dot", parameters, aligned(gemm.place_lanes(weight[:, :, 0, 0].T, lanes)[:, 0]))
         if suits_winograd(op):
-            return Packed("conv_winograd", parameters, aligned(winograd.transform_weights(weight, lanes, self.isa)))
+            packed = aligned(winograd.transform_weights(weight, lanes, self.isa))
+            return Packed("conv_winograd", parameters, packed, winograd.phase_positions(transposed=False))
         if suits_transposed_winograd(op):
-            return Packed("conv_winograd", parameters, aligned(winograd.transform_transposed(weight, lanes, self.isa)), phase_count=4)
+            packed = aligned(winograd.transform_transposed(weight, lanes, self.isa))
+            return Packed("conv_winograd", parameters, packed, winograd.phase_positions(transposed=True), phase_count=4)
         if op.kind == "conv":
             phases = gemm.conv_phases(weight, op["dilation"], op["padding"], lanes, self.isa)
         else:
@@ -301,6 +304,7 @@ class Program:
         output = self.shapes[plan.spec.output]
         self.output = aligned_zeros(4 * int(np.prod(output))).view(np.float32).reshape(output)
         self.taps: list[np.ndarray] = []
+        self.places: dict[tuple[int, ...], Any] = {}
         way_in = [INPUT] if plan.border is None else []
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
         stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
@@ -390,6 +394,8 @@ class Program:
             step["sources"] = self.output_sources.ctypes.data
             self._planes(step, self.image if stage == INPUT else self.output)
         step["y0"], step["y1"] = self._share(stage, self.shapes[name][1], part, parts)
+        if step["kernel"] == addresses["conv_winograd"]:
+            step["places"], step["tiles"] = self._tiles(step)
         for area, memory in self.scratches[part].items():
             step[area] = memory.ctypes.data
         return steps
@@ -406,6 +412,15 @@ class Program:
             unit = 4 * layer.op.attrs.get("dilation", 1) if layer.op.kind == "conv" else 4 * layer.op["stride"]
         bounds = [min(round(height * i / parts / unit) * unit, height) for i in (part, part + 1)]
         return bounds[0], height if part == parts - 1 else bounds[1]
+
+    def _tiles(self, step: np.void) -> tuple[int, int]:
+        """Address and number of the tiles of a step; layers of one shape share them."""
+        rows = [int(step[side] // step["out_step"]) for side in ("y0", "y1")]
+        key = (int(step["in_height"]), int(step["in_width"]), int(step["dilation"]), *rows)
+        if key not in self.places:
+            self.places[key] = winograd.tile_places(*key)
+        places = self.places[key][0]
+        return places.ctypes.data, len(places)
 
     def _describe(self, step: np.void, layer: Layer, addresses: Mapping[str, int]) -> None:
         """Fill what a step says about its layer."""
@@ -472,7 +487,6 @@ class _Scratch:
             "gathered": gathered,  # inputs of a strip, transformed by Winograd or tap by tap
             "sums": sums,  # their products with the weights
             "tile": 16 * BYTES,  # one 4x4 patch of a channel block, before its activation
-            "tables": 192 + STRIP * 16,  # rows and columns of a tile at the edge, places of the strip's tiles
         }
 
     @property

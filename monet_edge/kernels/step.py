@@ -25,9 +25,10 @@ STEP = np.dtype(
             "weights", "parameters",  # packed weights; (blocks, 3, 16) bias, scale, shift
             "finish",  # what is done to the sums, see finish.kind
             "phases", "phase_count", "in_step", "out_step",  # convolution as GEMM, see gemm.py
-            "dilation", "window",
+            "places", "tiles", "dilation",  # Winograd, see winograd.py
+            "window",  # of pooling; channels of a factor
             "strip",  # pixels or tiles worked on at a time
-            "gathered", "sums", "tile", "tables",  # workspace of the thread
+            "gathered", "sums", "tile",  # workspace of the thread
             "counter", "goal", "arrived",  # of a barrier: address of the shared count, what to wait for, whether counted in
         )
     ]

@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from .finish import finish
 from .gemm import gemm, pack_matrix, place_lanes
-from .memory import least, peek, poke
+from .memory import least, peek
 from .simd import BLOCK, BYTES, I32, Isa, Micro, Vectors
 
 P, Q = 0.5**0.5, 2**0.5  # the points are 0, +-P, +-Q and infinity; P * Q = 1
@@ -134,82 +134,101 @@ winograd_input_edge = Micro("winograd_input_edge", 7, _emit_input_edge)
 winograd_output = Micro("winograd_output", 4, _emit_output)
 
 
-def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
-    """Output rows [y0, y1) of a 3x3 convolution with stride 1 (one phase), or of a transposed 4x4 with stride 2 (four).
+PLACE = np.dtype([(name, np.int64) for name in ("y", "x", "height", "width", "rows", "columns")])
+PLACE_BYTES = PLACE.itemsize
 
-    Rows and columns are counted on the grid of the input; ``y0 / out_step`` is a multiple of 4 * dilation, so that the tiles,
-    and with them every bit of the result, do not depend on how the rows are shared out.
-    """
-    blocks, out_blocks, dilation, out_step, strip = s.source_blocks, s.target_blocks, s.dilation, s.out_step, s.strip
-    y0, y1, width = s.y0 // out_step, s.y1 // out_step, s.in_width
+
+def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
+    """The tiles of ``places`` of a 3x3 convolution with stride 1 (one phase), or of a transposed 4x4 with stride 2 (four)."""
+    blocks, out_blocks, out_step, strip = s.source_blocks, s.target_blocks, s.out_step, s.strip
     line = strip * BYTES
     in_position = blocks * line + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
     out_position = out_blocks * line + BYTES
     panel = blocks * out_blocks * BLOCK * BYTES
-    rows, columns, places = s.tables, s.tables + 96, s.tables + 192
-    step = 4 * dilation
-    across = width // step * dilation + least(width % step, dilation)
-    left = ((y1 - y0) // step * dilation + least((y1 - y0) % step, dilation)) * across  # tiles to go
-    count = 0
-    for band in range(y0, y1, step):
-        for y in range(band, least(band + dilation, y1)):
-            within = y >= dilation and y + step < s.in_height
-            for i in range(6):
-                row = y + (i - 1) * dilation
-                valid = row >= 0 and row < s.in_height
-                poke(rows + i * 16, row if valid else 0)
-                poke(rows + i * 16 + 8, -1 if valid else 0)
-            for begin in range(0, width, step):
-                for x in range(begin, least(begin + dilation, width)):
-                    inside = within and x >= dilation and x + step < width
-                    if not inside:
-                        for j in range(6):
-                            column = x + (j - 1) * dilation
-                            valid = column >= 0 and column < width
-                            poke(columns + j * 16, column if valid else 0)
-                            poke(columns + j * 16 + 8, -1 if valid else 0)
-                    for block in range(blocks):
-                        source = s.sources + block * 24
-                        row, pixel = peek(source + 8), peek(source + 16)
-                        target = s.gathered + block * line + count * BYTES
-                        if inside:
-                            corner = peek(source) + (y - dilation) * row + (x - dilation) * pixel
-                            winograd_input(corner, dilation * row, dilation * pixel, target, in_position)
-                        else:
-                            winograd_input_edge(peek(source), row, pixel, rows, columns, target, in_position)
-                    poke(places + count * 16, y)
-                    poke(places + count * 16 + 8, x)
-                    count += 1
-                    left -= 1
-                    if count < strip and left > 0:
-                        continue
-                    weights = s.weights
-                    for phase in range(s.phase_count):
-                        fy, fx, size = 0, 0, 6
-                        if out_step == 2:
-                            fy, fx, size = phase // 2, phase % 2, 5
-                        for i in range(fy, fy + size):
-                            for j in range(fx, fx + size):
-                                position = i * 6 + j
-                                gemm(s.gathered + position * in_position, line, blocks, weights,
-                                     s.sums + position * out_position, line, out_blocks * BLOCK, count)  # fmt: skip
-                                weights += panel
-                        for t in range(count):
-                            top, first = peek(places + t * 16), peek(places + t * 16 + 8)
-                            high = least((y1 - top + dilation - 1) // dilation, 4) if top + step > y1 else 4
-                            wide = least((width - first + dilation - 1) // dilation, 4) if first + step > width else 4
-                            top, first = top * out_step + fy, first * out_step + fx
-                            target = s.target + top * s.target_row + first * s.target_pixel
-                            other = s.other + top * s.other_row + first * s.other_pixel
-                            spread = dilation * out_step
-                            for block in range(out_blocks):
-                                winograd_output(phase if out_step == 2 else -1, s.sums + block * line + t * BYTES, out_position, s.tile)
-                                finish(s.finish, s.tile, 4 * BYTES, BYTES, target, spread * s.target_row, spread * s.target_pixel,
-                                       other, spread * s.other_row, spread * s.other_pixel,
-                                       s.parameters + block * 3 * BYTES, high, wide)  # fmt: skip
-                                target += BYTES
-                                other += BYTES
-                    count = 0
+    down, right = s.dilation * out_step * s.target_row, s.dilation * out_step * s.target_pixel
+    other_down, other_right = s.dilation * out_step * s.other_row, s.dilation * out_step * s.other_pixel
+    positions = 36 if out_step == 1 else 25
+    for start in range(0, s.tiles, strip):
+        count = least(strip, s.tiles - start)
+        place = s.places + start * PLACE_BYTES
+        for t in range(count):
+            y, x, rows, columns = peek(place), peek(place + 8), peek(place + 32), peek(place + 40)
+            for block in range(blocks):
+                source = s.sources + block * 24
+                base, row, pixel = peek(source), peek(source + 8), peek(source + 16)
+                target = s.gathered + block * line + t * BYTES
+                if rows == 0:
+                    corner = base + (y - s.dilation) * row + (x - s.dilation) * pixel
+                    winograd_input(corner, s.dilation * row, s.dilation * pixel, target, in_position)
+                else:
+                    winograd_input_edge(base, row, pixel, rows, columns, target, in_position)
+            place += PLACE_BYTES
+        weights = s.weights
+        for phase in range(s.phase_count):
+            for number in range(positions):
+                position = peek(s.phases + (phase * positions + number) * 8)
+                gemm(s.gathered + position * in_position, line, blocks, weights,
+                     s.sums + position * out_position, line, out_blocks * BLOCK, count)  # fmt: skip
+                weights += panel
+            shift = phase // 2 * s.target_row + phase % 2 * s.target_pixel
+            place = s.places + start * PLACE_BYTES
+            for t in range(count):
+                y, x = peek(place) * out_step, peek(place + 8) * out_step
+                target, other = s.target + shift + y * s.target_row + x * s.target_pixel, s.other + y * s.other_row + x * s.other_pixel
+                for block in range(out_blocks):
+                    winograd_output(phase if out_step == 2 else -1, s.sums + block * line + t * BYTES, out_position, s.tile)
+                    finish(s.finish, s.tile, 4 * BYTES, BYTES, target, down, right, other, other_down, other_right,
+                           s.parameters + block * 3 * BYTES, peek(place + 16), peek(place + 24))  # fmt: skip
+                    target += BYTES
+                    other += BYTES
+                place += PLACE_BYTES
+
+
+def tile_places(height: int, width: int, dilation: int, y0: int, y1: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Where the tiles are that make rows [y0, y1) of a ``height`` x ``width`` image, in order of rows.
+
+    ``y0`` is a multiple of 4 * dilation, so that the tiles, and with them every bit of the result, do not depend on how the
+    rows are shared out.
+
+    Returns
+    -------
+    places : array of PLACE
+        A tile's first output pixel; how many of its 4x4 are wanted; for a tile that hangs over an edge the addresses of its
+        rows and its columns in the second array, each (6, 2): an index inside the image, and -1 if it is really meant, else 0.
+    keep : tuple of arrays
+        What the addresses point to.
+    """
+    ys, xs = _starts(y0, y1, dilation), _starts(0, width, dilation)
+    rows, columns = _reach(ys, height, dilation), _reach(xs, width, dilation)
+    places = np.zeros((len(ys), len(xs)), PLACE)
+    places["y"], places["x"] = ys[:, None], xs
+    places["height"] = np.minimum(4, -((ys - y1) // dilation))[:, None]
+    places["width"] = np.minimum(4, -((xs - width) // dilation))
+    edge = (rows[:, :, 1] == 0).any(1)[:, None] | (columns[:, :, 1] == 0).any(1)
+    places["rows"] = edge * (rows.ctypes.data + np.arange(len(ys)) * rows.strides[0])[:, None]
+    places["columns"] = edge * (columns.ctypes.data + np.arange(len(xs)) * columns.strides[0])
+    return places.ravel(), (rows, columns)
+
+
+def _starts(first: int, end: int, dilation: int) -> np.ndarray:
+    """First pixels of the tiles along one side: bands of 4 * dilation, in each ``dilation`` interleaved tiles."""
+    starts = (np.arange(first, end, 4 * dilation)[:, None] + np.arange(dilation)).ravel()
+    return starts[starts < end]
+
+
+def _reach(starts: np.ndarray, size: int, dilation: int) -> np.ndarray:
+    """(tiles, 6, 2): the six lines that each tile reads, and whether they are inside."""
+    lines = starts[:, None] + (np.arange(6) - 1) * dilation
+    inside = (lines >= 0) & (lines < size)
+    return np.stack([np.where(inside, lines, 0), -inside.astype(np.int64)], axis=2)
+
+
+def phase_positions(transposed: bool) -> np.ndarray:
+    """The positions that have weights, in the order of these: all 36, or 25 for each of the four phases."""
+    grid = np.arange(36).reshape(6, 6)
+    if not transposed:
+        return grid.ravel()
+    return np.concatenate([grid[fy : fy + 5, fx : fx + 5].ravel() for fy in range(2) for fx in range(2)])
 
 
 def transform_weights(filters: np.ndarray, lanes: np.ndarray, isa: Isa) -> np.ndarray:
