@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from monet_edge import plan
+from monet_edge import plan, program
 from monet_edge.kernels import _jit
 from monet_edge.spec import Op, Shape, count_macs
 
@@ -55,11 +55,11 @@ def measure(threads: int, network: str, rounds: int, rival: bool) -> list[dict[s
         convolutions = [op.name for op in case.spec.ops if op.kind in ("conv", "deconv")]
         for done in range(rounds + 2):
             counts = done >= 2
-            for program in variants:
-                program.image[...] = image
-                for index, (stage, kernel) in enumerate(_stages(program, kernels)):
+            for made in variants:
+                made.image[...] = image
+                for index, (stage, kernel) in enumerate(_stages(made, kernels)):
                     start = time.perf_counter()
-                    kernels.run(program.steps[0].ctypes.data, index, index + 1)
+                    kernels.run(made.steps[0].ctypes.data, index, index + 1)
                     seconds = time.perf_counter() - start
                     if counts:
                         times.setdefault(stage, {}).setdefault(kernel, []).append(seconds)
@@ -86,7 +86,7 @@ def measure(threads: int, network: str, rounds: int, rival: bool) -> list[dict[s
     return rows
 
 
-def _variants(case: peers.Case, kernels: _jit.Kernels) -> list[plan.Program]:
+def _variants(case: peers.Case, kernels: _jit.Kernels) -> list[program.Program]:
     """The network as planned, then without each of the plan's predicates (``suits_...``), then without any."""
     predicates = [name for name in vars(plan) if name.startswith("suits_")]
     programs = []
@@ -94,15 +94,15 @@ def _variants(case: peers.Case, kernels: _jit.Kernels) -> list[plan.Program]:
         with ExitStack() as stack:
             for predicate in off:
                 stack.enter_context(mock.patch.object(plan, predicate, return_value=False))
-            programs.append(plan.Program(plan.Plan(case.spec, case.tensors, kernels.isa), kernels.addresses, SIZE, SIZE))
+            programs.append(program.Program(plan.Plan(case.spec, case.tensors, kernels.isa), kernels.addresses, SIZE, SIZE))
     return programs
 
 
-def _stages(program: plan.Program, kernels: _jit.Kernels) -> list[tuple[str, str]]:
+def _stages(made: program.Program, kernels: _jit.Kernels) -> list[tuple[str, str]]:
     """What each stage makes, and by which kernel."""
     kernel = {address: name for name, address in kernels.addresses.items()}
-    found = [kernel[int(step["kernel"])] for step in program.steps[0]]
-    names = ["way in"] * (found[0] == "from_planes") + [layer.name for layer in program.plan.layers]
+    found = [kernel[int(step["kernel"])] for step in made.steps[0]]
+    names = ["way in"] * (found[0] == "from_planes") + [layer.name for layer in made.plan.layers]
     return list(zip(names + ["way out"] * (len(found) - len(names)), found, strict=True))
 
 

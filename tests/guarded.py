@@ -17,8 +17,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from conftest import random_tensors  # noqa: E402
 
-from monet_edge import architectures, plan  # noqa: E402
-from monet_edge.kernels import _jit  # noqa: E402
+from monet_edge import architectures, program  # noqa: E402
+from monet_edge.kernels import _jit, layout  # noqa: E402
+from monet_edge.plan import Plan  # noqa: E402
 from monet_edge.spec import fold  # noqa: E402
 
 PAGE = mmap.PAGESIZE
@@ -60,8 +61,8 @@ def guarded_place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 
 GAPS: list[int] = []
-plan.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
-plan.place = guarded_place
+layout.aligned_zeros = program.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
+program.place = guarded_place
 
 NETWORKS = [
     (architectures.monet(), 120, 116),  # enough for whole strips of tiles on every level
@@ -72,10 +73,10 @@ NETWORKS = [
 ]
 
 
-def plant(program: plan.Program) -> None:
+def plant(made: program.Program) -> None:
     """Move one buffer of the first step that has it by one vector, towards the guard."""
     shift = 64 if SIDE == "behind" else -64
-    for step in program.steps[0]:
+    for step in made.steps[0]:
         if PLANT == "source" and step["source_blocks"]:
             table = np.ctypeslib.as_array(ctypes.cast(int(step["sources"]), ctypes.POINTER(ctypes.c_int64)), (3,))
             table[0] += shift
@@ -92,19 +93,16 @@ def plant(program: plan.Program) -> None:
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold(network)
     kernels = _jit.load()
-    packed = plan.Plan(folded, random_tensors(folded), kernels.isa)
+    plan = Plan(folded, random_tensors(folded), kernels.isa)
     for parts in (1, 2):
         GAPS.clear()
-        program = plan.Program(packed, kernels.addresses, height, width, parts)
+        made = program.Program(plan, kernels.addresses, height, width, parts)
         for gap in GAPS:
-            forbid(program.arena.ctypes.data + gap - (0 if SIDE == "before" else program.arena.ctypes.data % PAGE))
+            forbid(made.arena.ctypes.data + gap - (0 if SIDE == "before" else made.arena.ctypes.data % PAGE))
         if PLANT:
-            plant(program)
-        program.image[...] = np.random.default_rng(0).standard_normal(program.image.shape)
-        if parts == 1:
-            kernels.run(program.steps[0].ctypes.data, 0, len(program.steps[0]))
-        else:  # in turn: each part runs to its next barrier
-            at = [0, 0]
-            while at != [len(steps) for steps in program.steps]:
-                at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(program.steps, at, strict=True)]
+            plant(made)
+        made.image[...] = np.random.default_rng(0).standard_normal(made.image.shape)
+        at = [0] * parts
+        while at != [len(steps) for steps in made.steps]:  # in turn: each part runs to its next barrier
+            at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(made.steps, at, strict=True)]
 print("no overrun")
