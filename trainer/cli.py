@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,6 +105,89 @@ for command in (federated, federated_server, federated_site):
     app.command()(command)
 
 
+EngineOption = Annotated[str, typer.Option(help="runtime (as users run it) or torch.")]
+FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice.")]
+AlsoOption = Annotated[list[Path] | None, typer.Option(metavar="DATASET", help="Another data set to measure on, all of it.")]
+
+
+@app.command()
+def evaluate(
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
+    dataset: DatasetArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for scores.csv and summary.json.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Only the validation part of this splits.json.")] = None,
+    engine: EngineOption = "runtime",
+    flip: FlipOption = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
+    channel: ChannelOption = 0,
+) -> None:
+    """Measure a model on labelled scans: Dice and distances per patient, missed and invented structures counted."""
+    from monet_edge.weights import load
+
+    from .dataset import read, read_splits
+    from .evaluate import evaluate as evaluate_model
+    from .evaluate import make_model, summarise, to_csv
+
+    _one_of("--engine", engine, ("runtime", "torch"))
+    found = read(dataset, channel)
+    names = read_splits(splits)[0]["val"] if splits else list(found.pairs)
+    scores = list(evaluate_model(make_model(load(weights), engine, threads), found, names, flip=flip, channel=channel))
+    summary = summarise(scores)
+    for label, row in summary.items():
+        dice = row["dice"]
+        print(f"{label}: Dice {dice['mean']:.3f} ± {dice['sd']:.3f} (SE {dice['se']:.3f}), median {dice['median']:.3f}, n {dice['n']}")
+        distances = ", ".join(f"{key} {row[key]['mean']:.1f} {row['unit']}" for key in ("hausdorff95", "hausdorff"))
+        print(f"  {distances}; {', '.join(f'{count} {status}' for status, count in row['status'].items())}")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "scores.csv").write_text(to_csv(scores))
+        (output / "summary.json").write_text(json.dumps(summary, indent=1))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of `fit`.")],
+    dataset: DatasetArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file; the card and the splits go beside it.")],
+    also: AlsoOption = None,
+    note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
+    command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
+    channel: ChannelOption = 0,
+) -> None:
+    """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
+    from .card import card
+    from .dataset import read, read_splits
+    from .evaluate import evaluate as evaluate_model
+    from .evaluate import make_model, summarise
+    from .export import export as export_weights
+
+    found = read(dataset, channel)
+    weights = export_weights(run, found, output, command, channel)
+    model = make_model(weights)
+    names = read_splits(run / "splits.json")[0]["val"]
+    summaries = {f"{found.name}, validation": summarise(list(evaluate_model(model, found, names, channel=channel)))}
+    for folder in also or []:
+        other = read(folder, channel)
+        summaries[other.name] = summarise(list(evaluate_model(model, other, list(other.pairs), channel=channel)))
+    output.with_suffix(".md").write_text(card(weights, summaries, note or [], f"monet-train evaluate {weights.name} {found.name}"))
+    print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
+
+
+@app.command()
+def figures(
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
+    dataset: DatasetArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
+    case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
+    channel: ChannelOption = 0,
+) -> None:
+    """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
+    from .figures import draw
+
+    for path, silent in draw(weights, dataset, output, case or [], channel):
+        print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")
+
+
 def _fit(
     settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str | None, quiet: bool
 ) -> None:
@@ -147,7 +231,7 @@ def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -
     return found[fold]
 
 
-def _one_of(option: str, value: str, known: dict[str, Callable] | dict) -> None:
+def _one_of(option: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
 

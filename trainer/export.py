@@ -21,8 +21,10 @@ from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
 from .config import Augmentation, Recipe, Settings
+from .dataset import Case, Dataset
+from .dataset import load as load_case
 from .network import Network
-from .prepare import Prepared, oriented
+from .prepare import oriented
 from .train import training_spec
 
 
@@ -64,14 +66,14 @@ def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in folded.items()}
 
 
-def export(run: Path, prepared: Prepared, output: Path, command: str) -> Weights:
+def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel: int = 0) -> Weights:
     """Fold a finished run into a weights file, and write its splits beside it.
 
     Parameters
     ----------
     run : Path
         A run folder with its final weights.
-    prepared : Prepared
+    dataset : Dataset
         What it was trained on: the training part's appearance goes into the file, see `monet_edge.fingerprint`.
     output : Path
         The .safetensors file.
@@ -94,7 +96,7 @@ def export(run: Path, prepared: Prepared, output: Path, command: str) -> Weights
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
     split = json.loads((run / "splits.json").read_text())
     provenance = {
-        "data": {"name": prepared.name, "reference": prepared.reference, "licence": prepared.licence},
+        "data": {"name": dataset.name, "reference": dataset.reference, "licence": dataset.licence},
         "training": {
             "command": command,
             "epochs": about["epochs"],
@@ -105,7 +107,7 @@ def export(run: Path, prepared: Prepared, output: Path, command: str) -> Weights
         "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in spec.ops if "bn" in op.attrs}),
         "versions": {"monet-edge": __version__, "torch": torch.__version__},
         "use": DISCLAIMER,
-        KEY: learn([_features(prepared, name, settings.preprocess) for name in split[0]["train"]]),
+        KEY: learn([_features(load_case(dataset, name, channel), settings.preprocess) for name in split[0]["train"]]),
     }
     save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
@@ -134,8 +136,8 @@ def read_settings(run: Path) -> Settings:
         raise ModelError(f"{run}: not a run folder of this version ({error})") from None
 
 
-def _features(prepared: Prepared, name: str, record: Preprocess) -> np.ndarray:
-    case = oriented(prepared.load(name), record.slicing)
+def _features(case: Case, record: Preprocess) -> np.ndarray:
+    case = oriented(case, record.slicing)
     return features(case.image, record, case.statistics, case.slope, case.inter)
 
 

@@ -48,9 +48,10 @@ class State:
     optimiser: torch.optim.Optimizer
     history: list[dict[str, float]]
     rate: float
-    lowest: float = math.inf
-    bad_epochs: int = 0  # since the best validation loss, for the schedule
-    waited: int = 0  # epochs since the best validation loss, for stopping
+    lowest: float = math.inf  # validation loss
+    reference: float = math.inf  # what an epoch must better by 1e-4, for the schedule
+    bad_epochs: int = 0  # since it did, for the schedule
+    waited: int = 0  # epochs since the lowest validation loss, for stopping
 
 
 def fit(
@@ -120,6 +121,7 @@ def fit(
         final = state.best if settings.recipe.keep == "best" else (state.average if settings.recipe.average else state.network)
         if rank == 0:
             checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
+            _draw_curves(folder)
         return final.eval()
 
 
@@ -360,10 +362,9 @@ def _after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
     state.bad_epochs, state.waited = state.bad_epochs + 1, state.waited + 1
     if row["val_loss"] < state.lowest:
         state.best.load_state_dict((state.average if recipe.average else state.network).state_dict())
-        state.waited = 0
-        if row["val_loss"] < state.lowest - 1e-4:
-            state.bad_epochs = 0
-        state.lowest = row["val_loss"]
+        state.lowest, state.waited = row["val_loss"], 0
+    if row["val_loss"] < state.reference - 1e-4:
+        state.reference, state.bad_epochs = row["val_loss"], 0
     if recipe.schedule == "plateau" and state.bad_epochs >= 2:
         state.rate, state.bad_epochs = state.rate / 10, 0
 
@@ -381,12 +382,18 @@ def _write_state(folder: Path, epoch: int, state: State) -> None:
     tensors = {f"optimiser.{name}": tensor for name, tensor in checkpoint.optimiser_tensors(state.optimiser).items()}
     for part in ("network", "average", "best"):
         tensors |= {f"{part}.{name}": tensor for name, tensor in getattr(state, part).state_dict().items()}
-    scalars = {key: getattr(state, key) for key in ("history", "rate", "lowest", "bad_epochs", "waited")}
+    scalars = {key: getattr(state, key) for key in ("history", "rate", "lowest", "reference", "bad_epochs", "waited")}
     checkpoint.keep_epoch(folder, epoch, tensors, scalars)
     keys = max(state.history, key=len).keys()
     lines = [",".join(keys), *(",".join(f"{row[key]:.6g}" if key in row else "" for key in keys) for row in state.history)]
     with atomic_write(folder / "metrics.csv", overwrite=True) as file:
         file.write(("\n".join(lines) + "\n").encode())
+
+
+def _draw_curves(folder: Path) -> None:
+    from .figures import curves  # Matplotlib takes a second to import
+
+    curves(folder)
 
 
 def _restore(state: State, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:

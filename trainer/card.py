@@ -1,0 +1,77 @@
+"""The model card (Markdown) that goes beside a weights file, generated from its provenance and the measured scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monet_edge import DISCLAIMER
+from monet_edge.spec import count_floats
+from monet_edge.weights import Weights
+
+
+def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Sequence[str], command: str) -> str:
+    """Write the card.
+
+    Parameters
+    ----------
+    weights : Weights
+    summaries : mapping of str to mapping
+        What `evaluate.summarise` says, by a heading such as "brain-flair, validation".
+    notes : sequence of str
+        What a reader must know about the data, one point each.
+    command : str
+        The command that measured.
+    """
+    record, provenance = weights.preprocess, weights.provenance
+    data, training = provenance["data"], provenance["training"]
+    recipe, units = training["settings"]["recipe"], {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
+    axes = f"{record.slicing} slices of {record.size}x{record.size}"
+    if record.context:
+        axes += f", each with {record.context} neighbours on either side"
+    lines = [
+        f"# {weights.name}",
+        "",
+        f"Segments {', '.join(record.labels)}. **{DISCLAIMER}**",
+        "",
+        f"- **Network**: {weights.spec.name}, {count_floats(weights.spec):,} floats after folding. sha256 `{weights.sha256}`.",
+        f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
+        f"- **Preprocessing**: {axes}; {record.intensity}, {record.low:g} to {record.high:g} {units[record.intensity]} become 0 to 1;"
+        + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
+        f"- **Split** by patient within each institution: {training['cases']} train, {training['validated_on']} validate"
+        f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
+        f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
+        "",
+        f"      {training['command']}",
+        "",
+        *(f"- {note}" for note in notes),
+        "",
+        "## Measured",
+        "",
+        f"Per patient, through the runtime: `{command}`. SE is the standard error of the mean."
+        " Distances in px are means over slices, where a structure missed or invented in a slice counts as the slice's diagonal.",
+        "",
+        "| data | label | patients | Dice mean ± SD (SE) | median | least | HD95 | Hausdorff | missed | invented |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(heading, label, row) for heading, summary in summaries.items() for label, row in summary.items()),
+    ]
+    places = [
+        f"| {place} | {label} | {values['n']} | {values['mean']:.3f} ({values['se']:.3f}) |"
+        for summary in summaries.values()
+        for label, row in summary.items()
+        for place, values in row["institutions"].items()
+    ]
+    if places:
+        lines += ["", "| institution | label | patients | Dice mean (SE) |", "|---|---|---|---|", *places]
+    worst = (f"{case['case']} {case['dice']:.2f}" for summary in summaries.values() for row in summary.values() for case in row["worst"])
+    lines += ["", f"Worst cases: {', '.join(worst)}.", "", DISCLAIMER, ""]
+    return "\n".join(lines)
+
+
+def _row(heading: str, label: str, row: Mapping[str, Any]) -> str:
+    dice, unit, status = row["dice"], row["unit"], row["status"]
+    distances = " | ".join(f"{row[key]['mean']:.1f} ± {row[key]['sd']:.1f} {unit}" for key in ("hausdorff95", "hausdorff"))
+    return (
+        f"| {heading} | {label} | {row['cases']} | {dice['mean']:.3f} ± {dice['sd']:.3f} ({dice['se']:.3f}) | {dice['median']:.3f} |"
+        f" {dice['min']:.3f} | {distances} | {status['missed']} | {status['invented']} |"
+    )

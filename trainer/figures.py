@@ -1,0 +1,120 @@
+"""The paper's pictures: overlays and box plots (Fig 4), activations and their histograms (Fig 5), a run's curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from monet_edge.preprocess import network_input, to_mask
+from monet_edge.weights import Weights, load
+
+from .data import labels_of
+from .dataset import load as load_case
+from .dataset import read
+from .evaluate import Score, evaluate, make_model
+from .network import Network
+from .prepare import oriented
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+TRUTH, PREDICTION = "#40c4ff", "#ff5e3a"  # apart from each other for colour-blind eyes too
+
+
+def overlays(path: Path, images: Sequence[np.ndarray], truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray]) -> None:
+    """Slices (H, W) with the outlines of truth (blue) and prediction (orange), side by side."""
+    figure, axes = plt.subplots(1, len(images), figsize=(3 * len(images), 3), squeeze=False)
+    for axis, image, truth, predicted in zip(axes[0], images, truths, predictions, strict=True):
+        axis.imshow(image, cmap="gray")
+        for mask, colour in ((truth, TRUTH), (predicted, PREDICTION)):
+            if mask.any():
+                axis.contour(mask, [0.5], colors=colour, linewidths=1)
+        axis.axis("off")
+    figure.text(0.5, 0.01, "blue: truth, orange: prediction", ha="center", fontsize=8)
+    _write(figure, path)
+
+
+def boxes(path: Path, models: Mapping[str, Sequence[Score]]) -> None:
+    """Dice and Hausdorff distance per patient, a box a model."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4))
+    for axis, measure in zip(axes, ("dice", "hausdorff"), strict=True):
+        axis.boxplot([[getattr(score, measure) for score in scores] for scores in models.values()], tick_labels=list(models))
+        axis.set_ylabel(measure if measure == "dice" else f"{measure}, {next(iter(models.values()))[0].unit}")
+    _write(figure, path)
+
+
+def activations(path: Path, weights: Weights, image: np.ndarray, channels: int = 16) -> dict[str, float]:
+    """First channels of an early, a middle and a late value for one network input (C, S, S), with their histograms.
+
+    Returns
+    -------
+    dict of str to float
+        The share of near-zero activations (below 1 % of the value's largest) by the value's name.
+    """
+    network = Network(weights.spec).eval()
+    network.load_state_dict({name: torch.tensor(tensor) for name, tensor in weights.tensors.items()})
+    with torch.no_grad():
+        values = [(name, value[0].numpy()) for name, value in network.values(torch.from_numpy(image[None])) if value.shape[1] >= channels]
+    chosen = [values[0], values[len(values) // 2], values[-1]]
+    figure, axes = plt.subplots(3, channels + 2, figsize=(channels + 2, 3.4), gridspec_kw={"width_ratios": [1] * channels + [0.6, 3]})
+    silent = {}
+    for row, (name, value) in zip(axes, chosen, strict=True):
+        for axis, channel in zip(row, value[:channels], strict=False):
+            axis.imshow(channel, cmap="viridis")
+        for axis in row[:-1]:
+            axis.axis("off")
+        row[0].set_title(name, fontsize=8, loc="left")
+        row[-1].hist(value.ravel(), bins=80)
+        row[-1].set_yscale("log")
+        row[-1].tick_params(labelsize=6)
+        silent[name] = float((np.abs(value) < 0.01 * np.abs(value).max()).mean())
+    _write(figure, path)
+    return silent
+
+
+def curves(run: Path) -> None:
+    """`curves.png` of a run folder: losses and validation Dice by epoch."""
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
+    for key in rows[-1]:
+        points = [(int(row["epoch"]), float(row[key])) for row in rows if row[key]]
+        if key.endswith("loss") or key.startswith("val_dice"):
+            axes[int(key.startswith("val_dice"))].plot(*zip(*points, strict=True), label=key)
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.legend()
+    _write(figure, run / "curves.png")
+
+
+def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int) -> Iterator[tuple[Path, dict[str, float]]]:
+    """All pictures of a model on a few cases; yields every file, with the shares that `activations` returns."""
+    weights = load(model)
+    found, record = read(folder, channel), weights.preprocess
+    engine, names = make_model(weights), list(cases) or list(found.pairs)[:4]
+    output.mkdir(parents=True, exist_ok=True)
+    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    scores: list[Score] = []
+    for name in names:
+        case = oriented(load_case(found, name, channel), record.slicing)
+        z = int((case.label > 0).sum(axis=(1, 2)).argmax())
+        image = network_input(case.image, z, record, case.statistics, case.slope, case.inter)
+        truth = labels_of(replace(case, label=case.label[z : z + 1]), record, record.classes == 1)[0]
+        shown.append((image, truth, to_mask(engine.predict(image[None])[0], record.threshold)))
+        scores.extend(evaluate(engine, found, [name], channel=channel))
+    overlays(output / "overlays.png", [image[record.context] for image, _, _ in shown], *zip(*(rest for _, *rest in shown), strict=True))
+    yield output / "overlays.png", {}
+    boxes(output / "boxes.png", {weights.name: scores})
+    yield output / "boxes.png", {}
+    yield output / "activations.png", activations(output / "activations.png", weights, shown[0][0])
+
+
+def _write(figure: plt.Figure, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
