@@ -18,6 +18,7 @@ from .finish import finish
 from .memory import copy, least, most, peek, zero
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
+AHEAD = 4096  # bytes: deep layers stream their weights, 36 * in * out * 4 bytes, from the last cache or memory
 STEPS = 4  # of K, unrolled: all 16 of a block are no faster and take four times as long to compile
 
 
@@ -31,6 +32,9 @@ def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks
         for k in range(STEPS):
             if k:
                 v.fence()
+            if vectors > 1:  # a single vector a row leaves no time for it
+                for line in range(0, columns * 4, 64):
+                    v.prefetch(u, AHEAD + k * columns * 4 + line)
             weights = [v.load(u, (k * columns + i * lanes) * 4) for i in range(vectors)]
             for row in range(rows):
                 value = v.load_splat(a, row * BYTES + k * 4)

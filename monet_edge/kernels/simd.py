@@ -130,6 +130,11 @@ class Vectors:
             function = ir.Function(module, ir.FunctionType(result, [a.type for a in arguments]), name)
         return self.builder.call(function, arguments)
 
+    def prefetch(self, pointer: Any, offset: int) -> None:
+        """Ask for the cache line at an address that will be read; harmless where there is none."""
+        numbers = [ir.Constant(I32, number) for number in (0, 3, 1)]  # for reading, into all caches, data
+        self.intrinsic("llvm.prefetch.p0", VOID, [self.at(pointer, offset), *numbers])
+
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """``a * b + c``; not llvm.fma, which is a call into libm for every lane where the CPU has no such instruction."""
         return self.intrinsic(f"llvm.fmuladd.v{self.isa.lanes}f32", self.type, [a, b, c])
