@@ -41,7 +41,8 @@ def run(
     everything = PARTS if isa == "native" else PARTS[:2]  # start-up does not depend on the instruction set
     for name in () if write_only else part or everything:
         typer.echo(f"measuring {name}, {isa} ...")
-        record(results / f"{name}-{isa}.json", steps[name](), isa=isa)
+        found = machine.describe()
+        record(results / f"{name}-{isa}.json", found, steps[name](), isa=isa)
     (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
 
 
@@ -53,12 +54,12 @@ def paper_command(
 ) -> None:
     """Measure what needs no training, read what was recorded elsewhere, and write PAPER.md."""
     if not write_only:
-        threads = machine.describe()["cores"]
-        rows = []
+        found = machine.describe()
+        threads, rows = found["cores"], []
         for name in tables.TITLES:
             typer.echo(f"timing {name} ...")
-            rows += measure.in_process("paper", "native", threads, network=name, slices=slices)  # type: ignore[arg-type]
-        record(results / "paper-table2.json", rows, threads=threads, slices=slices)
+            rows += measure.in_process("paper", "native", threads, network=name, slices=slices)
+        record(results / "paper-table2.json", found, rows, threads=threads, slices=slices)
     (HERE / "PAPER.md").write_text(paper.page(load(results)), encoding="utf-8")
 
 
@@ -86,10 +87,10 @@ def _startup(quick: bool) -> dict[str, Any]:
     return measure.in_process("startup", "native", 2, rounds=2 if quick else 7)
 
 
-def record(path: Path, rows: Any, **settings: Any) -> None:
-    """Write measured rows with the machine they were measured on."""
+def record(path: Path, found: dict[str, Any], rows: Any, **settings: Any) -> None:
+    """Write measured rows with the machine they were measured on, described before the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine.describe(), "settings": settings, "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps({"machine": found, "settings": settings, "rows": rows}, indent=1) + "\n")
 
 
 def load(folder: Path) -> dict[str, Any]:

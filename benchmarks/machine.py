@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "onnxruntime", "ncnn")
@@ -63,12 +64,13 @@ def environment(isa: str, threads: int) -> dict[str, str]:
     return os.environ | variables
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     """The machine, the versions and the revision, for the head of every table."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # of others, if asked before measuring
         "date": datetime.date.today().isoformat(),
         "revision": _revision(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

@@ -21,7 +21,8 @@ def caption(machine: Row) -> str:
     """On what, when and with which versions."""
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
-    return f"{machine['cpu']}, {cores}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
+    busy = f" (busy with other work: load {machine['load']:.1f} at the start)" if (machine["load"] or 0) > 0.5 else ""
+    return f"{machine['cpu']}, {cores}{busy}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
 
 
 def milliseconds(row: Row) -> str:
