@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from monet_edge import weights
 from monet_edge.errors import ModelError, MonetError, OutputError
 from trainer import checkpoint
-from trainer.federated import client_app, rounds, run, settings, wire
+from trainer.federated import client_app, rounds, run, settings, site, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.local import Grid, run_here
 from trainer.federated.privacy import epsilon
@@ -191,10 +191,12 @@ def test_a_site_that_disappears_and_comes_back_takes_part_again(tiny, alike, tmp
 
 
 def test_a_second_reply_of_the_same_site_does_not_count(tiny, alike, tmp_path, monkeypatch):
-    real = Grid.send_and_receive
-    monkeypatch.setattr(Grid, "send_and_receive", lambda self, messages, timeout: 2 * real(self, messages, timeout=timeout)[:1])
+    def twice(self, messages, timeout):
+        return [fed.reply(messages[0], alike), fed.reply(messages[0], alike)]
+
+    monkeypatch.setattr(Grid, "send_and_receive", twice)
     with pytest.raises(MonetError, match="no round had enough"):
-        train(tmp_path, TWO, tiny, lambda message, context: fed.reply(message, alike), alike)
+        run_here(NODES[:2], fed.make_config(tmp_path, TWO, tiny))
 
 
 def test_replies_weigh_as_many_slices_as_they_have(tiny, alike, tmp_path):
@@ -343,6 +345,30 @@ def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
     assert "FedBN" in provenance["note"]
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
+
+
+def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, tmp_path, monkeypatch):
+    begun = []
+    real = site.Site.train
+    monkeypatch.setattr(site.Site, "train", lambda self, start, *rest: begun.append(start) or real(self, start, *rest))
+    nodes = [{**node, "memory": str(tmp_path / node["name"])} for node in sites]
+    run_here(nodes, fed.make_config(tmp_path / "run", Federation(rounds=2, sites=2, batch_norm="local"), tiny))
+    norms = [name for name in begun[0] if name.endswith("running_mean")]
+    assert all(np.array_equal(begun[0][name], begun[1][name]) for name in norms)
+    assert not any(np.array_equal(begun[2][name], begun[3][name]) for name in norms)
+    assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
+
+
+def test_a_site_remembers_nothing_of_another_training(tmp_path):
+    memory = site.Memory(tmp_path / "m", "these", {"a.bn.bias": np.ones(2, np.float32)}, {"a.weight": np.ones(3, np.float32)})
+    memory.write()
+    found = site.Memory.read(tmp_path / "m", "these", fresh=False)
+    assert found.own.keys() == {"a.bn.bias"}
+    assert found.residual.keys() == {"a.weight"}
+    for settings_json, fresh in (("these", True), ("others", False)):
+        found = site.Memory.read(tmp_path / "m", settings_json, fresh)
+        assert not found.own
+        assert not found.residual
 
 
 KILLED = """
