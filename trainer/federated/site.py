@@ -97,7 +97,8 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     found = read_splits(Path(splits))[0] if splits else split(list(prepared.keys))[0]
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # with its index, without which torch.cuda.set_device refuses it
+    place = torch.device("cuda:0" if device in ("", "cuda") and torch.cuda.is_available() else device or "cpu")
     set_up_torch(settings, place)
     training = training_slices(settings, prepared, parts["train"], place)
     validation = build(prepared, parts["val"], settings.preprocess, settings.merged, place, False)
