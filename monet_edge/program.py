@@ -18,8 +18,6 @@ from .kernels.step import STEP
 from .plan import Plan
 from .spec import INPUT, Shape, infer_shapes
 
-STRIP = 48  # pixels gathered at a time: a multiple of every tile's rows
-
 
 def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
     """Offsets of buffers in one arena, first fit: two share bytes only if their lives do not meet.
@@ -226,7 +224,7 @@ class Program:
             step["window"] = op["kernel"]
         elif layer.other:
             step["window"] = self.plan.channels[layer.other]
-        step["strip"] = STRIP
+        step["strip"] = packed.strip
         if packed.kernel == "conv_planes":
             self._planes(step, self.image)
             step["other"] -= op["padding"] * (self.image.strides[1] + 4)
@@ -249,11 +247,11 @@ class _Scratch:
     """A thread's workspace: what the kernels write and nobody reads afterwards."""
 
     def __init__(self, plan: Plan) -> None:
-        line = STRIP * BYTES
         gathered = sums = 0
         for layer in plan.layers:
             inputs, outputs = sum(blocks(plan.channels[value]) for value in layer.inputs), blocks(plan.channels[layer.name])
             packed = plan.packed[layer.name]
+            line = packed.strip * BYTES
             if packed.kernel == "conv_winograd":
                 gathered = max(gathered, 36 * (inputs * line + BYTES) - BYTES)
                 sums = max(sums, 36 * (outputs * line + BYTES) - BYTES)
