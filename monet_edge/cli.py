@@ -134,8 +134,7 @@ def _load(model: str, threads: int | None, quiet: bool) -> Model:
     ready = load(model, threads)
     if not quiet:
         weights = ready.weights
-        kind = ", ".join(filter(None, (weights.provenance.get("modality"), *weights.preprocess.labels)))
-        print(f"{weights.name} ({kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
+        print(f"{weights.name} ({weights.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
     return ready
 
 
@@ -151,9 +150,8 @@ def models() -> None:
         table = Table("model", "modality", "labels", "Dice", "licence", caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
-            told = weights.provenance
-            licence = f"{told.get('licence', 'unknown')}{' (non-commercial)' if 'NC' in str(told.get('licence')) else ''}"
-            table.add_row(name, str(told.get("modality")), ", ".join(weights.preprocess.labels), str(told.get("dice")), licence)
+            licence = weights.told("licence") + (" (non-commercial)" if "NC" in weights.told("licence") else "")
+            table.add_row(name, weights.told("modality"), ", ".join(weights.preprocess.labels), weights.told("dice"), licence)
         Console().print(table)
 
 
@@ -204,7 +202,6 @@ def demo(
 ) -> None:
     """Segment a synthetic head whose lesion is known, and say how well it went."""
     with failing_clearly(debug):
-        import nibabel
         import numpy as np
 
         from . import phantom
@@ -214,8 +211,8 @@ def demo(
         volume, truth = phantom.make()
         folder.mkdir(parents=True, exist_ok=True)
         scan = folder / "phantom.nii.gz"
-        nibabel.save(phantom.to_image(volume), scan)
-        nibabel.save(phantom.to_image(truth), folder / "phantom_lesion.nii.gz")
+        phantom.save(volume, scan)
+        phantom.save(truth, folder / "phantom_lesion.nii.gz")
         job = make_job(scan, None, Options())
         _segment_one(job, _load(model, threads, False), False, Options(overwrite=True))
         mask = read(job.mask).voxels.T
@@ -265,7 +262,7 @@ def failing_clearly(debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.BadParameter):
         raise
     except KeyboardInterrupt:
-        print("monet-edge: interrupted; nothing was written", file=sys.stderr)
+        print("monet-edge: interrupted", file=sys.stderr)
         raise typer.Exit(130) from None
     except Exception as error:
         if debug:

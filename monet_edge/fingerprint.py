@@ -1,85 +1,137 @@
-"""Does a scan look like those that a model was trained on? A few numbers of its intensities, and how far they lie from the usual.
+"""Does a scan look like those that a model was trained on? A few numbers of how it looks, and how far they lie from the usual.
 
-Computed by the trainer over the training scans and by the runtime for every scan, by the same function; NumPy only.
+Computed by the trainer over the training scans and by the runtime for every scan, by the same functions; NumPy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .preprocess import Preprocess, Statistics, normalise
+from .errors import ModelError
+from .preprocess import Preprocess, Statistics, normalise, resize
 
-KEY = "fingerprint"  # in the provenance of a weights file
-_SLICES = 16  # looked at, spread over the volume
-_PERCENT = (50, 99)
-_NOTHING = 10.0  # for every feature of a scan without neighbouring foreground pixels: far from anything
-# On the largest distance of a training scan. Brain model: its own kind lies at most at 1.21 of that (other hospitals, skull-stripped
-# heads), 97 % of abdominal CTs beyond 1.27.
-_MARGIN = 1.25
+SIDE = 64  # pixels; coarse enough that a scan of any size takes under 50 ms
+_SLICES = 12  # looked at, spread over the middle of the volume
+_CELLS = 4  # of the layout, along either side
+_BINS = 10
+_PERCENT = (10, 25, 50, 75, 90)
+COUNT = len(_PERCENT) + 3 + _CELLS**2 + _BINS
+# Covariances are shrunk towards their diagonal, since sets may have fewer than 50 scans; 0.1 to 0.3 told foreign scans alike.
+_SHRINK = 0.2
+_FOLDS = 10
+_QUANTILE = 98.5  # of the distances of training scans from the others: 1 of 67 lies beyond
 
 
-def features(volume: np.ndarray, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """What is typical of one scan: numbers of order 1, none of them dependent on the scanner's units where the model's are not.
+@dataclass(frozen=True)
+class Fingerprint:
+    """How the training scans look: one cloud of features, or several (whole heads and stripped ones).
 
-    Parameters
+    Attributes
     ----------
-    volume : (Z, H, W) array
-        Canonical, as stored.
-    record : Preprocess
-    statistics : Statistics
-        Of ``volume``.
+    means : (K, F) float64
+    inverses : (K, F, F) float64
+        Of every cloud's covariance.
+    limit : float
+        Mahalanobis distance from the nearest cloud beyond which a scan counts as foreign.
+    """
+
+    means: np.ndarray
+    inverses: np.ndarray
+    limit: float
+
+    def distance(self, row: np.ndarray) -> float:
+        """Mahalanobis distance of a scan's features (F,) from the nearest cloud."""
+        away = row - self.means
+        return float(np.sqrt(np.einsum("ki,kij,kj->k", away, self.inverses, away).min()))
+
+    def is_foreign(self, row: np.ndarray) -> bool:
+        """True for the features of a scan unlike those of the training."""
+        return self.distance(row) > self.limit
+
+
+def look(volume: np.ndarray, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
+    """A few slices of a canonical volume (Z, H, W), normalised for the network: (N, SIDE, SIDE) float32."""
+    chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(volume) - 1)).round().astype(int))
+    return np.stack([resize(normalise(volume[z], record, statistics, slope, inter), SIDE, SIDE) for z in chosen])
+
+
+def features(slices: np.ndarray) -> np.ndarray:
+    """What is typical of a scan, from what `look` gives.
 
     Returns
     -------
     (F,) float64
-        Median and 99th percentile of the normalised foreground; the logarithms of how much neighbouring pixels differ,
-        relative to the spread, and of the foreground's height over its width (a head is long, an abdomen wide).
+        Quantiles and histogram of the foreground, how much neighbouring pixels differ, and the mean of every cell of a 4x4
+        grid. Without the grid half of the abdomens pass for heads.
     """
-    chosen = np.unique(np.linspace(0, len(volume) - 1, _SLICES).round().astype(int))
-    slices = np.stack([normalise(volume[z], record, statistics, slope, inter) for z in chosen])
     inside = slices > 0
-    values = slices[inside].astype(np.float64)
-    steps = [np.abs(np.diff(slices, axis=axis))[_both(inside, axis)] for axis in (1, 2)]
-    if min(step.size for step in steps) == 0:
-        return np.full(len(_PERCENT) + 2, _NOTHING)
-    roughness = float(np.concatenate(steps).mean()) / max(float(values.std()), 1e-3)
-    aspect = _spread(inside.sum(axis=(0, 2))) / _spread(inside.sum(axis=(0, 1)))
-    return np.array([*np.percentile(values, _PERCENT), *np.log([roughness + 1e-3, aspect])])
+    foreground = slices[inside] if inside.any() else np.zeros(1, np.float32)
+    interior = inside[:, 1:-1, 1:-1]
+    centre = slices[:, 1:-1, 1:-1]
+    across, down = (np.abs(other - centre)[interior] for other in (slices[:, 1:-1, 2:], slices[:, 2:, 1:-1]))
+    around = (slices[:, 2:, 1:-1] + slices[:, :-2, 1:-1] + slices[:, 1:-1, 2:] + slices[:, 1:-1, :-2]) / 4
+    steps = [float(step.mean()) if step.size else 0.0 for step in (across, down, np.abs(around - centre)[interior])]
+    cell = SIDE // _CELLS
+    layout = slices.reshape(-1, _CELLS, cell, _CELLS, cell).mean(axis=(0, 2, 4))
+    histogram = np.histogram(foreground, _BINS, (0, 1))[0] / foreground.size
+    return np.concatenate([np.percentile(foreground, _PERCENT), steps, layout.ravel(), histogram]).astype(np.float64)
 
 
-def _spread(profile: np.ndarray) -> float:
-    """SD of the position, weighted by ``profile``."""
-    position = np.arange(len(profile))
-    mean = np.average(position, weights=profile)
-    return float(np.sqrt(np.average(np.square(position - mean), weights=profile))) + 1e-3
+def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint:
+    """The fingerprint of a training set.
+
+    Parameters
+    ----------
+    rows : (N, F)
+        Features of the training scans.
+    variants : sequence of (N, F)
+        Features of the same scans as augmentation may change them beyond recognition; together they are a cloud of their own.
+    """
+
+    def fit(chosen: np.ndarray, limit: float) -> Fingerprint:
+        clouds = [rows[chosen], *([np.vstack([other[chosen] for other in variants])] if variants else [])]
+        means, inverses = zip(*map(_cloud, clouds), strict=True)
+        return Fingerprint(np.stack(means), np.stack(inverses), limit)
+
+    fold = np.arange(len(rows)) % min(_FOLDS, len(rows))
+    distances = [fit(fold != fold[i], 0.0).distance(row) for i, row in enumerate(rows)] if len(rows) > 2 else [np.inf]
+    return fit(np.ones(len(rows), bool), float(np.percentile(distances, _QUANTILE)))
 
 
-def _both(inside: np.ndarray, axis: int) -> np.ndarray:
-    """Where a pixel and its neighbour along ``axis`` are both inside."""
-    return inside[:, :-1] & inside[:, 1:] if axis == 1 else inside[..., :-1] & inside[..., 1:]
+def _cloud(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean, sd = rows.mean(axis=0), rows.std(axis=0) + 1e-3
+    correlation = (1 - _SHRINK) * np.atleast_2d(np.cov((rows - mean).T / sd[:, None])) + _SHRINK * np.eye(len(sd))
+    return mean, np.linalg.inv(correlation) / np.outer(sd, sd)
 
 
-def learn(rows: Sequence[np.ndarray]) -> dict[str, Any]:
-    """The usual features and their spread over the training scans, JSON-able."""
-    table = np.stack(rows)
-    mean = table.mean(axis=0)
-    # shrunk towards its diagonal: some sets have few scans
-    covariance = np.cov(table.T)
-    covariance = 0.7 * covariance + 0.3 * np.diag(np.diag(covariance)) + 1e-4 * np.eye(len(mean))
-    inverse = np.linalg.inv(covariance)
-    known: dict[str, Any] = {"mean": mean.tolist(), "inverse": inverse.tolist(), "limit": 0.0}
-    return {**known, "limit": _MARGIN * max(distance(row, known) for row in rows)}
+def to_record(fingerprint: Fingerprint) -> dict[str, Any]:
+    """JSON-able; six digits are plenty."""
+    numbers = {"means": fingerprint.means, "inverses": fingerprint.inverses}
+    return {**{name: [[*map(_short, row.ravel())] for row in array] for name, array in numbers.items()}, "limit": _short(fingerprint.limit)}
 
 
-def distance(row: np.ndarray, known: Mapping[str, Any]) -> float:
-    """Mahalanobis distance of a scan's features from those of the training scans."""
-    away = row - np.asarray(known["mean"])
-    return float(np.sqrt(away @ np.asarray(known["inverse"]) @ away))
+def _short(number: float) -> float:
+    return float(f"{number:.6g}")
 
 
-def is_foreign(row: np.ndarray, known: Mapping[str, Any]) -> bool:
-    """True when a scan lies further from the training scans than any of them, with a margin."""
-    return distance(row, known) > known["limit"]
+def from_record(record: Any) -> Fingerprint:
+    """Read what `to_record` gave, from an untrusted file.
+
+    Raises
+    ------
+    ModelError
+        If it is anything else.
+    """
+    try:
+        means = np.array(record["means"], np.float64).reshape(-1, COUNT)
+        inverses = np.array(record["inverses"], np.float64).reshape(len(means), COUNT, COUNT)
+        limit = float(record["limit"])
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ModelError(f"its fingerprint of the training scans is not valid: {error}") from None
+    if not len(means) or not (np.isfinite(means).all() and np.isfinite(inverses).all() and limit >= 0):
+        raise ModelError("its fingerprint of the training scans is not valid: expected finite numbers")
+    return Fingerprint(means, inverses, limit)

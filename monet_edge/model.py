@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from . import preprocess, volume
+from . import fingerprint, preprocess, volume
 from .errors import ModelError
 from .runtime import Engine
 from .spec import multiple_of
@@ -155,7 +155,17 @@ class Model:
             self.engine.map(count, load, store, report)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
-        return Segmentation(mask, kept, statistics, scan.warnings + _warnings(statistics, mask))
+        warnings = scan.warnings + _warnings(statistics, mask)
+        if self._is_foreign(voxels, statistics, scan):
+            warnings += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
+        return Segmentation(mask, kept, statistics, warnings)
+
+    def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: volume.Scan) -> bool:
+        usual = self.weights.fingerprint
+        if usual is None or statistics.constant:
+            return False
+        slices = fingerprint.look(voxels, self.weights.preprocess, statistics, scan.slope, scan.inter)
+        return usual.is_foreign(fingerprint.features(slices))
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

@@ -6,6 +6,7 @@ Everything is drawn in canonical order (Z, H, W) = (superior, posterior, left), 
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nibabel
 import numpy as np
 
 from .errors import OutputError
+from .files import atomic_write
 from .preprocess import resize
 
 SHAPE = (24, 256, 256)
@@ -75,6 +77,12 @@ def to_image(volume: np.ndarray) -> nibabel.Nifti1Image:
     return image
 
 
+def save(volume: np.ndarray, path: Path) -> None:
+    """Write a canonical volume (Z, H, W) as .nii.gz, whole or not at all."""
+    with atomic_write(path, overwrite=True) as file:
+        file.write(gzip.compress(to_image(volume).to_bytes(), 1, mtime=0))
+
+
 def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> None:
     """Write so many heads with their lesions as a training data set: dataset.json, imagesTr, labelsTr.
 
@@ -88,8 +96,8 @@ def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int
             (folder / part).mkdir(parents=True)
         for case in range(cases):
             volume, mask = make(seed + case, shape)
-            nibabel.save(to_image(volume), folder / "imagesTr" / f"phantom_{case:02d}.nii.gz")
-            nibabel.save(to_image(mask), folder / "labelsTr" / f"phantom_{case:02d}.nii.gz")
+            save(volume, folder / "imagesTr" / f"phantom_{case:02d}.nii.gz")
+            save(mask, folder / "labelsTr" / f"phantom_{case:02d}.nii.gz")
         labels = {"background": 0, "lesion": 1}
         about = {"name": "phantom", "licence": "CC0", "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
         (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n")

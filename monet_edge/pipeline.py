@@ -160,8 +160,7 @@ def _show(
 ) -> None:
     """The picture and the page, where asked for."""
     weights = model.weights
-    kind = ", ".join(filter(None, (str(weights.provenance.get("modality") or ""), *weights.preprocess.labels)))
-    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {kind}"
+    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
     slicing = weights.preprocess.slicing
     if job.preview is not None:
         preview.save(job.preview, preview.draw(scan, mask, labels, limits, title, warnings, slicing), overwrite=options.overwrite)

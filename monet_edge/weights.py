@@ -3,7 +3,8 @@
 Every file is untrusted: nothing in it can run code, whatever does not match the Spec exactly is an error, and so is a
 single flipped bit.
 
-    metadata    {"format": "monet-edge", "spec": JSON, "preprocess": JSON, "provenance": JSON, "checksum": sha256}
+    metadata    {"format": "monet-edge", "spec": JSON, "preprocess": JSON, "fingerprint": JSON or "null", "provenance": JSON,
+                 "checksum": sha256 of all these and the tensors}
     tensors     float32, the names and shapes of `spec.tensor_shapes`, nothing missing and nothing left over
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from . import fingerprint as _fingerprint
 from . import memory
 from . import preprocess as _preprocess
 from . import spec as _spec
@@ -33,7 +35,7 @@ MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
-_TEXTS = ("format", "spec", "preprocess", "provenance")
+_TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Weights:
     tensors : mapping of str to float32 array
         Exactly those of `spec.tensor_shapes`.
     preprocess : Preprocess
+    fingerprint : Fingerprint or None
+        How the training scans look.
     provenance : dict
         JSON-able: versions, data, licence, metrics, date, git revision, ...
     sha256 : str
@@ -59,8 +63,18 @@ class Weights:
     spec: _spec.Spec
     tensors: Mapping[str, np.ndarray]
     preprocess: _preprocess.Preprocess
+    fingerprint: _fingerprint.Fingerprint | None
     provenance: Mapping[str, Any]
     sha256: str
+
+    @property
+    def kind(self) -> str:
+        """Modality and labels in a few words."""
+        return ", ".join(filter(None, (self.told("modality"), *self.preprocess.labels)))
+
+    def told(self, key: str) -> str:
+        """What the provenance says of itself in words: modality, licence, dice; empty where it does not."""
+        return str(self.provenance.get(key, ""))
 
 
 def shipped() -> dict[str, Path]:
@@ -139,12 +153,13 @@ def parse(name: str, raw: bytes) -> Weights:
         raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
     record = _preprocess.from_json(metadata["preprocess"])
+    fingerprint = _read_fingerprint(metadata["fingerprint"])
     provenance = _provenance(metadata["provenance"])
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):
         raise ModelError("its checksum is wrong: it was damaged or changed. Copy or download it again.")
-    return Weights(name, spec, tensors, record, provenance, hashlib.sha256(raw).hexdigest())
+    return Weights(name, spec, tensors, record, fingerprint, provenance, hashlib.sha256(raw).hexdigest())
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
@@ -158,6 +173,14 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
     return digest.hexdigest()
 
 
+def _read_fingerprint(text: str) -> _fingerprint.Fingerprint | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"its fingerprint is not JSON: {error}") from None
+    return None if record is None else _fingerprint.from_record(record)
+
+
 def _provenance(text: str) -> dict[str, Any]:
     try:
         provenance = json.loads(text)
@@ -168,7 +191,7 @@ def _provenance(text: str) -> dict[str, Any]:
         raise ModelError("its provenance must be a JSON object")
     if not shown.isprintable():
         raise ModelError("its provenance holds characters that cannot be printed")
-    for key in ("modality", "licence"):
+    for key in ("modality", "licence", "dice"):
         if not isinstance(provenance.get(key, ""), str):
             raise ModelError(f"its provenance's {key} must be text, found {provenance[key]!r:.80}")
     return provenance
@@ -211,7 +234,12 @@ def _check_tensors(spec: _spec.Spec, entries: Mapping[str, Any]) -> dict[str, np
 
 
 def save(
-    path: Path, spec: _spec.Spec, tensors: Mapping[str, np.ndarray], record: _preprocess.Preprocess, provenance: Mapping[str, Any]
+    path: Path,
+    spec: _spec.Spec,
+    tensors: Mapping[str, np.ndarray],
+    record: _preprocess.Preprocess,
+    provenance: Mapping[str, Any],
+    fingerprint: _fingerprint.Fingerprint | None = None,
 ) -> None:
     """Write a weights file, whole or not at all; tensors go in op order, float32.
 
@@ -221,7 +249,8 @@ def save(
         If what is given would not load again.
     """
     ordered = {name: np.ascontiguousarray(tensors[name], np.float32) for name in _spec.tensor_shapes(spec)}
-    texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), json.dumps(provenance))
+    looks = json.dumps(fingerprint and _fingerprint.to_record(fingerprint), separators=(",", ":"))
+    texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), looks, json.dumps(provenance))
     metadata = dict(zip(_TEXTS, texts, strict=True))
     raw = safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)})
     parse(path.stem, raw)

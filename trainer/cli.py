@@ -159,6 +159,7 @@ def export(
     from .dataset import read, read_splits
     from .evaluate import evaluate as evaluate_model
     from .evaluate import make_model, summarise
+    from .export import add_scores
     from .export import export as export_weights
 
     found = read(dataset, channel)
@@ -169,6 +170,7 @@ def export(
     for folder in also or []:
         other = read(folder, channel)
         summaries[other.name] = summarise(list(evaluate_model(model, other, list(other.pairs), channel=channel)))
+    weights = add_scores(output, weights, summaries)
     output.with_suffix(".md").write_text(card(weights, summaries, note or [], f"monet-train evaluate {weights.name} {found.name}"))
     print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 

@@ -31,7 +31,7 @@ class Dataset:
     Attributes
     ----------
     folder : Path
-    name, licence, reference : str
+    name, modality, licence, reference : str
         From dataset.json.
     labels : tuple of str
         Names of the labels 1, 2, ...
@@ -43,6 +43,7 @@ class Dataset:
 
     folder: Path
     name: str
+    modality: str
     licence: str
     reference: str
     labels: tuple[str, ...]
@@ -121,12 +122,17 @@ def read(folder: Path, channel: int = 0) -> Dataset:
     return Dataset(
         folder,
         str(data.get("name", folder.name)),
+        _modality(data.get("channel_names", data.get("modality")), channel),
         str(licence),
         str(data.get("reference", "")),
         _labels(folder, data.get("labels")),
         data.get("spacing") != "unknown",
         pairs,
     )
+
+
+def _modality(names: Any, channel: int) -> str:
+    return str(names.get(str(channel), "")) if isinstance(names, dict) else ""
 
 
 def _case_names(images: dict[str, Path]) -> set[str]:

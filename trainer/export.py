@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from monet_edge import DISCLAIMER, __version__
+from monet_edge import DISCLAIMER, __version__, fingerprint
 from monet_edge.errors import ModelError
 from monet_edge.files import atomic_write
-from monet_edge.fingerprint import KEY, features, learn
 from monet_edge.preprocess import Preprocess
 from monet_edge.runtime import Engine
 from monet_edge.spec import Spec, fold
@@ -21,6 +23,7 @@ from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
 from .config import Augmentation, Recipe, Settings
+from .data import strip
 from .dataset import Case, Dataset
 from .dataset import load as load_case
 from .network import Network
@@ -96,6 +99,8 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
     split = json.loads((run / "splits.json").read_text())
     provenance = {
+        "modality": dataset.modality,
+        "licence": dataset.licence,
         "data": {"name": dataset.name, "reference": dataset.reference, "licence": dataset.licence},
         "training": {
             "command": command,
@@ -106,10 +111,12 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         },
         "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in spec.ops if "bn" in op.attrs}),
         "versions": {"monet-edge": __version__, "torch": torch.__version__},
+        "date": datetime.now(UTC).date().isoformat(),
+        "revision": _revision(),
         "use": DISCLAIMER,
-        KEY: learn([_features(load_case(dataset, name, channel), settings.preprocess) for name in split[0]["train"]]),
     }
-    save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance)
+    looks = _fingerprint((load_case(dataset, name, channel) for name in split[0]["train"]), settings)
+    save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance, looks)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
         file.write(json.dumps(split, indent=1).encode())
     weights = load(output)
@@ -136,9 +143,37 @@ def read_settings(run: Path) -> Settings:
         raise ModelError(f"{run}: not a run folder of this version ({error})") from None
 
 
-def _features(case: Case, record: Preprocess) -> np.ndarray:
-    case = oriented(case, record.slicing)
-    return features(case.image, record, case.statistics, case.slope, case.inter)
+def add_scores(output: Path, weights: Weights, summaries: Mapping[str, Mapping[str, Any]]) -> Weights:
+    """Write what was measured into a weights file, the first summary's Dice in short; returns it as loaded again."""
+    dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
+    provenance = {**weights.provenance, "dice": dice, "metrics": summaries}
+    save(output, weights.spec, weights.tensors, weights.preprocess, provenance, weights.fingerprint)
+    return load(output)
+
+
+def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint:
+    """How the training scans look, and how they look stripped where training strips them."""
+    record, augmentation = settings.preprocess, settings.recipe.augmentation
+    depths = []
+    if augmentation.strip and record.intensity == "zscore":
+        scale = fingerprint.SIDE / record.size
+        depths = [round(depth * scale) for depth in np.linspace(*augmentation.strip_depth, 3)]
+    rows: list[list[np.ndarray]] = []
+    for case in cases:
+        case = oriented(case, record.slicing)
+        slices = fingerprint.look(case.image, record, case.statistics, case.slope, case.inter)
+        rows.append([fingerprint.features(slices), *(fingerprint.features(strip(slices, depth, record)) for depth in depths)])
+    plain, *variants = np.stack(rows, axis=1)
+    return fingerprint.learn(plain, variants)
+
+
+def _revision() -> str:
+    """The commit that this runs from, where it runs from a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _compare(settings: Settings, state: Mapping[str, torch.Tensor], weights: Weights) -> None:
