@@ -147,11 +147,12 @@ def models() -> None:
 
         from .weights import load, shipped
 
-        table = Table("model", "modality", "labels", "Dice", "licence", caption=DISCLAIMER)
+        table = Table("model", "modality", "labels", "Dice", "licence", "use", caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
-            licence = weights.told("licence") + (" (non-commercial)" if "NC" in weights.told("licence") else "")
-            table.add_row(name, weights.told("modality"), ", ".join(weights.preprocess.labels), weights.told("dice"), licence)
+            licence = weights.told("licence").partition(" (")[0]
+            use = "non-commercial" if "NC" in licence else ""
+            table.add_row(name, weights.told("modality"), ", ".join(weights.preprocess.labels), weights.told("dice"), licence, use)
         Console().print(table)
 
 

@@ -35,9 +35,9 @@ def saved(tmp_path):
 def test_load_gives_what_was_saved(tmp_path, spec):
     spec = fold(spec)
     tensors = random_tensors(spec)
-    weights.save(tmp_path / "a.safetensors", spec, tensors, RECORD, {"dice": 0.75})
+    weights.save(tmp_path / "a.safetensors", spec, tensors, RECORD, {"dice": "0.75"})
     loaded = weights.load(tmp_path / "a.safetensors")
-    assert (loaded.name, loaded.spec, loaded.preprocess, loaded.provenance) == ("a", spec, RECORD, {"dice": 0.75})
+    assert (loaded.name, loaded.spec, loaded.preprocess, loaded.provenance) == ("a", spec, RECORD, {"dice": "0.75"})
     assert loaded.sha256 == hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
     assert list(loaded.tensors) == list(tensor_shapes(spec))
     for name, tensor in loaded.tensors.items():
@@ -62,7 +62,7 @@ def test_every_bit_counts(saved):
 def forged(spec=SPEC, tensors=TENSORS, texts=None, **metadata):
     """A weights file with a right checksum whatever it holds."""
     valid = {"format": "monet-edge", "spec": weights._spec.to_json(spec), "preprocess": weights._preprocess.to_json(RECORD)}
-    entries = {**valid, "provenance": "{}", **(texts or {})}
+    entries = {**valid, "fingerprint": "null", "provenance": "{}", **(texts or {})}
     digest = "" if None in entries.values() else weights._checksum(entries, tensors)
     kept = {key: text for key, text in {**entries, "checksum": digest, **metadata}.items() if text is not None}
     return safetensors.numpy.save(dict(tensors), kept)
@@ -132,6 +132,12 @@ REFUSED = {
     "record of another size": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("32", "33")}), "33"),
     "record of more labels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, labels=("a", "b")))}), "outputs"),
     "record of more channels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, context=1))}), "channels"),
+    "fingerprint is no JSON": (forged(texts={"fingerprint": "nope"}), "fingerprint is not JSON"),
+    "fingerprint of another size": (
+        forged(texts={"fingerprint": '{"means": [[1]], "inverses": [[1]], "limit": 1}'}),
+        "fingerprint .* not valid",
+    ),
+    "fingerprint that is no record": (forged(texts={"fingerprint": "[1]"}), "fingerprint .* not valid"),
     "provenance is no JSON": (forged(texts={"provenance": "nope"}), "provenance is not JSON"),
     "provenance is no object": (forged(texts={"provenance": "[]"}), "JSON object"),
     "provenance with NaN": (forged(texts={"provenance": '{"dice": NaN}'}), "provenance is not JSON"),

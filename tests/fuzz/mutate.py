@@ -179,12 +179,13 @@ def tree_to_extreme(rng, tree):
 def hostile_weights(rng):
     """The bytes of a broken weights file: damaged by chance, or forged by somebody who knows how to make the checksum right."""
     spec, record = model(rng)
-    texts = {"format": weights.FORMAT, "spec": spec_to_json(spec), "preprocess": to_json(record), "provenance": '{"dice": 0.7}'}
+    texts = {"format": weights.FORMAT, "spec": spec_to_json(spec), "preprocess": to_json(record), "fingerprint": "null"}
+    texts["provenance"] = '{"dice": "0.7"}'
     tensors = random_tensors(spec, int(rng.integers(9)))
     forged = rng.random() < 0.6
     if forged:
         for _ in range(int(rng.integers(1, 3))):
-            which = pick(rng, ["spec", "spec", "spec", "preprocess", "provenance"])
+            which = pick(rng, ["spec", "spec", "spec", "preprocess", "fingerprint", "provenance"])
             tree = json.loads(texts[which])
             tree_to_extreme(rng, tree)
             texts[which] = json.dumps(tree)
