@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 OURS, RIVAL = "monet-edge", "OpenVINO fp32"
+MISSING = "not measured"
 TITLES = {"monet": "MoNet", "unet-16": "U-Net-16", "unet-64": "U-Net-64", "attention-unet": "Attention U-Net"}
 Row = dict[str, Any]
 
@@ -109,7 +110,7 @@ def startup(found: Row) -> str:
 
 
 def targets(results: dict[str, Any]) -> str:
-    """What this runtime promises, beside what was measured; empty where it was not."""
+    """What this runtime promises, beside what was measured."""
 
     def median(isa: str, network: str, mode: str, threads: int, runner: str, own: int | None = None) -> float | None:
         for row in results.get(f"network-{isa}", {}).get("rows", ()):
@@ -119,7 +120,7 @@ def targets(results: dict[str, Any]) -> str:
         return None
 
     def ratio(slow: float | None, fast: float | None) -> str:
-        return f"{slow / fast:.2f} times" if slow and fast else ""
+        return f"{slow / fast:.2f} times" if slow and fast else MISSING
 
     def against(isa: str, network: str, rival: str = RIVAL) -> str:
         return ratio(median(isa, network, "slice", 1, rival), median(isa, network, "slice", 1, OURS))
@@ -149,9 +150,14 @@ def targets(results: dict[str, Any]) -> str:
             ["two threads, one slice, against one", "1.7 times", "1.9 times", gain("slice")],
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
-            ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else ""],
-            ["compilation (cold less warm first slice)", "2.5 s", "1.5 s", f"{cold['min'] - warm['min']:.2f} s" if cold and warm else ""],
-            ["start to end of the first slice, warm", "0.6 s", "0.4 s", f"{warm['min']:.2f} s" if warm else ""],
-            ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else ""],
+            ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else MISSING],
+            [
+                "compilation (cold less warm first slice)",
+                "2.5 s",
+                "1.5 s",
+                f"{cold['min'] - warm['min']:.2f} s" if cold and warm else MISSING,
+            ],
+            ["start to end of the first slice, warm", "0.6 s", "0.4 s", f"{warm['min']:.2f} s" if warm else MISSING],
+            ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else MISSING],
         ],
     )
