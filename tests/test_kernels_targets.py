@@ -31,7 +31,7 @@ def assembly(request):
     llvm.initialize_all_asmprinters()
     llvm.initialize_native_asmparser()
     target, isa = TARGETS[request.param]
-    module = llvm.parse_assembly(str(emit_module(_jit.MICROS, target.triple, isa)))
+    module = llvm.parse_assembly(emit_module(_jit.MICROS, target.triple, isa))
     machine = _jit.machine_for(target)
     _jit.optimise(module, machine)
     functions, name = {}, None

@@ -1,10 +1,11 @@
-"""Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about caching and targets.
+"""Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba, caching and targets.
 
-`loops` translates the kernels, `simd` the micro-kernels they call; LLVM, through Numba's binding llvmlite, makes one object
-file of both. Later processes load that file, in 10 ms.
+Numba translates the loops (plain Python functions of one `STEP` record), llvmlite the micro-kernels they call; both are
+linked into one object file. Later processes load that file through llvmlite and never import Numba, which would cost more
+time and memory than a slice.
 
 The file is machine code, so its folder is the user's own (mode 0700), never a shared one. Its name holds the version of the
-package and a hash of everything the code depends on: the sources of this package, LLVM, the CPU. Without a folder that can
+package and a hash of everything the code depends on: the sources of this package, Numba, the CPU. Without a folder that can
 be written everything works, and compiles in every process.
 """
 
@@ -21,13 +22,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
+import numpy as np
 
 from . import finish, gemm, memory, planes, pointwise, winograd
-from .loops import translate
 from .simd import Isa, Micro, choose_isa, emit_module
 from .step import STEP, offset
 
@@ -47,13 +49,15 @@ KERNELS: tuple[Callable[[Any], None], ...] = (
 MODULES = (memory, finish, gemm, winograd, pointwise, planes)
 MICROS: tuple[Micro, ...] = tuple({v.name: v for module in MODULES for v in vars(module).values() if isinstance(v, Micro)}.values())
 
-# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. `run` stops at the
-# first step whose kernel does not return zero and returns its index, or `end`. Only `barrier` does that: it counts itself in
-# once, looks a while whether the others have come too, and gives up rather than keep a core busy whose other thread may not be
-# running. The caller yields and runs it again.
+# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A kernel is called as
+# Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is not zero and returns
+# its index, or `end`. Only `barrier` has such a status: it counts itself in once, looks a while whether the others have come
+# too, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it again.
 _RUN = f"""
 define i64 @run(i64 %first, i64 %begin, i64 %end) {{
 entry:
+  %result = alloca ptr
+  %exception = alloca ptr
   br label %head
 head:
   %i = phi i64 [%begin, %entry], [%j, %next]
@@ -64,7 +68,7 @@ body:
   %address = add i64 %first, %offset
   %step = inttoptr i64 %address to ptr
   %kernel = load ptr, ptr %step
-  %status = call i32 %kernel(ptr %step)
+  %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
   %stop = icmp ne i32 %status, 0
   br i1 %stop, label %done, label %next
 next:
@@ -74,7 +78,7 @@ done:
   ret i64 %i
 }}
 
-define i32 @barrier(ptr %step) {{
+define i32 @barrier(ptr %result, ptr %exception, ptr %step) {{
 entry:
   %counter_at = getelementptr i8, ptr %step, i64 {offset("counter")}
   %goal_at = getelementptr i8, ptr %step, i64 {offset("goal")}
@@ -110,7 +114,7 @@ Progress = Callable[[int, int, str], None]  # done, total, what
 
 @dataclass(frozen=True)
 class Target:
-    """What code is compiled for."""
+    """What code is compiled for. Numba's own settings of the CPU are honoured, so that an older CPU can be tried."""
 
     triple: str
     cpu: str
@@ -123,7 +127,7 @@ class Target:
 
 @cache
 def target() -> Target:
-    """This CPU, or what Numba's own settings name instead, so that an older one can be tried and measured."""
+    """The target that Numba compiles for in this process."""
     cpu, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
         features = "" if cpu == "generic" else llvm.get_host_cpu_features().flatten()
@@ -191,33 +195,57 @@ def machine_for(target: Target) -> Any:
 
 
 def compile_object(target: Target, progress: Progress | None = None) -> bytes:
-    """Compile everything: each kernel and each micro-kernel exactly once, into one object file that needs nothing else."""
+    """Compile everything: each kernel and each micro-kernel exactly once, into one object file."""
     report = progress or (lambda done, total, name: None)
-    report(0, 3, "micro-kernels")
-    emitted = emit_module(MICROS, target.triple, target.isa)
-    report(1, 3, "kernels")
-    for kernel in KERNELS:
-        translate(kernel, emitted)
-    report(2, 3, "machine code")
-    module = llvm.parse_assembly(str(emitted))
+    total = len(KERNELS) + 1
+    module = llvm.parse_assembly(emit_module(MICROS, target.triple, target.isa))
     module.link_in(llvm.parse_assembly(_RUN))
+    for done, kernel in enumerate(KERNELS):
+        report(done, total, kernel.__name__)
+        module.link_in(_translate(kernel))
+    report(len(KERNELS), total, "machine code")
+    machine = machine_for(target)
     public = {"run", "barrier"} | {kernel.__name__ for kernel in KERNELS}
     for function in module.functions:
         if not function.is_declaration and function.name not in public:
             function.linkage = "internal"
-    machine = machine_for(target)
     optimise(module, machine)
     code = machine.emit_object(module)
-    report(3, 3, "done")
+    report(total, total, "done")
     return code
 
 
 def optimise(module: Any, machine: Any) -> None:
-    """LLVM's passes, but unrolling and vectorising: the micro-kernels are vectors already, and unrolled as far as it pays."""
+    """LLVM's passes over the linked module, but unrolling and vectorising: the loops had it by Numba, the micro-kernels by hand."""
     tuning = llvm.PipelineTuningOptions(speed_level=2)
     tuning.loop_unrolling = tuning.loop_vectorization = tuning.slp_vectorization = False
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
+
+
+def _translate(kernel: Callable[[Any], None]) -> Any:
+    """Numba's LLVM module of one loop, its micro-kernels left as external symbols, no wrappers for Python."""
+    import numba
+    from numba.core import compiler, registry, types
+
+    externals = {
+        name: types.ExternalFunction(value.name, types.int64(*[types.int64] * value.arguments))
+        for name, value in kernel.__globals__.items()
+        if isinstance(value, Micro)
+    }
+    function = FunctionType(kernel.__code__, {**kernel.__globals__, **externals}, kernel.__name__)
+    flags: Any = compiler.Flags()
+    flags.no_compile = True  # to IR only
+    flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+    flags.nrt = False  # nothing is allocated
+    flags.error_model = "numpy"  # a division does not check for zero
+    flags.no_rewrites = True  # of array expressions: there are none
+    flags.enable_ssa = False  # a variable keeps one type anyway; with the line above, a quarter less time to translate
+    cpu = registry.cpu_target
+    result = compiler.compile_extra(cpu.typing_context, cpu.target_context, function, (numba.from_dtype(STEP),), types.none, flags, {})
+    module = llvm.parse_assembly(result.library.get_llvm_str())
+    module.get_function(result.fndesc.llvm_func_name).name = kernel.__name__
+    return module
 
 
 # -- keeping
@@ -229,7 +257,7 @@ def _cache_file() -> Path | None:
     if folder is None:
         return None
     digest = hashlib.sha256()
-    for part in (target(), llvmlite.__version__, sys.version):
+    for part in (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version):
         digest.update(repr(part).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())

@@ -109,7 +109,7 @@ def pad_blocks(array: np.ndarray, axis: int) -> np.ndarray:
     return np.pad(array, padding)
 
 
-def conv_gemm(s: Any) -> None:
+def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
     """Output rows [y0, y1) of any convolution: gather a strip of pixels tap by tap, multiply, finish."""
     blocks, out_blocks = s.source_blocks, s.target_blocks
     gathered, sums, strip, out_step = s.gathered, s.sums, s.strip, s.out_step

@@ -61,7 +61,7 @@ def _emit_scatter(v: Vectors, source: Any, source_step: Any, target: Any, target
 
 peek = Micro("peek", 1, _emit_peek, inline=True)
 poke = Micro("poke", 2, _emit_poke, inline=True)
-least = Micro("least", 2, _emit_least, inline=True)
+least = Micro("least", 2, _emit_least, inline=True)  # Numba's own min and max are functions in modules of their own
 most = Micro("most", 2, _emit_most, inline=True)
 copy = Micro("copy", 5, _emit_copy)
 zero = Micro("zero", 3, _emit_zero)

@@ -99,7 +99,7 @@ planes = Micro("planes", 8, _emit_planes)
 dot = Micro("dot", 8, _emit_dot)
 
 
-def conv_planes(s: Any) -> None:
+def conv_planes(s):  # type: ignore[no-untyped-def]  # Numba infers
     """Output rows [y0, y1) of a convolution with stride 1 from the image, ``other``, whose border is its padding."""
     group = s.strip * BYTES
     for y in range(s.y0, s.y1):
@@ -112,7 +112,7 @@ def conv_planes(s: Any) -> None:
                        target, 0, 0, s.parameters + block * 3 * BYTES, 1, count)  # fmt: skip
 
 
-def conv_dot(s: Any) -> None:
+def conv_dot(s):  # type: ignore[no-untyped-def]
     """Output rows [y0, y1) of a 1x1 convolution to one channel, into the plane ``other``."""
     pixel = peek(s.sources + 16)
     for y in range(s.y0, s.y1):
@@ -125,7 +125,7 @@ def conv_dot(s: Any) -> None:
             scatter(s.tile, 4, out + whole * 4, 4, s.width - whole)
 
 
-def from_planes(s: Any) -> None:
+def from_planes(s):  # type: ignore[no-untyped-def]
     """The image, (C, H, W) at ``other`` with planes ``other_pixel`` bytes apart, to pixels; the padding is zero."""
     for y in range(s.y0, s.y1):
         target = s.target + y * s.target_row
@@ -134,7 +134,7 @@ def from_planes(s: Any) -> None:
             scatter(s.other + channel * s.other_pixel + y * s.other_row, 4, target + channel * 4, s.target_pixel, s.width)
 
 
-def to_planes(s: Any) -> None:
+def to_planes(s):  # type: ignore[no-untyped-def]
     """A value to (C, H, W) at ``other``."""
     for y in range(s.y0, s.y1):
         line = peek(s.sources) + y * peek(s.sources + 8)

@@ -86,7 +86,7 @@ multiply = Micro("multiply", 8, _emit_multiply)
 softmax = Micro("softmax", 6, _emit_softmax)
 
 
-def maxpool(s: Any) -> None:
+def maxpool(s):  # type: ignore[no-untyped-def]
     """Maximum over windows of ``window`` x ``window`` pixels that do not overlap."""
     window = s.window
     for y in range(s.y0, s.y1):
@@ -103,7 +103,7 @@ def maxpool(s: Any) -> None:
                         maximum(line + j * pixel, pixel * window, target, s.target_pixel, s.width)
 
 
-def pointwise(s: Any) -> None:
+def pointwise(s):  # type: ignore[no-untyped-def]
     """One value, or two, pixel by pixel through `finish`: a sum or an affine."""
     for y in range(s.y0, s.y1):
         for block in range(s.target_blocks):
@@ -114,7 +114,7 @@ def pointwise(s: Any) -> None:
                    s.parameters + block * 3 * BYTES, 1, s.width)  # fmt: skip
 
 
-def product(s: Any) -> None:
+def product(s):  # type: ignore[no-untyped-def]
     """A value times another of as many channels, or of one (``window`` = 1) that stands for all."""
     single = 1 if s.window == 1 else 0
     for y in range(s.y0, s.y1):
@@ -126,7 +126,7 @@ def product(s: Any) -> None:
             multiply(line, peek(source + 16), other, s.other_pixel, single, target, s.target_pixel, s.width)
 
 
-def concat(s: Any) -> None:
+def concat(s):  # type: ignore[no-untyped-def]
     """Values side by side, channel by channel: channel c is lane ``weights[c]`` of the sources' blocks."""
     for y in range(s.y0, s.y1):
         target = s.target + y * s.target_row
@@ -138,7 +138,7 @@ def concat(s: Any) -> None:
             scatter(line + lane % BLOCK * 4, peek(source + 16), target + channel * 4, s.target_pixel, s.width)
 
 
-def softmax_pixels(s: Any) -> None:
+def softmax_pixels(s):  # type: ignore[no-untyped-def]
     """Softmax over the channels of each pixel."""
     for y in range(s.y0, s.y1):
         line = peek(s.sources) + y * peek(s.sources + 8)

@@ -192,9 +192,9 @@ class Vectors:
         return [self.builder.extract_value(result, i) for i in range(count)] if count > 1 else [result]
 
 
-def emit_module(micros: Sequence[Micro], triple: str, isa: Isa) -> ir.Module:
-    """The IR of all micro-kernels as one module."""
-    module = ir.Module("kernels")
+def emit_module(micros: Sequence[Micro], triple: str, isa: Isa) -> str:
+    """The IR of all micro-kernels as one module's text."""
+    module = ir.Module("micro")
     module.triple = triple
     for micro in micros:
         function = ir.Function(module, ir.FunctionType(I64, [I64] * micro.arguments), micro.name)
@@ -203,4 +203,4 @@ def emit_module(micros: Sequence[Micro], triple: str, isa: Isa) -> ir.Module:
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         result = micro.emit(Vectors(builder, isa), *function.args)
         builder.ret(ir.Constant(I64, 0) if result is None else result)
-    return module
+    return str(module)

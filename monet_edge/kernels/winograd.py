@@ -138,7 +138,7 @@ PLACE = np.dtype([(name, np.int64) for name in ("y", "x", "height", "width", "ro
 PLACE_BYTES = PLACE.itemsize
 
 
-def conv_winograd(s: Any) -> None:
+def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
     """The tiles of ``places`` of a 3x3 convolution with stride 1 (one phase), or of a transposed 4x4 with stride 2 (four)."""
     blocks, out_blocks, out_step, strip = s.source_blocks, s.target_blocks, s.out_step, s.strip
     line = strip * BYTES
