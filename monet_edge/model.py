@@ -116,7 +116,7 @@ class Model:
         probabilities : bool
             Also keep the probabilities: 4 bytes a voxel and class.
         flip : bool
-            Average with the prediction of the mirrored slice: twice the time, a little more accurate.
+            Average with the prediction of the mirrored slice: twice the work, and for models trained with flips only.
         progress : callable, optional
             Called with the number of slices done, and of all.
         """

@@ -26,3 +26,10 @@ def is_cached() -> bool:
     from ._jit import is_cached
 
     return is_cached()
+
+
+def is_kept() -> bool:
+    """Whether later processes will find the kernels compiled: False where no cache folder can be written."""
+    from ._jit import is_kept
+
+    return is_kept()

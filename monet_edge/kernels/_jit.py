@@ -164,7 +164,12 @@ def load(progress: Progress | None = None) -> Kernels:
 
 def is_cached() -> bool:
     """Whether `load` is quick: the kernels are compiled for this CPU already."""
-    return bool(_loaded) or _read(_cache_file()) is not None
+    return bool(_loaded) or is_kept()
+
+
+def is_kept() -> bool:
+    """Whether the cache folder holds the kernels."""
+    return _read(_cache_file()) is not None
 
 
 def _load(progress: Progress | None) -> Kernels:
