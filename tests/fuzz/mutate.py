@@ -8,7 +8,7 @@ from conftest import random_tensors
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
-from monet_edge import weights
+from monet_edge import fingerprint, weights
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.preprocess import Preprocess, to_json
 from monet_edge.spec import count_floats, fold, from_json, tensor_shapes
@@ -179,7 +179,9 @@ def tree_to_extreme(rng, tree):
 def hostile_weights(rng):
     """The bytes of a broken weights file: damaged by chance, or forged by somebody who knows how to make the checksum right."""
     spec, record = model(rng)
-    texts = {"format": weights.FORMAT, "spec": spec_to_json(spec), "preprocess": to_json(record), "fingerprint": "null"}
+    texts = {"format": weights.FORMAT, "spec": spec_to_json(spec), "preprocess": to_json(record)}
+    looks = fingerprint.Fingerprint(np.zeros((1, fingerprint.COUNT)), np.eye(fingerprint.COUNT)[None], 9.0)
+    texts["fingerprint"] = json.dumps(fingerprint.to_record(looks))
     texts["provenance"] = '{"dice": "0.7"}'
     tensors = random_tensors(spec, int(rng.integers(9)))
     forged = rng.random() < 0.6
