@@ -55,7 +55,9 @@ def segment(
     threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel counts, for a binary model.")] = None,
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan, counted from 0.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write <stem>_prob.nii.gz.")] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice: slower, and for models trained with flips only.")] = False,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average with the mirrored slice: slower, and for models trained with flips only.")
+    ] = False,
     keep_largest: Annotated[bool, typer.Option("--keep-largest", help="Keep only the largest connected piece of every label.")] = False,
     min_volume: Annotated[float, typer.Option(metavar="ML", min=0, help="Remove connected pieces smaller than this, in ml.")] = 0.0,
     preview: Annotated[bool, typer.Option("--preview", help="Also draw <stem>_preview.png: outlines over the largest slices.")] = False,
