@@ -110,4 +110,4 @@ def test_no_file_names_this_machine():
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".txt"} and path.exists() and path != Path(__file__):
-            assert "/root/" not in path.read_text()
+            assert f"{Path.home()}/" not in path.read_text()

@@ -158,6 +158,7 @@ def test_a_cache_folder_that_cannot_be_used(command, tmp_path, where):
     done = command(env=environment)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.count("cannot be kept") == (1 if where == "not writable" else 0)
     first = (tmp_path / "scan_seg.nii.gz").read_bytes()
     if where == "damaged":
         (kept,) = (tmp_path / "home").rglob("*.o")

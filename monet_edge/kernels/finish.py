@@ -44,6 +44,7 @@ def exp(v: Vectors, x: Any, plus: float | None = None) -> Any:
 
 
 def activate(v: Vectors, activation: str, x: Any) -> Any:
+    """Emit an activation of the Spec (none, elu, relu, sigmoid) on one vector."""
     zero, one = v.constant(0.0), v.constant(1.0)
     negative = v.builder.fcmp_ordered("<", x, zero)
     if activation == "elu":
