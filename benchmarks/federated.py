@@ -35,7 +35,8 @@ from trainer.federated.rounds import ROUNDS, Run, round_content
 from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_json, to_run_config
 from trainer.federated.site import Memory
 from trainer.prepare import Prepared, open_prepared
-from trainer.train import new_state, validate
+from trainer.state import new_state
+from trainer.validate import validate
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "federated.json", HERE / "FEDERATED.md"

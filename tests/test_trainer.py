@@ -26,7 +26,8 @@ from trainer.evaluate import compare, evaluate, make_model, summarise, surface_d
 from trainer.export import export
 from trainer.losses import dice_loss, loss, one_hot
 from trainer.prepare import open_prepared, oriented, prepare
-from trainer.train import fit, one_cycle
+from trainer.schedule import one_cycle
+from trainer.train import fit
 
 SHAPE = (8, 64, 64)
 RECORD = Preprocess(64, "axial", 0, "zscore", -2.0, 4.0, 0.5, ("lesion",))

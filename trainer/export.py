@@ -28,7 +28,7 @@ from .dataset import Case, Dataset
 from .dataset import load as load_case
 from .network import Network
 from .prepare import oriented
-from .train import training_spec
+from .state import training_spec
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

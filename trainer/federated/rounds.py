@@ -25,7 +25,7 @@ from monet_edge.files import atomic_write
 
 from .. import checkpoint
 from ..config import Settings
-from ..train import new_state
+from ..state import new_state
 from . import wire
 from .compress import Tensors, encode, layout
 from .privacy import epsilon, make_strategy

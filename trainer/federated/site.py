@@ -19,7 +19,10 @@ from .. import checkpoint
 from ..data import Slices, build
 from ..dataset import read_splits, split
 from ..prepare import open_prepared
-from ..train import Step, check_split, new_state, set_up_torch, start_at_prior, training_slices, validate
+from ..state import new_state, start_at_prior
+from ..step import Step
+from ..train import check_split, set_up_torch, training_slices
+from ..validate import validate
 from .compress import Tensors
 from .settings import from_json
 

@@ -1,0 +1,163 @@
+"""What changes during a training, how it begins, and its way to the run folder and back. No training happens here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monet_edge.architectures import ARCHITECTURES
+from monet_edge.errors import OutputError
+from monet_edge.files import atomic_write
+from monet_edge.spec import Op, Spec
+
+from . import checkpoint
+from .config import Recipe, Settings
+from .data import Slices
+from .network import BatchNorm, Network
+
+NETWORKS = ("network", "average", "best")
+SCALARS = ("history", "rate", "lowest", "reference", "bad_epochs", "waited")
+
+
+@dataclass
+class State:
+    """What changes during a training; everything in it is in the checkpoints.
+
+    Attributes
+    ----------
+    network, average, best : Network
+        The one that is trained, the running average of its weights, and what was best by the validation loss.
+    optimiser : Optimizer
+    history : list of dict
+        A row of metrics an epoch.
+    rate : float
+        Learning rate.
+    lowest : float
+        Validation loss.
+    reference : float
+        The validation loss that an epoch must better by 1e-4, for the schedule.
+    bad_epochs : int
+        Validations since one did.
+    waited : int
+        Validations since the lowest loss, for stopping.
+    """
+
+    network: Network
+    average: Network
+    best: Network
+    optimiser: torch.optim.Optimizer
+    history: list[dict[str, float]]
+    rate: float
+    lowest: float = math.inf
+    reference: float = math.inf
+    bad_epochs: int = 0
+    waited: int = 0
+
+    def shown(self, recipe: Recipe) -> Network:
+        """The network that is validated: the average where the recipe keeps one."""
+        return self.average if recipe.average else self.network
+
+
+def new_state(settings: Settings, place: torch.device) -> State:
+    """An untrained network, its copies and its optimiser: the same everywhere for the same settings."""
+    recipe = settings.recipe
+    torch.manual_seed(settings.seed)
+    network = Network(training_spec(settings)).to(place)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.momentum = recipe.momentum
+    average, best = copy.deepcopy(network), copy.deepcopy(network)
+    return State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
+
+
+def training_spec(settings: Settings) -> Spec:
+    """The Spec that a run trains: the architecture for its channels and classes, with the recipe's dropout."""
+    record = settings.preprocess
+    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+
+    def adjusted(op: Op) -> Op:
+        return replace(op, attrs={**op.attrs, "dropout": op["dropout"] * settings.recipe.dropout}) if "dropout" in op.attrs else op
+
+    return replace(spec, ops=tuple(adjusted(op) for op in spec.ops))
+
+
+def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser."""
+    parameters = list(network.parameters())
+    if recipe.optimiser == "nadam":
+        return torch.optim.NAdam(parameters, recipe.rate)
+    return torch.optim.AdamW(parameters, recipe.rate, weight_decay=recipe.decay, fused=parameters[0].is_cuda)
+
+
+@torch.no_grad()
+def start_at_prior(state: State, training: Slices) -> None:
+    """Let the untrained network answer with the classes' frequencies.
+
+    The head's BatchNorm gives its logits mean 0, and Adam moves its bias by one learning rate a step at most: from 0 it takes
+    a thousand steps until the background is predicted (phantom, 40 epochs: see the commit).
+    """
+    classes = state.network.spec.classes
+    share = torch.bincount(training.labels.flatten().int(), minlength=max(classes, 2)).float() / training.labels.numel()
+    logits = share.clamp_min(1e-4).log() if classes > 1 else torch.logit(share[1:2].clamp(1e-4, 0.5))
+    for network in (state.network, state.average, state.best):
+        head = network.get_submodule("head")
+        bias = head.get_submodule("bn").bias if "bn" in dict(head.named_children()) else head.bias
+        bias.copy_(logits)  # type: ignore[operator]
+
+
+def start(settings: Settings, folder: Path, place: torch.device, *, resume: bool, rank: int, split: dict[str, list[str]]) -> State:
+    """A fresh state, or that of the run folder's newest checkpoint.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds a run and ``resume`` is not said, or one with other settings.
+    """
+    config = json.dumps(asdict(settings), indent=1)
+    known = folder / "config.json"
+    if known.exists() and not resume:
+        raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
+    if known.exists() and known.read_text() != config:
+        raise OutputError(f"{folder} was started with other settings (see its config.json). Use the same ones, or another --output.")
+    state = new_state(settings, place)
+    found = checkpoint.newest(folder) if resume else None
+    if found is not None:
+        _restore(state, *found)
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (("config.json", config), ("splits.json", json.dumps([split], indent=1))):
+            with atomic_write(folder / name, overwrite=True) as file:
+                file.write(text.encode())
+    return state
+
+
+def write(state: State, folder: Path) -> None:
+    """Keep an epoch: its checkpoint, and every epoch's metrics as `metrics.csv`."""
+    tensors = {f"optimiser.{name}": tensor for name, tensor in checkpoint.optimiser_tensors(state.optimiser).items()}
+    for part in NETWORKS:
+        tensors |= {f"{part}.{name}": tensor for name, tensor in getattr(state, part).state_dict().items()}
+    scalars = {key: getattr(state, key) for key in SCALARS}
+    checkpoint.keep_epoch(folder, len(state.history) - 1, tensors, scalars)
+    keys = max(state.history, key=len).keys()
+    lines = [",".join(keys), *(",".join(f"{row[key]:.6g}" if key in row else "" for key in keys) for row in state.history)]
+    with atomic_write(folder / "metrics.csv", overwrite=True) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def _restore(state: State, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    for name in NETWORKS:
+        getattr(state, name).load_state_dict(part(f"{name}."))
+    checkpoint.restore_optimiser(state.optimiser, part("optimiser."))
+    for key in SCALARS:
+        setattr(state, key, scalars[key])

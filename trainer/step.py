@@ -1,0 +1,100 @@
+"""The steps of a training: from slices to batches, losses and new weights, on one device or as one of several processes.
+
+An epoch depends on nothing but the state before it and its number: its random generators start from (seed, epoch, rank).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .augment import augment
+from .config import Settings
+from .data import Slices
+from .losses import loss, one_hot
+from .schedule import one_cycle
+from .state import State
+
+
+class Step:
+    """One epoch of steps; holds what compiles."""
+
+    def __init__(self, settings: Settings, state: State, training: Slices, world: int, compiled: bool) -> None:
+        self.settings, self.state, self.training = settings, state, training
+        self.network: Callable[[Tensor], Tensor] = state.network
+        self.prepare = self._batch
+        self.loss = loss
+        if world > 1:
+            self.network = nn.parallel.DistributedDataParallel(state.network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        if compiled:
+            self.network = torch.compile(self.network)
+            self.prepare = torch.compile(self._batch)
+            self.loss = torch.compile(loss)
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Augmented images (N, C, S, S) and one-hot labels (N, K, S, S) of slices ``index``."""
+        data, record = self.training, self.settings.preprocess
+        images, labels = data.inputs(index), one_hot(data.labels[index], record.classes)
+        settings = self.settings.recipe.augmentation
+        if record.intensity != "zscore":
+            settings = replace(settings, strip=0.0)
+        return augment(images, labels, data.depths[index], data.strips[data.cases[index]], settings, (record.low, record.high))
+
+    def epoch(self, epoch: int, rank: int, world: int) -> float:
+        """Train on every slice once; returns the mean training loss."""
+        settings, state = self.settings, self.state
+        recipe, place = settings.recipe, self.training.images.device
+        order = _order(len(self.training.images), recipe.batch, world, settings.seed, epoch)[rank]
+        torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch, rank]).generate_state(1)[0]))
+        state.network.train()
+        losses = []
+        for i, index in enumerate(torch.from_numpy(order).to(place)):
+            if recipe.schedule == "one-cycle":
+                state.rate = recipe.rate * one_cycle((epoch + i / len(order)) / recipe.epochs)
+            losses.append(self.step(index, epoch * len(order) + i))
+        if world > 1:
+            for buffer in state.network.buffers():  # every process has its own running statistics
+                dist.all_reduce(buffer)
+                buffer /= world
+        mean = torch.stack(losses).mean()
+        if world > 1:
+            dist.all_reduce(mean)
+        return float(mean) / world
+
+    def step(self, index: Tensor, number: int) -> Tensor:
+        """Train on one batch, the run's ``number``-th; returns its loss."""
+        settings, state = self.settings, self.state
+        with torch.no_grad():
+            images, labels = self.prepare(index)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
+            probability = self.network(images)
+        value = self.loss(probability, labels, settings.recipe.cross_entropy)
+        state.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        for group in state.optimiser.param_groups:
+            group["lr"] = state.rate
+        state.optimiser.step()
+        if settings.recipe.average:
+            # the first weights are forgotten sooner: a young average follows faster
+            _follow(state.average, state.network, min(settings.recipe.average, (1 + number) / (10 + number)))
+        return value.detach()
+
+
+def _order(count: int, batch: int, world: int, seed: int, epoch: int) -> np.ndarray:
+    """Every slice once, shuffled, in whole batches: (world, steps, batch) int64; the first few come twice to fill the last."""
+    batch = min(batch, max(1, count // world))
+    shuffled = np.random.default_rng([seed, epoch]).permutation(count)
+    steps = -(-count // (batch * world))
+    return np.resize(shuffled, (steps, world, batch)).swapaxes(0, 1).copy()
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the network, running statistics included."""
+    torch._foreach_lerp_(list(average.state_dict().values()), list(network.state_dict().values()), 1 - decay)
