@@ -306,6 +306,8 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_pat
         fit(quick, small[1], part, tmp_path / "run", device="cpu")
     with pytest.raises(OutputError, match="other settings"):
         fit(replace(quick, seed=1), small[1], part, tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(OutputError, match=r"other settings \(see its splits"):
+        fit(quick, small[1], {"train": ["case_001"], "val": ["case_000"]}, tmp_path / "run", device="cpu", resume=True)
 
 
 @pytest.mark.parametrize("part", [{"train": ["case_000"], "val": ["case_000"]}, {"train": ["x"], "val": ["case_000"]}])

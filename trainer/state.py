@@ -102,7 +102,7 @@ def start_at_prior(state: State, training: Slices) -> None:
     """Let the untrained network answer with the classes' frequencies.
 
     The head's BatchNorm gives its logits mean 0, and Adam moves its bias by one learning rate a step at most: from 0 it takes
-    a thousand steps until the background is predicted (phantom, 40 epochs: see the commit).
+    a thousand steps until the background is predicted.
     """
     classes = state.network.spec.classes
     share = torch.bincount(training.labels.flatten().int(), minlength=max(classes, 2)).float() / training.labels.numel()
@@ -113,30 +113,38 @@ def start_at_prior(state: State, training: Slices) -> None:
         bias.copy_(logits)  # type: ignore[operator]
 
 
-def start(settings: Settings, folder: Path, place: torch.device, *, resume: bool, rank: int, split: dict[str, list[str]]) -> State:
-    """A fresh state, or that of the run folder's newest checkpoint.
+def start(settings: Settings, split: dict[str, list[str]], folder: Path, place: torch.device, *, resume: bool) -> State:
+    """A fresh state, or that of the run folder's newest checkpoint; nothing is written.
 
     Raises
     ------
     OutputError
-        If the folder holds a run and ``resume`` is not said, or one with other settings.
+        If the folder holds a run and ``resume`` is not said, or one with other settings or patients.
     """
-    config = json.dumps(asdict(settings), indent=1)
-    known = folder / "config.json"
-    if known.exists() and not resume:
-        raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-    if known.exists() and known.read_text() != config:
-        raise OutputError(f"{folder} was started with other settings (see its config.json). Use the same ones, or another --output.")
+    for name, text in _description(settings, split).items():
+        if not (folder / name).exists():
+            continue
+        if not resume:
+            raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
+        if (folder / name).read_text() != text:
+            raise OutputError(f"{folder} was started with other settings (see its {name}). Use the same ones, or another --output.")
     state = new_state(settings, place)
     found = checkpoint.newest(folder) if resume else None
     if found is not None:
         _restore(state, *found)
-    if rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("config.json", config), ("splits.json", json.dumps([split], indent=1))):
-            with atomic_write(folder / name, overwrite=True) as file:
-                file.write(text.encode())
     return state
+
+
+def describe(settings: Settings, split: dict[str, list[str]], folder: Path) -> None:
+    """Write `config.json` and `splits.json`, which make a folder one of this run; created if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in _description(settings, split).items():
+        with atomic_write(folder / name, overwrite=True) as file:
+            file.write(text.encode())
+
+
+def _description(settings: Settings, split: dict[str, list[str]]) -> dict[str, str]:
+    return {"config.json": json.dumps(asdict(settings), indent=1), "splits.json": json.dumps([split], indent=1)}
 
 
 def write(state: State, folder: Path) -> None:

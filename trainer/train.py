@@ -23,7 +23,7 @@ from .data import Slices, build
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
-from .state import start, start_at_prior, write
+from .state import describe, start, start_at_prior, write
 from .step import Step
 from .validate import agreed, validate
 
@@ -67,15 +67,19 @@ def fit(
     Raises
     ------
     OutputError
-        If ``folder`` holds a run already, or one with other settings.
+        If ``folder`` holds a run already, or one with other settings or patients.
     DatasetError
         If the split names cases that there are not.
     """
     with _process_group() as (rank, world):
         place = torch.device(device or (f"cuda:{rank}" if torch.cuda.is_available() else "cpu"))
         check_split(split, prepared)
-        state = start(settings, folder, place, resume=resume, rank=rank, split=split)
         set_up_torch(settings, place)
+        state = start(settings, split, folder, place, resume=resume)
+        if world > 1:
+            dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
+        if rank == 0:
+            describe(settings, split, folder)
         training = training_slices(settings, prepared, split["train"], place)
         validation = build(prepared, split["val"], settings.preprocess, settings.merged, place, False)
         if settings.recipe.prior and not state.history:
