@@ -23,7 +23,7 @@ from monet_edge.model import Model
 from monet_edge.spec import Spec
 from monet_edge.weights import Weights
 
-from .dataset import AXES, Dataset, institution, load
+from .dataset import Case, Dataset, institution, load
 from .network import Network
 
 Report = Callable[[int], None] | None
@@ -112,19 +112,42 @@ def evaluate(model: Model, dataset: Dataset, names: Sequence[str], *, flip: bool
     DatasetError
         If the labels do not fit, or a case is not fit for use.
     """
-    labels = model.weights.preprocess.labels
-    merged = len(labels) == 1
-    if not merged and len(labels) != len(dataset.labels):
-        raise DatasetError(f"the model knows {', '.join(labels)}, the data set {', '.join(dataset.labels)}")
     for name in names:
-        case = load(dataset, name, channel)
-        path = dataset.pairs[name][0]
-        scan = volume.read(path, channel if volume.peek(path).volumes > 1 else None)
-        mask, _ = volume.to_canonical(model.segment_scan(scan, flip=flip).mask, scan.affine, AXES)
-        for number, label in enumerate(labels, 1):
-            truth = case.label > 0 if merged else case.label == number
-            spacing = case.spacing if dataset.spacing_known else None
-            yield compare(name, label, truth, mask == number, spacing)
+        yield from score(model, load(dataset, name, channel), dataset.labels, dataset.spacing_known, flip=flip)
+
+
+def score(model: Model, case: Case, labels: Sequence[str], spacing_known: bool, *, flip: bool = False) -> Iterator[Score]:
+    """Segment one case, read from a data set or prepared, and compare it with its labels on its own grid.
+
+    Parameters
+    ----------
+    model : Model
+    case : Case
+    labels : sequence of str
+        Of the data set, see `evaluate`.
+    spacing_known : bool
+        Whether distances are in mm over the volume, or in pixels within slices.
+    flip : bool
+
+    Raises
+    ------
+    DatasetError
+        If the labels do not fit the model's.
+    """
+    known = model.weights.preprocess.labels
+    merged = len(known) == 1
+    if not merged and len(known) != len(labels):
+        raise DatasetError(f"the model knows {', '.join(known)}, the data set {', '.join(labels)}")
+    mask = model.segment_scan(_as_scan(case), flip=flip).mask.T
+    for number, label in enumerate(known, 1):
+        truth = case.label > 0 if merged else case.label == number
+        yield compare(case.name, label, truth, mask == number, case.spacing if spacing_known else None)
+
+
+def _as_scan(case: Case) -> volume.Scan:
+    """The case as a scan whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the file."""
+    affine = np.diag([-case.spacing[2], -case.spacing[1], case.spacing[0], 1.0])  # `dataset.AXES`: W to the left, H to the back
+    return volume.Scan(None, case.image.T, case.slope, case.inter, affine, None, ())
 
 
 def compare(name: str, label: str, truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float] | None) -> Score:

@@ -11,12 +11,13 @@ import matplotlib
 import numpy as np
 import torch
 
+from monet_edge.model import Model
 from monet_edge.preprocess import network_input, to_mask
 from monet_edge.weights import Weights, load
 
 from .data import labels_of
+from .dataset import Case, read
 from .dataset import load as load_case
-from .dataset import read
 from .evaluate import Score, evaluate, make_model
 from .network import Network
 from .prepare import oriented
@@ -101,17 +102,30 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scores: list[Score] = []
     for name in names:
-        case = oriented(load_case(found, name, channel), record.slicing)
-        z = int((case.label > 0).sum(axis=(1, 2)).argmax())
-        image = network_input(case.image, z, record, case.statistics, case.slope, case.inter)
-        truth = labels_of(replace(case, label=case.label[z : z + 1]), record, record.classes == 1)[0]
-        shown.append((image, truth, to_mask(engine.predict(image[None])[0], record.threshold)))
+        shown.append(example(engine, load_case(found, name, channel)))
         scores.extend(evaluate(engine, found, [name], channel=channel))
     overlays(output / "overlays.png", [image[record.context] for image, _, _ in shown], *zip(*(rest for _, *rest in shown), strict=True))
     yield output / "overlays.png", {}
     boxes(output / "boxes.png", {weights.name: scores})
     yield output / "boxes.png", {}
     yield output / "activations.png", activations(output / "activations.png", weights, shown[0][0])
+
+
+def example(model: Model, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slice of a case that holds most of the structures, at the network's size.
+
+    Returns
+    -------
+    image : (C, S, S) float32
+        The network's input.
+    truth, prediction : (S, S) uint8
+    """
+    record = model.weights.preprocess
+    case = oriented(case, record.slicing)
+    z = int((case.label > 0).sum(axis=(1, 2)).argmax())
+    image = network_input(case.image, z, record, case.statistics, case.slope, case.inter)
+    truth = labels_of(replace(case, label=case.label[z : z + 1]), record, record.classes == 1)[0]
+    return image, truth, to_mask(model.predict(image[None])[0], record.threshold)
 
 
 def _write(figure: plt.Figure, path: Path) -> None:
