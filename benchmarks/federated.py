@@ -25,14 +25,15 @@ import typer
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.preprocess import Preprocess
 from trainer import checkpoint
-from trainer.config import STRONG, Settings, override
+from trainer.config import STRONG, Settings
+from trainer.config_text import override, to_json
 from trainer.data import Slices, build
 from trainer.dataset import institution, read_splits
 from trainer.federated import wire
 from trainer.federated.compress import encode, layout
 from trainer.federated.local import run_here
 from trainer.federated.rounds import ROUNDS, Run, round_content
-from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_json, to_run_config
+from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
 from trainer.federated.site import Memory
 from trainer.prepare import Prepared, open_prepared
 from trainer.state import new_state

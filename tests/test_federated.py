@@ -19,6 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from monet_edge import weights
 from monet_edge.errors import ModelError, MonetError, OutputError
 from trainer import checkpoint
+from trainer.config_text import from_json, to_json
 from trainer.federated import client_app, rounds, run, settings, site, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.local import Grid, run_here
@@ -131,7 +132,7 @@ def test_compression_hides_no_value_that_is_not_finite(compression, value):
 
 @pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])
 def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
-    config = {"settings": settings.to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
+    config = {"settings": to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
     content = RecordDict({"arrays": bad_arrays(alike, change), "config": ConfigRecord({**config, "server-round": 1})})
     message = Message(content=content, message_type="train", dst_node_id=1)
     answer = client_app.train(message, Context(0, 1, {"prepared": "/nowhere", "memory": "/nowhere", "name": "a"}, RecordDict(), {}))
@@ -224,7 +225,7 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", "x" * 20_000, '{"net": 3}', "[" * 5000])
 def test_settings_of_another_machine_are_not_believed(text):
     with pytest.raises(ModelError):
-        settings.from_json(text)
+        from_json(text)
 
 
 @pytest.mark.parametrize("values", [{"rounds": 0}, {"minimum": 3}, {"compression": "zip"}, {"noise": -1.0}, {"delta": 1.0}])

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from monet_edge import weights
+from trainer.config_text import to_json
 from trainer.federated import run
 from trainer.federated.rounds import MODEL, ROUNDS
-from trainer.federated.settings import Federation, to_json
+from trainer.federated.settings import Federation
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")

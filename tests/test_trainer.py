@@ -19,7 +19,8 @@ from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError
 from monet_edge.preprocess import SLICINGS, Preprocess, measure, network_input
 from trainer import checkpoint
 from trainer.augment import augment
-from trainer.config import PAPER, STRONG, Augmentation, Settings, override
+from trainer.config import PAPER, STRONG, Augmentation, Settings
+from trainer.config_text import override
 from trainer.data import DEPTHS, build
 from trainer.dataset import check, load, read, split
 from trainer.evaluate import compare, evaluate, make_model, summarise, surface_distances

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,9 @@ from monet_edge import DISCLAIMER
 from monet_edge.cli import progress_bar
 from monet_edge.errors import DatasetError, MonetError
 
+from . import options
 from .federated.commands import federated, federated_server, federated_site
+from .options import ChangesOption, ChannelOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -29,8 +30,6 @@ app = typer.Typer(
 )
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
-ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 
 @app.command()
@@ -58,17 +57,17 @@ def prepare(
     quiet: QuietOption = False,
 ) -> None:
     """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
-    _prepare(dataset, output, channel, quiet)
+    options.prepare(dataset, output, channel, quiet)
 
 
 @app.command()
 def fit(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set, or a folder that `prepare` wrote.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder.")],
-    net: Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")] = "monet",
+    output: RunOption,
+    net: NetOption = "monet",
     recipe: Annotated[str, typer.Option(help="paper or strong.")] = "strong",
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")] = None,
-    size: Annotated[int, typer.Option(help="Height and width of the network's input.")] = 256,
+    changes: ChangesOption = None,
+    size: SizeOption = 256,
     slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
     context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 0,
     intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = "zscore",
@@ -82,7 +81,7 @@ def fit(
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")] = None,
+    device: DeviceOption = "",
     channel: ChannelOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -90,12 +89,12 @@ def fit(
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.preprocess import Preprocess
 
-    from .config import RECIPES, Settings, override
-    from .prepare import INDEX, open_prepared
+    from .config import RECIPES, Settings
+    from .config_text import override
 
-    _one_of("--net", net, ARCHITECTURES)
-    _one_of("--recipe", recipe, RECIPES)
-    ready = open_prepared(dataset) if (dataset / INDEX).exists() else _prepare(dataset, output / "prepared", channel, quiet)
+    options.one_of("--net", net, ARCHITECTURES)
+    options.one_of("--recipe", recipe, RECIPES)
+    ready = options.prepared(dataset, output / "prepared", channel, quiet)
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
     settings = Settings(ready.name, net, record, merge is not None, override(RECIPES[recipe], changes or []), seed, deterministic)
     _fit(settings, ready, _choose_split(ready, splits, folds, fold), output, resume, device, quiet)
@@ -128,7 +127,7 @@ def evaluate(
     from .evaluate import evaluate as evaluate_model
     from .evaluate import make_model, summarise, to_csv
 
-    _one_of("--engine", engine, ("runtime", "torch"))
+    options.one_of("--engine", engine, ("runtime", "torch"))
     found = read(dataset, channel)
     names = read_splits(splits)[0]["val"] if splits else list(found.pairs)
     scores = list(evaluate_model(make_model(load(weights), engine, threads), found, names, flip=flip, channel=channel))
@@ -190,9 +189,7 @@ def figures(
         print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")
 
 
-def _fit(
-    settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str | None, quiet: bool
-) -> None:
+def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str, quiet: bool) -> None:
     from .train import fit as fit_network
 
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -205,23 +202,7 @@ def _fit(
             elif not quiet:
                 print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
 
-        fit_network(settings, ready, split, output, resume=resume, device=device, log=log)
-
-
-def _prepare(dataset: Path, output: Path, channel: int, quiet: bool) -> Prepared:
-    from .dataset import read
-    from .prepare import prepare as prepare_dataset
-
-    found = read(dataset, channel)
-    with progress_bar(f"preparing {found.name}: {len(found.pairs)} cases", quiet) as bar:
-        done: list[str] = []
-
-        def progress(name: str) -> None:
-            done.append(name)
-            if bar is not None:
-                bar(len(done), len(found.pairs))
-
-        return prepare_dataset(found, output, channel, progress=progress)
+        fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log)
 
 
 def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -> dict[str, list[str]]:
@@ -231,11 +212,6 @@ def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -
     if fold >= len(found):
         raise DatasetError(f"there are {len(found)} splits, --fold counts them from 0")
     return found[fold]
-
-
-def _one_of(option: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
 
 
 def main() -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-from monet_edge.errors import MonetError
 from monet_edge.preprocess import Preprocess
 
 
@@ -165,38 +161,6 @@ STRONG = Recipe(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (PAPER, STRONG)}
-
-
-def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with some settings changed, each given as ``name=value`` or ``augmentation.name=value``, the value as JSON.
-
-    Raises
-    ------
-    MonetError
-        If there is no such setting or the value is of another kind.
-    """
-    for change in changes:
-        path, _, text = change.partition("=")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        if path.startswith("augmentation."):
-            augmentation = _changed(recipe.augmentation, path.removeprefix("augmentation."), value, change)
-            recipe = replace(recipe, augmentation=augmentation)
-        else:
-            recipe = _changed(recipe, path, value, change)
-    return recipe
-
-
-def _changed(record: Any, name: str, value: Any, change: str) -> Any:
-    known = {field.name: getattr(record, field.name) for field in fields(record) if field.name != "augmentation"}
-    if name not in known:
-        raise MonetError(f"--set {change}: no such setting; there are {', '.join(known)}")
-    value = tuple(value) if isinstance(value, list) else float(value) if isinstance(known[name], float) and type(value) is int else value
-    if type(value) is not type(known[name]):
-        raise MonetError(f"--set {change}: expected a value such as {json.dumps(known[name])}")
-    return replace(record, **{name: value})
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import torch
 from monet_edge import DISCLAIMER, __version__, fingerprint
 from monet_edge.errors import ModelError
 from monet_edge.files import atomic_write
-from monet_edge.preprocess import Preprocess
 from monet_edge.runtime import Engine
 from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
-from .config import Augmentation, Recipe, Settings
+from .config import Settings
+from .config_text import read_settings
 from .data import strip
 from .dataset import Case, Dataset
 from .dataset import load as load_case
@@ -122,25 +122,6 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     weights = load(output)
     _compare(settings, state, weights)
     return weights
-
-
-def read_settings(run: Path) -> Settings:
-    """The settings of a run folder.
-
-    Raises
-    ------
-    ModelError
-        If it is none.
-    """
-    try:
-        data = json.loads((run / "config.json").read_text())
-        augmentation = Augmentation(
-            **{**data["recipe"]["augmentation"], "strip_depth": tuple(data["recipe"]["augmentation"]["strip_depth"])}
-        )
-        record = Preprocess(**{**data["preprocess"], "labels": tuple(data["preprocess"]["labels"])})
-        return Settings(**{**data, "preprocess": record, "recipe": Recipe(**{**data["recipe"], "augmentation": augmentation})})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{run}: not a run folder of this version ({error})") from None
 
 
 def add_scores(output: Path, weights: Weights, summaries: Mapping[str, Mapping[str, Any]]) -> Weights:

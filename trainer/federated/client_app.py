@@ -15,9 +15,10 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from ..config_text import from_json
 from . import wire
 from .compress import Tensors, decode, encode, layout
-from .settings import from_json, tensor_shapes
+from .settings import tensor_shapes
 from .site import Memory, Site, open_site
 
 FAILED = 100  # the code of our own errors; Flower's are below

@@ -12,12 +12,13 @@ import typer
 from monet_edge.cli import progress_bar
 from monet_edge.errors import MonetError
 
+from .. import options
+from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+
 if TYPE_CHECKING:
     from ..config import Settings
-    from ..prepare import Prepared
     from .settings import Federation
 
-OutputOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="How often the sites' networks are averaged.")]
 EpochsOption = Annotated[int, typer.Option(min=1, help="Epochs that every site trains in a round.")]
 MinimumOption = Annotated[int, typer.Option(min=0, help="Fewer valid replies keep the old network. Default: all sites.")]
@@ -27,19 +28,19 @@ CompressionOption = Annotated[str, typer.Option("--compress", help="Of what trav
 BatchNormOption = Annotated[str, typer.Option(help="averaged, or local: every site trains with its own (FedBN).")]
 NoiseOption = Annotated[float, typer.Option(min=0, help="Noise multiplier of differential privacy; 0 is without.")]
 ClipOption = Annotated[float, typer.Option(help="Longest update of a site (L2 norm) where there is noise.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
+
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last round of the run in --output.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+
 CertificateAuthority = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Who signed the server's certificate (PEM).")]
 
 
 def federated(
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="One data set or prepared folder for every site.")],
-    output: OutputOption,
+    output: RunOption,
     like: Annotated[Path | None, typer.Option(help="A run of `fit` whose settings to use.")] = None,
-    net: Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")] = "monet",
-    size: Annotated[int, typer.Option(help="Height and width of the network's input.")] = 256,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")] = None,
+    net: NetOption = "monet",
+    size: SizeOption = 256,
+    changes: ChangesOption = None,
     rounds: RoundsOption = 30,
     epochs: EpochsOption = 1,
     minimum: MinimumOption = 0,
@@ -54,14 +55,15 @@ def federated(
     quiet: QuietOption = False,
 ) -> None:
     """Train one network at several sites, all on this machine: a rehearsal with Flower's real processes, on loopback."""
+    from ..config_text import read_settings
     from .launch import train_here
     from .settings import Federation
 
     names = [dataset.resolve().name for dataset in datasets]
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
-    sites = {name: _prepared(dataset, output / "sites" / name, quiet) for name, dataset in zip(names, datasets, strict=True)}
-    settings = _like(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
+    sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
+    settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
     count = len(sites)
     federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip)
     with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
@@ -71,7 +73,7 @@ def federated(
 
 def federated_server(
     like: Annotated[Path, typer.Argument(metavar="RUN", help="A run of `fit` whose settings to use, see its config.json.")],
-    output: OutputOption,
+    output: RunOption,
     sites: Annotated[int, typer.Option(min=1, help="So many must be connected before the first round.")],
     host: Annotated[str, typer.Option(help="Address to listen on. Anything but loopback needs TLS.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where the sites find the server.")] = 8000,
@@ -92,6 +94,7 @@ def federated_server(
     quiet: QuietOption = False,
 ) -> None:
     """The server of a federated training: wait for the sites, train with them, export, end."""
+    from ..config_text import read_settings
     from .launch import serve
     from .run import Tls
     from .settings import Federation
@@ -100,7 +103,7 @@ def federated_server(
     if any(given) and not all(given):
         raise MonetError("TLS needs --certificate, --key and --authority")
     tls = Tls(certificate, private_key, authority) if certificate and private_key and authority else None
-    settings = _like(like)
+    settings = read_settings(like)
     federation = Federation(rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, noise, clip)
     with _rounds_bar(f"training {settings.net} with {sites} sites", federation, quiet) as progress:
         model = serve(settings, federation, output, host=host, port=port, tls=tls, keys=site_keys or [], resume=resume, progress=progress)
@@ -121,37 +124,20 @@ def federated_site(
     """A site of a federated training: train on this machine's scans whenever the server asks, until Ctrl-C."""
     from .launch import join
 
-    prepared = _prepared(dataset, output / "prepared", quiet)
+    prepared = options.prepared(dataset, output / "prepared", 0, quiet)
     if not quiet:
         print(f"{name}: {len(prepared.keys)} patients ready for {server}; scans stay here. Stop with Ctrl-C.", flush=True)
     join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)
-
-
-def _prepared(dataset: Path, folder: Path, quiet: bool) -> Prepared:
-    from ..cli import _prepare
-    from ..prepare import INDEX, open_prepared
-
-    return open_prepared(dataset) if (dataset / INDEX).exists() else _prepare(dataset, folder, 0, quiet)
-
-
-def _like(run: Path) -> Settings:
-    from .settings import from_json
-
-    path = run / "config.json" if run.is_dir() else run
-    try:
-        return from_json(path.read_text())
-    except OSError as error:
-        raise MonetError(f"{path}: cannot be read ({error.strerror}); expected the config.json that monet-train fit writes") from None
 
 
 def _settings(net: str, size: int, changes: list[str], labels: tuple[str, ...]) -> Settings:
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.preprocess import Preprocess
 
-    from ..cli import _one_of
-    from ..config import STRONG, Settings, override
+    from ..config import STRONG, Settings
+    from ..config_text import override
 
-    _one_of("--net", net, ARCHITECTURES)
+    options.one_of("--net", net, ARCHITECTURES)
     record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, labels)
     return Settings("federated", net, record, False, override(STRONG, changes), 0, False)
 

@@ -25,11 +25,12 @@ from monet_edge.files import atomic_write
 
 from .. import checkpoint
 from ..config import Settings
+from ..config_text import to_json
 from ..state import new_state
 from . import wire
 from .compress import Tensors, encode, layout
 from .privacy import epsilon, make_strategy
-from .settings import Federation, tensor_shapes, to_json
+from .settings import Federation, tensor_shapes
 
 ROUNDS, MODEL, ERROR = "rounds.json", "model.safetensors", "error.txt"  # what a run leaves in its folder
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from monet_edge import preprocess, spec
+from monet_edge import spec
 from monet_edge.architectures import ARCHITECTURES
-from monet_edge.errors import ModelError, MonetError
+from monet_edge.errors import MonetError
 
-from ..config import STRONG, Augmentation, Settings
+from ..config import Settings
+from ..config_text import changed, from_json, to_json
 
 COMPRESSIONS = ("none", "float16", "int8")
 BATCH_NORMS = ("averaged", "local")
-MAX_TEXT = 10_000  # characters of settings that a site reads; they have about 1500
 
 
 @dataclass(frozen=True)
@@ -91,34 +90,6 @@ def for_sites(settings: Settings, federation: Federation) -> Settings:
     return replace(settings, recipe=recipe)
 
 
-def to_json(settings: Settings) -> str:
-    """One line, always the same for the same settings."""
-    return json.dumps(asdict(settings), separators=(",", ":"))
-
-
-def from_json(text: str) -> Settings:
-    """The inverse of `to_json`, of a text that comes from another machine.
-
-    Raises
-    ------
-    ModelError
-        If it does not describe a training.
-    """
-    try:
-        if len(text) > MAX_TEXT:
-            raise ValueError(f"{len(text)} characters")
-        data = json.loads(text)
-        recipe = data["recipe"]
-        augmentation = _typed(Augmentation(), {**recipe["augmentation"], "strip_depth": tuple(recipe["augmentation"]["strip_depth"])})
-        record = preprocess.from_json(json.dumps(data["preprocess"]))
-        settings = Settings(**{**data, "recipe": _typed(STRONG, {**recipe, "augmentation": augmentation}), "preprocess": record})
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ModelError(f"the settings of the training are not valid: {error}") from None
-    if settings.net not in ARCHITECTURES:
-        raise ModelError(f"the settings name an unknown network: {settings.net!r:.40}")
-    return settings
-
-
 def to_run_config(federation: Federation, settings: Settings, output: str, resume: bool) -> dict[str, Any]:
     """What `flwr run` hands to the ServerApp."""
     return {**asdict(federation), "settings": to_json(settings), "output": output, "resume": resume}
@@ -135,19 +106,8 @@ def from_run_config(config: Mapping[str, Any]) -> tuple[Federation, Settings, st
     missing = sorted({*(field.name for field in fields(Federation)), "settings", "output", "resume"} - config.keys())
     if missing:
         raise MonetError(f"the run configuration lacks {', '.join(missing)}; start from what monet-train federated writes")
-    federation = _typed(Federation(), {field.name: config[field.name] for field in fields(Federation)})
+    federation = changed(Federation(), {field.name: config[field.name] for field in fields(Federation)})
     return federation, from_json(str(config["settings"])), str(config["output"]), bool(config["resume"])
-
-
-def _typed(default: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass like ``default`` with these values, each of the default's own type (an integer may stand for a float)."""
-    known = {field.name: getattr(default, field.name) for field in fields(default)}
-    if values.keys() != known.keys():
-        raise MonetError(f"expected the settings {', '.join(known)}, found {', '.join(map(str, values))}")
-    for name, value in values.items():
-        if type(value) is not type(known[name]) and not (type(known[name]) is float and type(value) is int):
-            raise MonetError(f"{name}: expected a value such as {known[name]!r}, found {value!r:.40}")
-    return replace(default, **values)
 
 
 def tensor_shapes(settings: Settings) -> dict[str, tuple[int, ...]]:

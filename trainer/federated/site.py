@@ -16,6 +16,7 @@ import torch
 from monet_edge.errors import DatasetError, ModelError
 
 from .. import checkpoint
+from ..config_text import from_json
 from ..data import Slices, build
 from ..dataset import read_splits, split
 from ..prepare import open_prepared
@@ -24,7 +25,6 @@ from ..step import Step
 from ..train import check_split, set_up_torch, training_slices
 from ..validate import validate
 from .compress import Tensors
-from .settings import from_json
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""Settings as text: a change on the command line, a run's config.json, what a server sends to a site; none of it is believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from monet_edge import preprocess
+from monet_edge.architectures import ARCHITECTURES
+from monet_edge.errors import ModelError, MonetError
+
+from .config import STRONG, Augmentation, Recipe, Settings
+
+MAX_TEXT = 10_000  # characters of a run's settings; they have about 2000
+
+
+def changed(record: Any, values: Mapping[str, Any]) -> Any:
+    """A settings dataclass with some values changed.
+
+    Parameters
+    ----------
+    record : dataclass
+    values : mapping of str to JSON value
+        By field, each of the type that the record has there; an integer may stand for a float, a list for a tuple.
+
+    Raises
+    ------
+    MonetError
+        If there is no such field or a value is of another type.
+    """
+    known = {field.name: getattr(record, field.name) for field in fields(record)}
+    typed = {}
+    for name, value in values.items():
+        if name not in known:
+            raise MonetError(f"{name:.40}: no such setting; there are {', '.join(known)}")
+        wanted = type(known[name])
+        if (type(value), wanted) in ((int, float), (list, tuple)):
+            value = wanted(value)
+        if type(value) is not wanted:
+            raise MonetError(f"{name}: expected a value such as {known[name]!r}, found {value!r:.40}")
+        typed[name] = value
+    return replace(record, **typed)
+
+
+def _whole(record: Any, values: Mapping[str, Any]) -> Any:
+    missing = {field.name for field in fields(record)} - {*values}
+    if missing:
+        raise MonetError(f"there is no {', '.join(sorted(missing))}")
+    return changed(record, values)
+
+
+def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with some settings changed, each given as ``name=value`` or ``augmentation.name=value``, the value as JSON.
+
+    Raises
+    ------
+    MonetError
+        If there is no such setting or the value is of another kind.
+    """
+    for change in changes:
+        path, _, text = change.partition("=")
+        group, _, name = path.rpartition(".")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        try:
+            if group == "augmentation":
+                recipe = replace(recipe, augmentation=changed(recipe.augmentation, {name: value}))
+            else:
+                recipe = changed(recipe, {path: value})
+        except MonetError as error:
+            raise MonetError(f"--set {change}: {error}") from None
+    return recipe
+
+
+def to_json(settings: Settings) -> str:
+    """One line, always the same for the same settings."""
+    return json.dumps(asdict(settings), separators=(",", ":"))
+
+
+def from_json(text: str) -> Settings:
+    """The inverse of `to_json`, of a text that may come from another machine.
+
+    Raises
+    ------
+    ModelError
+        If it does not describe a training of this version.
+    """
+    try:
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"{len(text)} characters")
+        data = json.loads(text)
+        augmentation = _whole(Augmentation(), data["recipe"]["augmentation"])
+        recipe = _whole(STRONG, {**data["recipe"], "augmentation": augmentation})
+        record = preprocess.from_json(json.dumps(data["preprocess"]))
+        settings: Settings = _whole(Settings("", "", record, False, recipe, 0, False), {**data, "recipe": recipe, "preprocess": record})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MonetError) as error:
+        raise ModelError(f"the settings of the training are not valid: {error}") from None
+    if settings.net not in ARCHITECTURES:
+        raise ModelError(f"the settings name an unknown network: {settings.net!r:.40}")
+    return settings
+
+
+def read_settings(run: Path) -> Settings:
+    """The settings of a run folder, or of a `config.json`.
+
+    Raises
+    ------
+    ModelError
+        Naming the file and what is wrong with it.
+    """
+    path = run / "config.json" if run.is_dir() else run
+    try:
+        return from_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); expected the config.json that monet-train fit writes") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None

@@ -1,0 +1,53 @@
+"""What the commands of `monet-train` share: options, checks of names, and the way from a folder to a prepared data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monet_edge.cli import progress_bar
+from monet_edge.errors import MonetError
+
+if TYPE_CHECKING:
+    from .prepare import Prepared
+
+ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
+ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
+NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
+SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
+
+
+def one_of(option: str, value: str, known: Iterable[str]) -> None:
+    """Raise a MonetError unless a value is one of the known names."""
+    if value not in known:
+        raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
+
+
+def prepare(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
+    """Prepare a data set in a folder, with a progress bar."""
+    from .dataset import read
+    from .prepare import prepare as prepare_dataset
+
+    found = read(dataset, channel)
+    with progress_bar(f"preparing {found.name}: {len(found.pairs)} cases", quiet) as bar:
+        done: list[str] = []
+
+        def progress(name: str) -> None:
+            done.append(name)
+            if bar is not None:
+                bar(len(done), len(found.pairs))
+
+        return prepare_dataset(found, folder, channel, progress=progress)
+
+
+def prepared(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
+    """A prepared data set as it is; any other is prepared in ``folder``."""
+    from .prepare import INDEX, open_prepared
+
+    return open_prepared(dataset) if (dataset / INDEX).exists() else prepare(dataset, folder, channel, quiet)
