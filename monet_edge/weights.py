@@ -241,7 +241,7 @@ def save(
     provenance: Mapping[str, Any],
     fingerprint: _fingerprint.Fingerprint | None = None,
 ) -> None:
-    """Write a weights file, whole or not at all; tensors go in op order, float32.
+    """Write a weights file, whole or not at all; the same content is the same bytes, so a sha256 tells models apart.
 
     Raises
     ------
@@ -252,7 +252,15 @@ def save(
     looks = json.dumps(fingerprint and _fingerprint.to_record(fingerprint), separators=(",", ":"))
     texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), looks, json.dumps(provenance))
     metadata = dict(zip(_TEXTS, texts, strict=True))
-    raw = safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)})
+    raw = _sorted_header(safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)}))
     parse(path.stem, raw)
     with atomic_write(path, overwrite=True) as file:
         file.write(raw)
+
+
+def _sorted_header(raw: bytes) -> bytes:
+    """A safetensors file with its header in alphabetical order: the library writes metadata in another order every time."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors after it stay aligned
+    return len(header).to_bytes(8, "little") + header + raw[end:]

@@ -5,10 +5,14 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from conftest import random_tensors
 
@@ -18,6 +22,7 @@ from monet_edge.errors import ModelError, ResourceError
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import Op, fold, infer_shapes, tensor_shapes
 
+ROOT = Path(__file__).parents[1]
 RECORD = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
 SPEC = fold(monet(filters=4, depth=1))
 TENSORS = random_tensors(SPEC)
@@ -203,3 +208,20 @@ def test_save_refuses_what_would_not_load(tmp_path):
     with pytest.raises(ModelError, match="printed"):
         weights.save(path, SPEC, TENSORS, RECORD, {"data": "\x9b"})
     assert not path.exists()
+
+
+def test_the_same_content_is_the_same_bytes_in_every_process(tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_weights import RECORD, SPEC, TENSORS, Path, weights
+weights.save(Path(sys.argv[1]), SPEC, TENSORS, RECORD, {{"modality": "synthetic", "data": {{"name": "é"}}}})
+"""
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{seed}.safetensors")], check=True, cwd=ROOT, env=environment)
+    first, second = ((tmp_path / f"{seed}.safetensors").read_bytes() for seed in ("1", "2"))
+    assert first == second
+    assert int.from_bytes(first[:8], "little") % 8 == 0
+    with safetensors.safe_open(tmp_path / "1.safetensors", "np") as file:  # as any other program reads it
+        assert sorted(file.keys()) == sorted(TENSORS)

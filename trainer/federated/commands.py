@@ -28,9 +28,7 @@ CompressionOption = Annotated[str, typer.Option("--compress", help="Of what trav
 BatchNormOption = Annotated[str, typer.Option(help="averaged, or local: every site trains with its own (FedBN).")]
 NoiseOption = Annotated[float, typer.Option(min=0, help="Noise multiplier of differential privacy; 0 is without.")]
 ClipOption = Annotated[float, typer.Option(help="Longest update of a site (L2 norm) where there is noise.")]
-
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last round of the run in --output.")]
-
 CertificateAuthority = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Who signed the server's certificate (PEM).")]
 
 
