@@ -14,8 +14,9 @@ from unittest import mock
 
 import numpy as np
 
-from monet_edge import plan, program
 from monet_edge.kernels import _jit
+from monet_edge.plan import choose as plan
+from monet_edge.plan import program
 from monet_edge.spec import Op, Shape, count_macs
 
 from . import peers

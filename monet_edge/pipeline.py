@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from . import memory, page, postprocess, preview, record
+from . import memory, postprocess
 from .files import atomic_write
 from .jobs import Job, Options, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
-from .statistics import LabelStatistics, axis_codes, check_table, measure, write_table
+from .report import page, preview, record
+from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
 from .volume import Scan, peek, read, write
 from .weights import DEFAULT
 

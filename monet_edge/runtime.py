@@ -11,8 +11,7 @@ import numpy as np
 
 from .errors import SpecError
 from .kernels import _jit
-from .plan import Plan
-from .program import Program
+from .plan import Plan, Program
 from .spec import Spec, multiple_of
 
 CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms

@@ -17,9 +17,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from conftest import random_tensors  # noqa: E402
 
-from monet_edge import architectures, program  # noqa: E402
+from monet_edge import architectures  # noqa: E402
 from monet_edge.kernels import _jit, layout  # noqa: E402
-from monet_edge.plan import Plan  # noqa: E402
+from monet_edge.plan import Plan, program  # noqa: E402
 from monet_edge.spec import fold  # noqa: E402
 
 PAGE = mmap.PAGESIZE

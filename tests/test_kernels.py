@@ -6,8 +6,7 @@ import pytest
 from conftest import random_tensors
 
 from monet_edge.kernels import _jit, finish
-from monet_edge.plan import Plan
-from monet_edge.program import Program
+from monet_edge.plan import Plan, Program
 from monet_edge.spec import Op, Spec, validate
 
 TOLERANCE = 2e-5  # of the largest value; measured: 4e-6 for Winograd, 1e-6 for GEMM

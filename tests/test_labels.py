@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import labels, volume
+from monet_edge import volume
+from monet_edge.volume import labels
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import page, phantom, preview, volume
+from monet_edge import phantom, volume
 from monet_edge.preprocess import Preprocess
 from monet_edge.preprocess import measure as intensities
-from monet_edge.statistics import measure
+from monet_edge.report import page, preview
+from monet_edge.report.statistics import measure
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 

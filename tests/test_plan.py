@@ -5,11 +5,11 @@ import pytest
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.fuse import fuse
 from monet_edge.kernels import _jit, finish
 from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE
 from monet_edge.plan import Plan
-from monet_edge.program import Program, place
+from monet_edge.plan.fuse import fuse
+from monet_edge.plan.program import Program, place
 from monet_edge.spec import INPUT, fold
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monet_edge import phantom, preview, volume
-from monet_edge.labels import colour
+from monet_edge import phantom, volume
 from monet_edge.preprocess import SLICINGS, Preprocess, measure
-from monet_edge.statistics import measure as statistics
+from monet_edge.report import preview
+from monet_edge.report.statistics import measure as statistics
+from monet_edge.volume.labels import colour
 
 SPACING = (2.0, 1.0, 4.0)
 

@@ -11,8 +11,9 @@ from test_pipeline import blob, image_of
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import errors, record
+from monet_edge import errors
 from monet_edge.cli import app
+from monet_edge.report import record
 
 runner = CliRunner()
 NAME = "DOE^JOHN"

@@ -9,8 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import errors, record, volume
-from monet_edge.statistics import axis_codes, describe, measure, write_table
+from monet_edge import errors, volume
+from monet_edge.report import record
+from monet_edge.report.statistics import axis_codes, describe, measure, write_table
 
 AFFINE = np.array([[-0.8, 0.1, 0, 20], [0.05, 0.9, -0.2, -30], [0, 0.1, 3.0, 5], [0, 0, 0, 1]])
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from . import DISCLAIMER
-from .files import atomic_write
-from .labels import colour, printable
-from .preprocess import SLICINGS, Preprocess, Statistics, span
+from .. import DISCLAIMER
+from ..files import atomic_write
+from ..preprocess import SLICINGS, Preprocess, Statistics, span
+from ..volume import Scan, to_canonical
+from ..volume.labels import colour, printable
 from .statistics import OPPOSITE, LabelStatistics
-from .volume import Scan, to_canonical
 
 SIDE = 440  # pixels of the longest side of any panel
 THICK = 2  # pixels of an outline

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..kernels import finish, gemm, planes, winograd
+from ..kernels.layout import aligned, blocks
+from ..kernels.simd import BLOCK, BYTES, Isa
+from ..spec import INPUT, Op, Spec, infer_channels
 from .fuse import Layer, fuse
-from .kernels import finish, gemm, planes, winograd
-from .kernels.layout import aligned, blocks
-from .kernels.simd import BLOCK, BYTES, Isa
-from .spec import INPUT, Op, Spec, infer_channels
 
 
 def suits_winograd(op: Op) -> bool:

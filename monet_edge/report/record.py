@@ -14,13 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import DISCLAIMER, __version__
-from .errors import MonetError, OutputError, ResourceError, ScanError
-from .files import atomic_write
+from .. import DISCLAIMER, __version__
+from ..errors import MonetError, OutputError, ResourceError, ScanError
+from ..files import atomic_write
 from .statistics import LabelStatistics, describe
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 PACKAGES = ("numpy", "numba", "llvmlite", "nibabel", "safetensors", "pillow", "typer", "connected-components-3d")
 # An error's own words name the file; these don't.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .kernels import finish
-from .spec import INPUT, Op, Spec
+from ..kernels import finish
+from ..spec import INPUT, Op, Spec
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import ResourceError, ScanError
+from ..errors import ResourceError, ScanError
 
 MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
 _CHUNK = 1 << 20  # bytes decompressed at a time

@@ -14,9 +14,8 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header, data_type_codes, xform_codes
 from nibabel.nifti2 import Nifti2Header
 
-from .errors import ScanError
+from ..errors import ScanError
 
-OURS = "monet-edge "  # how `descrip` begins in what we write
 MAX_EXTENSIONS = 16 << 20  # bytes between header and voxels; a DICOM header kept there has some 10 KB
 MAX_SCALE = 1e20  # of slope and inter: beyond, scaled values leave float32
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}

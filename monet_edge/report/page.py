@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from . import DISCLAIMER, __version__
-from .labels import colour, printable
+from .. import DISCLAIMER, __version__
+from ..volume import Scan
+from ..volume.labels import colour, printable
+from ..weights import Weights, shipped
 from .preview import Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics, describe
-from .volume import Scan
-from .weights import Weights, shipped
 
 SIDE = 512  # pixels of a slice's longest side, at most
 SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 slices of 512x512 make about 12 MB

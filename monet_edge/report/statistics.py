@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from . import DISCLAIMER
-from .errors import OutputError
-from .files import atomic_write
-from .volume import Scan, to_canonical
+from .. import DISCLAIMER
+from ..errors import OutputError
+from ..files import atomic_write
+from ..volume import Scan, to_canonical
 
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 

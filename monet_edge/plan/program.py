@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..kernels import finish, planes, winograd
+from ..kernels.layout import ALIGNMENT, aligned_zeros, blocks
+from ..kernels.simd import BLOCK, BYTES
+from ..kernels.step import STEP
+from ..spec import INPUT, Shape, infer_shapes
+from .choose import Plan
 from .fuse import Layer
-from .kernels import finish, planes, winograd
-from .kernels.layout import ALIGNMENT, aligned_zeros, blocks
-from .kernels.simd import BLOCK, BYTES
-from .kernels.step import STEP
-from .plan import Plan
-from .spec import INPUT, Shape, infer_shapes
 
 
 def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:

@@ -1,0 +1,61 @@
+"""Scans and results as nibabel images, for those who have them in memory."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.nifti2 import Nifti2Header
+
+from ..errors import ScanError
+from . import nifti
+from .reader import read
+from .scan import ENDINGS, Scan
+from .writer import result_header
+
+
+def from_image(image: Any) -> Scan:
+    """A nibabel image as a Scan: from its file, with every check, where its voxels are still there; else from memory.
+
+    Raises
+    ------
+    ScanError
+        If it is not one volume of real numbers on a usable grid.
+    """
+    if len(image.shape) < 2 or min(image.shape) < 1 or max(image.shape[3:], default=1) > 1:
+        raise ScanError(f"an image of shape {image.shape}; expected one 3-D volume")
+    kind = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
+    try:
+        # whatever format it is of, and whatever was done to its affine since: nibabel makes the NIfTI header of it
+        with np.errstate(all="ignore"):
+            header = kind(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
+    except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise ScanError(f"the image has no usable header or affine: {error}") from None
+    header.set_slope_inter(1, 0)
+    layout = nifti.layout(header, image.shape, np.dtype(np.uint8), 0)
+    affine = layout.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
+    file = getattr(image.dataobj, "file_like", None)
+    if isinstance(file, (str, Path)) and Path(file).name.endswith(ENDINGS):
+        scan = read(Path(file))
+        if scan.shape != layout.shape:
+            raise ScanError(f"{file}: its shape is {scan.shape}, the image loaded from it has {layout.shape}: it has changed since")
+        return Scan(scan.path, scan.voxels, scan.slope, scan.inter, affine, header, scan.warnings)
+    try:
+        voxels = np.asanyarray(image.dataobj).reshape(layout.shape, order="F")
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(f"the image's voxels cannot be read: {error}") from None
+    if voxels.dtype.kind not in "uif" or voxels.dtype.itemsize > 8:
+        raise ScanError(f"its voxels are {voxels.dtype}; expected integers or floats of at most 64 bits")
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
+    voxels.flags.writeable = False
+    return Scan(None, voxels, 1.0, 0.0, affine, header, layout.warnings)
+
+
+def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:
+    """A mask (uint8) or probability (float32) on a scan's grid as a nibabel image, see `write`."""
+    header = result_header(array, like, labels)
+    return (nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image)(array, like.affine, header)

@@ -1,0 +1,149 @@
+"""Read a scan, believing nothing: the header is checked against the file and the memory before the volume is allocated, and
+the gzip stream is read to its end, checksum included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from .. import memory
+from ..errors import MonetError, ResourceError, ScanError
+from . import nifti
+from .scan import Scan, written_by_us
+from .stream import MOST_RATIO, Stream, opened
+
+_HUGE = np.finfo(np.float32).max
+
+
+def peek(path: Path) -> nifti.Layout:
+    """Read and check the header only.
+
+    Raises
+    ------
+    ScanError
+        Naming the file and what is wrong with it.
+    """
+    with _opened_scan(Path(path)) as (layout, _):
+        return layout
+
+
+def is_ours(path: Path) -> bool:
+    """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
+    try:
+        return written_by_us(peek(path).header)
+    except MonetError:
+        return False
+
+
+def read(path: Path, volume: int | None = None) -> Scan:
+    """Read one volume.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI-1 or NIfTI-2 in one file or, as Analyze 7.5, in two (.hdr and .img, either may be named), compressed or not.
+    volume : int, optional
+        Which volume of a scan that has several, from 0.
+
+    Raises
+    ------
+    ScanError
+        Naming the file and what is wrong with it.
+    ResourceError
+        If the volume does not fit into memory.
+    """
+    path = Path(path)
+    with _opened_scan(path) as (layout, stream):
+        before = _choose(layout, volume) * layout.volume_bytes
+        voxels = _allocate(layout)
+        _expect(stream, layout, before, stream.skip(before))
+        _expect(stream, layout, layout.volume_bytes, stream.fill(voxels.reshape(-1, order="F").view(np.uint8).data), before)
+        after = layout.end - layout.offset - before - layout.volume_bytes
+        _expect(stream, layout, after, stream.skip(after), before + layout.volume_bytes)
+        warnings = layout.warnings + _finish(stream, layout)
+    if not layout.dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+    if voxels.dtype == np.float64:
+        for plane in voxels.T:  # beyond float32 it is no intensity, and its square would overflow: as good as infinite
+            plane[np.abs(plane) > _HUGE] = np.inf
+    voxels.flags.writeable = False
+    return Scan(path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings)
+
+
+@contextmanager
+def _opened_scan(path: Path) -> Iterator[tuple[nifti.Layout, Stream]]:
+    """The checked header, and the file at its first voxel."""
+    halves = _halves(path)
+    with opened(halves[0]) as stream:
+        layout = nifti.parse(stream.read, pair=len(halves) > 1)
+        if len(halves) == 1:
+            _check_size(stream, layout)
+            yield layout, stream
+    if len(halves) > 1:
+        with opened(halves[1]) as stream:
+            _check_size(stream, layout)
+            stream.skip(layout.offset)
+            yield layout, stream
+
+
+def _halves(path: Path) -> tuple[Path, ...]:
+    """The file itself, or header and voxels where they are two, whichever of them is named."""
+    for ending in (".hdr.gz", ".img.gz", ".hdr", ".img"):
+        if path.name.endswith(ending):
+            stem, other = path.name.removesuffix(ending), {".hdr": ".img", ".img": ".hdr"}[ending[:4]]
+            found = [path.with_name(stem + other + gz) for gz in ("", ".gz") if path.with_name(stem + other + gz).exists()]
+            if path.exists() and not found:
+                raise ScanError(f"{path}: half of a pair; its other half {stem}{other} is missing")
+            return tuple(sorted([path, *found[:1]], key=lambda half: half.name.endswith((".img", ".img.gz"))))
+    return (path,)
+
+
+def _check_size(stream: Stream, layout: nifti.Layout) -> None:
+    if not stream.gzip and layout.end > stream.size:
+        _expect(stream, layout, layout.end - layout.offset, stream.size - layout.offset)
+    if layout.end > stream.size * MOST_RATIO:
+        raise ScanError(f"the header promises {_describe(layout)}, which {stream.size:,} compressed bytes cannot hold: it is corrupt")
+
+
+def _choose(layout: nifti.Layout, volume: int | None) -> int:
+    if volume is None and layout.volumes > 1:
+        last = layout.volumes - 1
+        ndim, grid = int(layout.header["dim"][0]), "x".join(map(str, layout.shape))
+        word = "or" if last == 1 else "to"
+        raise ScanError(f"{ndim}-D, {layout.volumes} volumes of {grid}. Choose one with --volume 0 {word} --volume {last}.")
+    if volume is not None and not 0 <= volume < layout.volumes:
+        raise ScanError(f"has no volume {volume}; it has {layout.volumes}, counted from 0")
+    return volume or 0
+
+
+def _allocate(layout: nifti.Layout) -> np.ndarray:
+    memory.demand(layout.volume_bytes, "the volume")
+    try:
+        return np.empty(layout.shape, layout.dtype, order="F")
+    except MemoryError:
+        raise ResourceError(f"the volume needs {layout.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
+
+
+def _describe(layout: nifti.Layout) -> str:
+    grid = "x".join(map(str, layout.shape if layout.volumes == 1 else (*layout.shape, layout.volumes)))
+    return f"{grid} {layout.dtype.name} ({layout.end - layout.offset:,} bytes)"
+
+
+def _expect(stream: Stream, layout: nifti.Layout, wanted: int, found: int, before: int = 0) -> None:
+    if found < wanted:
+        ending = "the decompressed data ends" if stream.gzip else "the file ends"
+        raise ScanError(f"the header promises {_describe(layout)}, {ending} after {before + found:,}: it is truncated. Copy it again.")
+
+
+def _finish(stream: Stream, layout: nifti.Layout) -> tuple[str, ...]:
+    """Read on to the end; a few bytes more than promised are tolerated, a slice more means that the header is wrong."""
+    most = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize
+    surplus = stream.skip(most)
+    if surplus == most:
+        raise ScanError(f"the header promises {_describe(layout)}, the file holds at least one slice more: the header is wrong")
+    extra = surplus + stream.trailing
+    return (f"{extra:,} bytes after the end of the volume were ignored",) if extra else ()
