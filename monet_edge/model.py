@@ -156,6 +156,8 @@ class Model:
         if kept is not None and classes == 1:
             kept = kept[..., 0]
         warnings = scan.warnings + _warnings(statistics, mask)
+        if flip and not self.weights.saw_flips:
+            warnings += (f"{self.weights.name} was trained without mirrored slices: averaging with them (flip) may do harm",)
         if self._is_foreign(voxels, statistics, scan):
             warnings += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
         return Segmentation(mask, kept, statistics, warnings)

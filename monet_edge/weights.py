@@ -76,6 +76,14 @@ class Weights:
         """What the provenance says of itself in words: modality, licence, dice; empty where it does not."""
         return str(self.provenance.get(key, ""))
 
+    @property
+    def saw_flips(self) -> bool:
+        """Whether training mirrored slices, as the provenance says; true where it says nothing."""
+        found: Any = self.provenance
+        for key in ("training", "settings", "recipe", "augmentation", "flip"):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found != 0
+
 
 def shipped() -> dict[str, Path]:
     """The models that come with the package, by name."""

@@ -1,6 +1,7 @@
 """A scan in, a mask out: the grid is the scan's own, whatever its axis order, and nothing else is touched."""
 
 import hashlib
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel
@@ -11,6 +12,7 @@ from conftest import DATA, needs_data
 import monet_edge
 from monet_edge import errors, phantom
 from monet_edge.jobs import Options, find_scans, plan_jobs, stem
+from monet_edge.model import Model
 from monet_edge.preprocess import measure
 
 SHAPE = (30, 26, 9)  # X, Y, Z of the scan as written
@@ -105,6 +107,15 @@ def test_flip_is_the_mean_of_both_mirror_images(rng, model):
     both = model.segment_scan(scan, probabilities=True, flip=True).probability
     np.testing.assert_allclose(both, (plain + other) / 2, atol=1e-6)
     assert abs(plain - other).max() > 0.01
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.0, True), (0, True), (0.5, False), ({}, False), (None, False)])
+def test_flipping_for_a_model_that_never_saw_flips_is_warned_of(rng, model, share, warned):
+    provenance = {"training": {"settings": {"recipe": {"augmentation": {"flip": share}}}}} if share is not None else {"training": [0]}
+    doubtful = Model(replace(model.weights, provenance=provenance), 1)
+    scan = monet_edge.volume.from_image(image_of(blob(rng)))
+    told = [any("mirrored" in warning for warning in doubtful.segment_scan(scan, flip=flip).warnings) for flip in (True, False)]
+    assert told == [warned, False]
 
 
 def test_threads_do_not_change_a_bit(scan, weights_file):
