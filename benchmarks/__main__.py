@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import string
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +63,67 @@ def paper_command(
             rows += measure.in_process("paper", "native", threads, network=name, slices=slices)
         record(results / "paper-table2.json", found, rows, threads=threads, slices=slices)
     (HERE / "PAPER.md").write_text(paper.page(load(results)), encoding="utf-8")
+
+
+PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A data set as `monet-train prepare` writes it.")]
+NetOption = Annotated[str, typer.Option(help="Networks, with commas.")]
+SplitsOption = Annotated[Path, typer.Option(help="The committed split.")]
+SizeOption = Annotated[int, typer.Option(help="Of the network's input, pixels.")]
+ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Of the recipe, for trials.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
+EVERY_NET = ",".join(tables.TITLES)
+
+
+@app.command("training")
+def training_command(
+    prepared: PreparedArgument,
+    splits: SplitsOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, weights, pictures and JSON; the same one to go on.")],
+    net: NetOption = EVERY_NET,
+    external: Annotated[Path | None, typer.Option(metavar="PREPARED", help="Data from elsewhere, to score too.")] = None,
+    minutes: Annotated[float, typer.Option(help="Stop training after so many; the same command goes on. Default: no limit.")] = math.inf,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Score also what has not converged yet, recorded as such.")] = False,
+    size: SizeOption = paper.SIZE,
+    changes: ChangesOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Train by the paper's recipe to convergence, export, hold to PyTorch, score; one JSON a network."""
+    from trainer.prepare import open_prepared
+
+    from . import training  # torch
+
+    deadline = time.monotonic() + 60 * minutes
+    other = open_prepared(external) if external else None
+    for name in net.split(","):
+        task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other)
+        if time.monotonic() < deadline:
+            training.train(task, deadline, device)
+        if training.is_done(task) or unfinished:
+            typer.echo(training.summary(training.finish(task, training.command_line())))
+
+
+@app.command("step")
+def step_command(
+    prepared: PreparedArgument,
+    splits: SplitsOption,
+    net: NetOption = EVERY_NET,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time, after a third as many to warm up.")] = 60,
+    size: SizeOption = paper.SIZE,
+    changes: ChangesOption = None,
+    device: DeviceOption = None,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+) -> None:
+    """Seconds of a training step of the paper's recipe: Table 2's GPU column. Nothing else should run on that GPU."""
+    from trainer.prepare import open_prepared
+
+    from . import step, training  # torch
+
+    found, data, rows = training.describe(), open_prepared(prepared), []
+    for name in net.split(","):
+        task = training.make_task(name, data, splits, results, size, changes or ())
+        rows.append(step.seconds(task.settings, data, task.split["train"], steps, device))
+        typer.echo(f"{name}: {1e3 * rows[-1]['seconds']:.2f} ms")
+    record(results / "paper-gpu.json", found, rows, command=training.command_line(), data=data.name)
 
 
 def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:

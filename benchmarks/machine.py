@@ -120,8 +120,11 @@ def _cpu() -> str:
 def _revision() -> str:
     """The commit, and whether the runtime differs from it: the pages that a run writes do not count."""
     git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "monet_edge"], capture_output=True, check=False).returncode
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "monet_edge"], capture_output=True, check=False).returncode
+    except OSError:  # a machine without git
+        return "unknown"
     return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
 
 
