@@ -9,7 +9,6 @@ of the command's options. Pictures come from the scratch folder too, see `PICTUR
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -113,10 +113,10 @@ def photograph(page: Path, picture: Path) -> None:
         tab.screenshot(picture)
 
 
-def main(names: list[str]) -> None:
+def main(pages: Annotated[list[str] | None, typer.Argument(metavar="[PAGE.md ...]", help="Default: all.")] = None) -> None:
     """Rewrite the pages."""
     for path in sorted(HERE.glob("*.md")):
-        if names and path.name not in names:
+        if pages and path.name not in pages:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             path.write_text(run(options(path.read_text()), Path(scratch)))
@@ -129,6 +129,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pages", nargs="*")
-    main(parser.parse_args().pages)
+    typer.run(main)

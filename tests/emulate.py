@@ -10,7 +10,6 @@ proves neither speed nor the order of memory accesses between threads, and knows
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import re
@@ -24,18 +23,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+import naive  # noqa: E402
+from conftest import random_tensors  # noqa: E402
 
 from monet_edge import architectures, spec  # noqa: E402  the checkout's, also where nothing is installed
 
 CPUS = {"cortex-a72": "aarch64", "Nehalem": "x86_64", "Haswell": "x86_64"}
 ARM_PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1")
 ARM_WHEELS = ("numpy", "numba", "llvmlite")
-TOLERANCE = 1e-4
 
 # name: (training Spec, height, width). Together they reach every kernel; widths leave tails of every tile.
 CASES = {
@@ -48,26 +51,17 @@ CASES = {
 }
 
 
-# -- here
-
-
 def prepare(folder: Path) -> None:
     """Write every case with its reference values into ``folder``."""
-    import naive  # here: it needs Numba, which the emulated process is to import only if the kernels do
-
-    for number, (network, height, width) in enumerate(CASES.values()):
-        rng = np.random.default_rng(number)
+    for number, (title, (network, height, width)) in enumerate(CASES.items()):
         folded = spec.fold(network)
-        tensors = {}
-        for name, shape in spec.tensor_shapes(folded).items():
-            spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
-            tensors[name] = (rng.normal(0, spread, shape) + name.endswith(".scale")).astype(np.float32)
-        image = rng.standard_normal((folded.in_channels, height, width)).astype(np.float32)
+        tensors = random_tensors(folded, number)
+        image = np.random.default_rng(number).standard_normal((folded.in_channels, height, width)).astype(np.float32)
         values = naive.values(folded, tensors, image)
         if height * width > 10_000:  # of a whole slice the probabilities are enough
             values = {folded.output: values[folded.output]}
-        np.savez(folder / f"{number}.npz", spec=spec.to_json(folded), image=image, **{f"tensor:{k}": v for k, v in tensors.items()},
-                 **{f"value:{k}": v for k, v in values.items()})  # fmt: skip
+        arrays = {f"tensor:{name}": tensor for name, tensor in tensors.items()} | {f"value:{name}": value for name, value in values.items()}
+        np.savez(folder / f"{number}.npz", title=title, spec=spec.to_json(folded), image=image, **arrays)
 
 
 def emulate(cpu: str, folder: Path, cases: Path) -> bool:
@@ -79,7 +73,7 @@ def emulate(cpu: str, folder: Path, cases: Path) -> bool:
         return False
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPENBLAS", "NUMBA", "PYTHON"))}
     environment |= {"QEMU_CPU": cpu, "OPENBLAS_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cases / cpu)}
-    check = [str(Path(__file__).resolve()), "--check", str(cases)]
+    check = [str(Path(__file__).resolve().with_name("emulated.py")), str(cases)]
     if machine == platform.machine():
         # the interpreter itself, not a virtual environment's link or a shim, so that its libraries are named here
         environment["PYTHONPATH"] = os.pathsep.join({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
@@ -142,64 +136,24 @@ def _run(command: list[str], **options: object) -> None:
     subprocess.run(command, check=True, **options)  # type: ignore[call-overload]
 
 
-# -- there
-
-
-def check(cases: Path) -> bool:
-    """In the emulated process: every case, fused and not, three times, on one thread and two."""
-    from monet_edge.kernels import _jit
-    from monet_edge.runtime import Engine
-
-    start = time.monotonic()
-    isa = _jit.load().isa.name
-    print(f"kernels for {isa} compiled in {time.monotonic() - start:.0f} s on {platform.machine()}", flush=True)
-    passed = True
-    for number, title in enumerate(CASES):
-        start = time.monotonic()
-        stored = np.load(cases / f"{number}.npz")
-        network = spec.from_json(str(stored["spec"]))
-        tensors, values = (
-            {key[7 - (kind == "value") :]: stored[key] for key in stored.files if key.startswith(kind)} for kind in ("tensor", "value")
-        )
-        errors = {}
-        small = len(values) > 1
-        for threads in (1, 2) if small else (2,):
-            engine = Engine(network, tensors, threads)
-            for _ in range(3 if small else 1):  # reused buffers hide faults that appear in the second run
-                result = engine.run(stored["image"][None])[0]
-                errors[f"{threads} thread(s)"] = _error(result, values[network.output])
-        for fused in (False, True) if small else ():
-            found = engine.values(stored["image"], fused)
-            errors |= {f"{name}, fused={fused}": _error(found[name], values[name]) for name in found}
-        worst = max(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
-        good = errors[worst] <= TOLERANCE
-        passed &= good
-        print(f"{title}: {'' if good else 'WRONG, '}{errors[worst]:.1e} at most ({worst}), {time.monotonic() - start:.0f} s", flush=True)
-    return passed
-
-
-def _error(found: np.ndarray, reference: np.ndarray) -> float:
-    """Largest difference, as a share of the largest value where that is above 1."""
-    return float(abs(found - reference).max() / max(1.0, abs(reference).max()))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="append", choices=CPUS, help="default: all")
-    parser.add_argument("--folder", type=Path, help="where the ARM system is kept; default: a temporary folder")
-    parser.add_argument("--check", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.check:
-        return 0 if check(arguments.check) else 1
+def main(
+    cpu: Annotated[list[str] | None, typer.Option(help=f"{', '.join(CPUS)}. Default: all.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the ARM system is kept. Default: a temporary folder.")] = None,
+) -> None:
+    """Check the kernels on emulated CPUs; exit status 1 if any value is wrong."""
+    chosen = cpu or list(CPUS)
+    if not set(chosen) <= CPUS.keys():
+        raise typer.BadParameter(f"expected some of {', '.join(CPUS)}, found {', '.join(chosen)}", param_hint="--cpu")
     with tempfile.TemporaryDirectory() as name:
         cases = Path(name) / "cases"
         cases.mkdir()
         prepare(cases)
-        folder = (arguments.folder or Path(name) / "arm").resolve()
+        system = (folder or Path(name) / "arm").resolve()
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            results = list(pool.map(lambda cpu: emulate(cpu, folder, cases), arguments.cpu or CPUS))
-    return 0 if all(results) else 1
+            results = list(pool.map(lambda one: emulate(one, system, cases), chosen))
+    if not all(results):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

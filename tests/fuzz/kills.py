@@ -1,6 +1,5 @@
 """End a run at a random moment, by Ctrl-C or kill -9, and look at what it left: `python -m tests.fuzz.kills --count 200`."""
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import typer
 
 from monet_edge import weights
 
@@ -105,19 +105,16 @@ def run(count, folder, seed=0):
     return tally
 
 
-def main():
-    """Parse, run, print; exit 1 if anything was lost."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__)
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def main(count: int = 100, seed: int = 0):
+    """End so many runs, half by Ctrl-C, half by kill -9; exit status 1 if anything was lost."""
     with tempfile.TemporaryDirectory() as folder:
-        tally = run(options.count, Path(folder), options.seed)
+        tally = run(count, Path(folder), seed)
     for failure in tally.failures:
         print(*failure)
-    print(f"{options.count} runs: {tally}")
-    sys.exit(1 if tally.failures else 0)
+    print(f"{count} runs: {tally}")
+    if tally.failures:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
