@@ -101,6 +101,12 @@ print("loaded", [name for name in ("numba", "nibabel", "numpy", "torch", "traine
     assert run(code).endswith("loaded []\n")
 
 
+def test_the_command_starts_with_python():
+    """Nothing is imported before `main` catches Ctrl-C: what it would show before that is Python's own traceback."""
+    code = "import sys; before = set(sys.modules); import monet_edge.__main__; print(sorted(set(sys.modules) - before))"
+    assert run(code) == "['monet_edge', 'monet_edge.__main__']\n"
+
+
 def test_the_runtime_needs_no_torch():
     code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'trainer') if m in sys.modules])"
     assert run(code) == "[]\n"
