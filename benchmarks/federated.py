@@ -1,19 +1,21 @@
 """Federated against pooled training on `brain-flair`: three institutions, the very ServerApp and ClientApp in one process.
 
-    python -m benchmarks.federated run PREPARED --splits weights/brain-flair.splits.json -o part-1.json --only pooled,sites,fedavg
-    python -m benchmarks.federated run PREPARED ... --after part-1.json --only fedbn,float16,int8 -o part-2.json
-    python -m benchmarks.federated page part-1.json part-2.json
+    python -m benchmarks.federated run PREPARED --splits weights/brain-flair.splits.json -o federated.json --minutes 8
+    python -m benchmarks.federated page federated.json
 
-`page` merges the parts into `results/federated.json` and writes `FEDERATED.md` from it. Nothing is scored twice: every part
-holds the Dice of every validation patient, at the network's size, which is the scans' own.
+The first command goes on where it was stopped when it is given again. `page` adds what it wrote to `results/federated.json` and
+writes `FEDERATED.md` from that. Every training holds the Dice of every validation patient, at the network's size, which is the
+scans' own.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 import time
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +23,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from monet_edge.architectures import ARCHITECTURES
+from monet_edge.files import atomic_write
 from monet_edge.preprocess import Preprocess
 from trainer import checkpoint
 from trainer.config import STRONG, Settings
@@ -39,18 +43,12 @@ from trainer.prepare import Prepared, open_prepared
 from trainer.state import new_state
 from trainer.validate import validate
 
+from . import federated_page, training
+from .federated_page import SITES, VARIANTS
+
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "federated.json", HERE / "FEDERATED.md"
-SITES = ("CS", "DU", "HT")  # EZ has one patient
-NOISES = (0.001, 0.01, 0.1, 1.0)  # a network of 403,556 numbers drowns in noise of 0.005 times the longest update
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fedavg": {},
-    "fedbn": {"batch_norm": "local"},
-    "float16": {"compression": "float16"},
-    "int8": {"compression": "int8"},
-    **{f"noise-{noise:g}": {"noise": noise} for noise in NOISES},
-}
-
+ALIKE = ("rounds", "epochs", "settings")  # what trainings must share to be compared
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -101,7 +99,7 @@ class Bench:
 
 
 def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
-    """Bytes of a round's messages for every network and compression: real weights down, a real update's encoding up."""
+    """Bytes of a round's messages for every network and compression, as a site gets them and answers; no value changes them."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for net in ARCHITECTURES:
         these = replace(settings, net=net)
@@ -111,7 +109,9 @@ def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
         for compression in COMPRESSIONS:
             content = round_content(Federation(compression=compression), these, Run(tensors, [], []), 1)
             up = layout(shapes, compression, down=False)
-            sizes = {"down": sum(r.count_bytes() for r in content.values()), "up": wire.pack(encode(tensors, up), up).count_bytes()}
+            about: dict[str, Any] = {"metrics": MetricRecord({"num-examples": 1, "loss": 0.1}), "site": ConfigRecord({"name": SITES[0]})}
+            reply = RecordDict({"arrays": wire.pack(encode(tensors, up), up), **about})
+            sizes = {way: sum(r.count_bytes() for r in records.values()) for way, records in (("down", content), ("up", reply))}
             found.setdefault(net, {})[compression] = sizes
     return found
 
@@ -119,38 +119,58 @@ def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(metavar="PREPARED", help="`brain-flair` as monet-train prepare writes it.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A JSON file, written anew after every training.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A JSON file, written after every training; one that exists goes on.")],
     splits: Annotated[Path, typer.Option(help="The committed split.")],
     rounds: int = 30,
     epochs: int = 1,
     only: Annotated[str, typer.Option(help="pooled, sites, traffic, noise, and the names of the page's rows.")] = "",
-    after: Annotated[Path | None, typer.Option(help="An earlier part: the longest update with noise is its median.")] = None,
+    minutes: Annotated[float, typer.Option(help="Begin no training after so many; the same command goes on.")] = math.inf,
     size: int = 256,
     device: str = "cuda" if torch.cuda.is_available() else "cpu",
     changes: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Of the recipe.")] = None,
 ) -> None:
-    """Train and score; each training is written as soon as it is done."""
+    """Train and score; each training is written as soon as it is done, and not done again."""
+    deadline = time.monotonic() + 60 * minutes
     federation = Federation(rounds=rounds, epochs=epochs)
     prepared = open_prepared(folder)
     record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, prepared.labels)
     pooled = Settings(prepared.name, "monet", record, False, override(STRONG, changes or []), 0, False)
-    wanted = set(only.split(",")) if only else {"pooled", "sites", "traffic", "noise", *VARIANTS}
-    found: dict[str, Any] = {"rounds": rounds, "epochs": epochs, "device": _device(device), "settings": to_json(pooled), "runs": {}}
-    done = json.loads(after.read_text())["runs"] if after else {}
+    wanted = only.split(",") if only else ["traffic", "pooled", "sites", *VARIANTS]
+    found: dict[str, Any] = {"rounds": rounds, "epochs": epochs, "settings": to_json(pooled), "runs": {}, "machines": {}}
+    if output.exists():
+        known = json.loads(output.read_text())
+        if any(known[key] != found[key] for key in ALIKE):
+            raise typer.BadParameter("that file holds trainings with other settings; choose another", param_hint="--output")
+        found = known
+    if "traffic" in wanted:
+        found["traffic"] = traffic(pooled)
+        _write(output, found, "traffic")
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(prepared, splits, for_sites(pooled, federation), federation, Path(work), device)
-        trainings = [(name, (name,), {}) for name in ("pooled", *SITES) if name in wanted or ("sites" in wanted and name != "pooled")]
-        trainings += [(n, SITES, more) for n, more in VARIANTS.items() if n in wanted or ("noise" in more and "noise" in wanted)]
-        if "traffic" in wanted:
-            found["traffic"] = traffic(pooled)
-        for name, sites, more in trainings:
-            clip = {"clip": _median_norm({**done, **found["runs"]}["fedavg"])} if "noise" in more else {}
-            found["runs"][name] = bench.train(name, sites, **more, **clip)
-            print(
-                f"{name}: Dice {statistics.mean(found['runs'][name]['dice'].values()):.4f}, {found['runs'][name]['seconds']:.0f} s",
-                flush=True,
-            )
-            output.write_text(json.dumps(found))
+        for name, sites, more in trainings(wanted):
+            if name in found["runs"] or time.monotonic() > deadline:
+                continue
+            clip = {"clip": _median_norm(found["runs"]["fedavg"])} if "noise" in more else {}
+            found["runs"][name] = result = bench.train(name, sites, **more, **clip)
+            print(f"{name}: Dice {statistics.mean(result['dice'].values()):.4f}, {result['seconds']:.0f} s", flush=True)
+            _write(output, found, name)
+
+
+def trainings(wanted: Collection[str]) -> Iterator[tuple[str, tuple[str, ...], dict[str, Any]]]:
+    """Name, sites and settings of the trainings asked for, in an order in which FedAvg tells the noise how much to clip."""
+    for name in ("pooled", *SITES):
+        if name in wanted or ("sites" in wanted and name in SITES):
+            yield name, (name,), {}
+    for name, more in VARIANTS.items():
+        if name in wanted or ("noise" in more and "noise" in wanted):
+            yield name, SITES, more
+
+
+def _write(output: Path, found: dict[str, Any], name: str) -> None:
+    """The file with one more entry, whole or not at all: a killed call must not cost the trainings before it."""
+    found["machines"][name] = training.describe()
+    with atomic_write(output, overwrite=True) as file:
+        file.write(json.dumps(found).encode())
 
 
 def _median_norm(training: dict[str, Any]) -> float:
@@ -158,82 +178,23 @@ def _median_norm(training: dict[str, Any]) -> float:
     return statistics.median(site["norm"] for row in training["rounds"] for site in row["sites"])
 
 
-def _device(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
-
-
-def interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[float, float, float]:
-    """Mean of paired differences and its 95 % interval: percentile bootstrap over patients."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(differences, (resamples, len(differences))).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(differences.mean()), float(low), float(high)
-
-
 @app.command()
-def page(parts: Annotated[list[Path] | None, typer.Argument(help="What `run` wrote. Default: the merged results.")] = None) -> None:
-    """Merge the parts and write the page."""
+def page(parts: Annotated[list[Path] | None, typer.Argument(help="What `run` wrote, added to the recorded results.")] = None) -> None:
+    """Merge what `run` wrote into the results and write the page."""
     found: dict[str, Any] = {}
-    for part in parts or [RESULTS]:
-        data = json.loads(part.read_text())
-        found = {**found, **data, "runs": {**found.get("runs", {}), **data["runs"]}}
+    for part in [RESULTS, *(parts or [])]:
+        if part.exists():
+            found = merge(found, json.loads(part.read_text()))
     RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(write_page(found))
+    PAGE.write_text(federated_page.page(found))
 
 
-def write_page(found: dict[str, Any]) -> str:
-    """The page of merged results; a row for every training that there is."""
-    runs = found["runs"]
-    names = sorted(runs["pooled"]["dice"])
-    rounds, epochs = found["rounds"], found["epochs"]
-
-    def dice(training: dict[str, Any], key: str = "dice") -> np.ndarray:
-        return np.array([training[key][name] for name in names])
-
-    pooled = dice(runs["pooled"])
-    rows = []
-    for name in (*SITES, *VARIANTS):
-        for key, label in (("dice", name), ("own", f"{name}, each site's own BatchNorm")):
-            if name in runs and key in runs[name]:
-                mean, low, high = interval(dice(runs[name], key) - pooled)
-                rows.append(f"| {label} | {dice(runs[name], key).mean():.3f} | {mean:+.3f} ({low:+.3f} to {high:+.3f}) |")
-    lines = [
-        "# Federated against pooled",
-        "",
-        "Written by `python -m benchmarks.federated page`; do not edit. Research use only, not a medical device.",
-        "",
-        f"`brain-flair`, institutions {', '.join(SITES)}, the committed split, MoNet, {found['device']}. Federated: {rounds} rounds of "
-        f"{epochs} epoch(s); pooled and single sites: {rounds * epochs} epochs of the same recipe, without its weight average. "
-        f"Mean Dice over all {len(names)} validation patients; differences are paired, with a 95 % bootstrap interval.",
-        "",
-        "| training | Dice | minus pooled |",
-        "|---|---|---|",
-        f"| pooled | {pooled.mean():.3f} | |",
-        *rows,
-    ]
-    singles = [dice(runs[site]).mean() for site in SITES if site in runs]
-    if singles:
-        lines += ["", f"Mean of the single sites: {statistics.mean(singles):.3f}."]
-    if "float16" in runs and "fedavg" in runs:
-        mean, low, high = interval(dice(runs["float16"]) - dice(runs["fedavg"]))
-        lines += ["", f"float16 minus float32: {mean:+.4f} ({low:+.4f} to {high:+.4f})."]
-    if any("noise" in VARIANTS.get(name, {}) for name in runs):
-        lines += ["", "## Differential privacy of whole sites", "", "| noise multiplier | epsilon | delta | Dice |", "|---|---|---|---|"]
-        noisy = [runs[name] for name, more in VARIANTS.items() if "noise" in more and name in runs]
-        for training in noisy:
-            about, epsilon = training["federation"], training["rounds"][-1]["epsilon"]
-            lines.append(f"| {about['noise']:g} | {epsilon:.3g} | {about['delta']:g} | {dice(training).mean():.3f} |")
-        best = max((dice(training).mean() for training in noisy if training["rounds"][-1]["epsilon"] <= 10), default=None)
-        lines += ["", "Epsilon says how well one can tell whether a whole site took part; above 10 it promises next to nothing."]
-        lines += [
-            f"With {len(SITES)} sites, "
-            + (f"{best:.3f} is the best Dice below that." if best is not None else "no multiplier here comes below that.")
-        ]
-    if "traffic" in found:
-        lines += ["", "## Bytes per site and round", "", "| network | compression | to the site | from it |", "|---|---|---|---|"]
-        for net, sizes in found["traffic"].items():
-            lines += [f"| {net} | {compression} | {both['down']:,} | {both['up']:,} |" for compression, both in sizes.items()]
-    return "\n".join(lines) + "\n"
+def merge(found: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Recorded results with more of them; what both hold is the newer one's, and trainings with other settings are not mixed."""
+    if any(found.get(key) != more[key] for key in ALIKE):
+        found = {**found, "runs": {}}
+    both = {key: {**found.get(key, {}), **more.get(key, {})} for key in ("runs", "machines", "traffic")}
+    return {**found, **more, **both}
 
 
 if __name__ == "__main__":
