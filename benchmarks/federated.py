@@ -185,7 +185,7 @@ def page(parts: Annotated[list[Path] | None, typer.Argument(help="What `run` wro
     for part in [RESULTS, *(parts or [])]:
         if part.exists():
             found = merge(found, json.loads(part.read_text()))
-    RESULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(federated_page.page(found))
 
 
