@@ -50,6 +50,11 @@ class Options:
     with_identifiers: bool = False
     overwrite: bool = False
 
+    @property
+    def cleaning(self) -> bool:
+        """True if stray pieces are removed from the mask."""
+        return self.keep_largest or self.min_volume > 0
+
 
 @dataclass(frozen=True)
 class Job:

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from . import fingerprint, preprocess, volume
+from . import fingerprint, memory, preprocess, volume
 from .errors import ModelError
 from .runtime import Engine
 from .spec import multiple_of
@@ -93,9 +93,60 @@ class Model:
         ------
         ScanError
             If the scan cannot be read or is not a 3-D volume of numbers.
+        ResourceError
+            If segmenting it would take more memory than there is.
         """
-        scan = volume.read(Path(image)) if isinstance(image, (str, Path)) else volume.from_image(image)
+        if isinstance(image, (str, Path)):
+            scan = self.read_scan(Path(image))
+        else:
+            scan = volume.from_image(image)
+            self._demand_memory(scan.shape, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
         return volume.to_image(self.segment_scan(scan).mask, like=scan, labels=self.weights.preprocess.labels)
+
+    def read_scan(self, path: Path, index: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> volume.Scan:
+        """Read a scan, having seen by its header that there is memory to segment it.
+
+        Parameters
+        ----------
+        path : Path
+        index : int, optional
+            Which volume of a scan that has several, from 0.
+        probabilities, cleaning : bool
+            What else will be wanted, see `memory.peak`.
+
+        Raises
+        ------
+        ScanError
+            Naming the file and what is wrong with it.
+        ResourceError
+            Naming the file, what is needed and what there is.
+        """
+        layout = volume.peek(path)
+        self._demand_memory(layout.shape, layout.dtype, f"{path}: segmenting it", probabilities=probabilities, cleaning=cleaning)
+        return volume.read(path, index)
+
+    def _demand_memory(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        what: str,
+        *,
+        held: int = 0,
+        probabilities: bool = False,
+        cleaning: bool = False,
+    ) -> None:
+        """Refuse a volume (X, Y, Z) of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
+        size = self.weights.preprocess.size
+        needed = memory.peak(
+            shape,
+            dtype,
+            classes=self.weights.spec.classes,
+            workspace=self.engine.workspace_bytes(size, size),
+            threads=self.threads,
+            probabilities=probabilities,
+            cleaning=cleaning,
+        )
+        memory.demand(needed - held, f"{what} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(
         self,

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from . import memory, postprocess
+from . import postprocess
 from .files import atomic_write
 from .jobs import Job, Options, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
 from .report import page, preview, record
 from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
-from .volume import Scan, peek, read, write
+from .volume import Scan, write
 from .weights import DEFAULT
 
 
@@ -102,8 +102,7 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
         times[stage], start = now - start, now
 
     check_output(job, overwrite=options.overwrite)
-    _check_memory(job, model, options)
-    scan = read(job.scan, options.volume)
+    scan = model.read_scan(job.scan, options.volume, probabilities=options.probabilities, cleaning=options.cleaning)
     lap("read")
     result = model.segment_scan(
         scan, threshold=options.threshold, probabilities=options.probabilities, flip=options.flip, progress=progress
@@ -123,24 +122,9 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
     return Outcome(job, labels, warnings, times)
 
 
-def _check_memory(job: Job, model: Model, options: Options) -> None:
-    """Refuse before any work what would not fit into memory."""
-    layout, size = peek(job.scan), model.weights.preprocess.size
-    needed = memory.peak(
-        layout.shape,
-        layout.dtype,
-        classes=model.weights.spec.classes,
-        workspace=model.engine.workspace_bytes(size, size),
-        threads=model.threads,
-        probabilities=options.probabilities,
-        cleaning=bool(options.keep_largest or options.min_volume),
-    )
-    memory.demand(needed, f"{job.scan}: segmenting it with {model.threads} thread{'s' if model.threads > 1 else ''}")
-
-
 def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:
     """The mask without stray pieces, and what to tell the user."""
-    if not (options.keep_largest or options.min_volume) or not result.mask.any():
+    if not options.cleaning or not result.mask.any():
         return result.mask, result.warnings
     voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000  # ml
     mask = postprocess.remove_pieces(result.mask, voxel, keep_largest=options.keep_largest, min_volume=options.min_volume)
@@ -182,7 +166,7 @@ def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record:
     MonetError
         Saying what; a folder's own results are judged one by one, when their turn comes.
     """
-    if options.keep_largest or options.min_volume:
+    if options.cleaning:
         postprocess.library()
     if stats is not None:
         check_table(stats)

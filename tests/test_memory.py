@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from fuzz.build import head, nifti
 
-from monet_edge import memory, pipeline
+from monet_edge import memory, pipeline, volume
 from monet_edge.errors import ResourceError
 from monet_edge.model import load
 
@@ -84,13 +85,20 @@ def test_refused_before_the_scan_is_read(tmp_path, weights_file, monkeypatch):
     (tmp_path / "scan.nii").write_bytes(nifti())
     model = load(weights_file, 1)
     monkeypatch.setattr(memory, "available", lambda: 30_000_000)
-    monkeypatch.setattr(pipeline, "read", lambda *_: pytest.fail("was read"))
-    with pytest.raises(
-        ResourceError, match=r"scan\.nii: segmenting it with 1 thread needs \d+ MB of memory, 30 MB are available"
-    ) as caught:
-        pipeline.segment(tmp_path / "scan.nii", model=model)
-    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(volume, "read", lambda *_: pytest.fail("was read"))
+    expected = r"scan\.nii: segmenting it with 1 thread needs \d+ MB of memory, 30 MB are available"
+    for segment in (lambda path: pipeline.segment(path, model=model), model.segment):
+        with pytest.raises(ResourceError, match=expected) as caught:
+            segment(tmp_path / "scan.nii")
+        assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_an_image_in_memory_is_refused_too(weights_file, monkeypatch):
+    model = load(weights_file, 1)
+    monkeypatch.setattr(memory, "available", lambda: 30_000_000)
+    with pytest.raises(ResourceError, match="segmenting the image with 1 thread needs"):
+        model.segment(nibabel.Nifti1Image(head(), np.eye(4)))
 
 
 MEASURE = """
