@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a tiny network with random weights, a scan that fits it, and the real data where it is."""
+"""Fixtures shared by all tests: tiny networks, synthetic heads to train on, and the real data where it is."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monet_edge import weights
-from monet_edge.architectures import monet
+from monet_edge.architectures import ARCHITECTURES, monet
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import fold, tensor_shapes
 
@@ -33,6 +33,47 @@ def weights_file(tmp_path_factory):
     record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
     weights.save(path, spec, random_tensors(spec), record, {"modality": "synthetic", "licence": "Apache-2.0"})
     return path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """Three synthetic heads for the trainer: (Dataset, Prepared)."""
+    import synthetic  # here: it imports PyTorch, which most tests need not
+
+    from trainer.dataset import read
+    from trainer.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("small")
+    dataset = read(synthetic.write_dataset(folder / "data"))
+    return dataset, prepare(dataset, folder / "prepared")
+
+
+def tiny_monet(channels=1, classes=1):
+    """A MoNet of 4 filters, for training."""
+    return monet(channels, classes, filters=4, depth=1)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The name of `tiny_monet` among the architectures."""
+    monkeypatch.setitem(ARCHITECTURES, "tiny", tiny_monet)
+    return "tiny"
+
+
+@pytest.fixture
+def alike(tiny):
+    """Settings of a federated training of the tiny network, for whoever has to answer like a site."""
+    import federation
+
+    return federation.make_settings(federation.TWO, tiny)
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory):
+    """Two prepared sites, as their SuperNodes are told of them."""
+    import federation
+
+    return federation.make_sites(tmp_path_factory.mktemp("sites"))
 
 
 @pytest.fixture

@@ -4,41 +4,33 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from monet_edge import phantom
-from monet_edge.architectures import ARCHITECTURES, monet
 from monet_edge.preprocess import Preprocess
+from trainer import checkpoint
 from trainer.config import STRONG, Augmentation, Settings
 from trainer.dataset import read
-from trainer.federated import wire
+from trainer.federated import rounds, wire
 from trainer.federated.compress import encode, layout
+from trainer.federated.local import run_here
 from trainer.federated.settings import Federation, for_sites, tensor_shapes, to_run_config
 from trainer.prepare import prepare
 
+SHAPE = (8, 64, 64)
+TWO = Federation(rounds=2, sites=2, minimum=2, wait=0.2)
+NODES = [{"name": "a"}, {"name": "b"}, {"name": "c"}]
+
 RECIPE = replace(STRONG, batch=8, augmentation=Augmentation(rotate=10))
-
-
-def write_dataset(folder: Path, patients: int, seed: int) -> Path:
-    """A data set of phantom heads, in nnU-Net's layout."""
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
-    about = {"name": folder.name, "labels": {"background": 0, "lesion": 1}, "channel_names": {"0": "FLAIR"}, "file_ending": ".nii.gz"}
-    (folder / "dataset.json").write_text(json.dumps(about))
-    for i in range(patients):
-        image, mask = phantom.make(100 * seed + i, (8, 64, 64))
-        nibabel.save(nibabel.Nifti1Image(image.T, np.eye(4)), folder / "imagesTr" / f"p{i}_0000.nii.gz")
-        nibabel.save(nibabel.Nifti1Image(mask.T, np.eye(4)), folder / "labelsTr" / f"p{i}.nii.gz")
-    return folder
 
 
 def make_sites(folder: Path, names=("north", "south")) -> list[dict]:
     """Prepared sites; what their SuperNodes would be told."""
     nodes = []
     for seed, name in enumerate(names):
-        prepare(read(write_dataset(folder / name, 3, seed)), folder / f"{name}-prepared")
+        phantom.write_dataset(folder / name, 3, 100 * seed, SHAPE)
+        prepare(read(folder / name), folder / f"{name}-prepared")
         memory = str(folder / f"{name}.safetensors")
         nodes.append({"name": name, "prepared": str(folder / f"{name}-prepared"), "memory": memory, "device": "cpu"})
     return nodes
@@ -48,12 +40,6 @@ def make_settings(federation: Federation, net: str) -> Settings:
     """Slices of 32x32, one label."""
     record = Preprocess(32, "axial", 0, "zscore", -3.0, 6.0, 0.5, ("lesion",))
     return for_sites(Settings("phantom", net, record, False, RECIPE, 0, True), federation)
-
-
-def tiny_network(monkeypatch) -> str:
-    """A MoNet of 4 filters among the architectures: its name."""
-    monkeypatch.setitem(ARCHITECTURES, "tiny", lambda channels=1, classes=1: monet(channels, classes, filters=4, depth=1))
-    return "tiny"
 
 
 def make_config(folder: Path, federation: Federation, net: str, resume: bool = False) -> dict:
@@ -72,3 +58,37 @@ def reply(message: Message, settings: Settings, compression="none", value=0.5, e
 
 def raw_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / rounds.ROUNDS).read_text())
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    return {name: tensor.numpy() for name, tensor in found[0].items()}
+
+
+def scored(message: Message) -> Message:
+    return Message(RecordDict({"metrics": MetricRecord({"val_loss": 0.5})}), reply_to=message)
+
+
+def train(folder, federation, net, first_site, alike):
+    """A run whose first site answers as told and whose others add 0.5 to everything."""
+
+    def client(message, context):
+        if message.metadata.message_type == "evaluate":
+            return scored(message)
+        return first_site(message, context) if context.node_id == 1 else reply(message, alike)
+
+    nodes = NODES[: federation.sites]
+    run_here(nodes, make_config(folder, federation, net), client)
+    return result(folder)
+
+
+def bad_arrays(alike, change):
+    expected = layout(tensor_shapes(alike), "none", down=False)
+    record = wire.pack({name: np.zeros(shape, np.float32) for name, (shape, _) in expected.items()}, expected)
+    (name, array), *_ = record.items()
+    return change(name, array.numpy())

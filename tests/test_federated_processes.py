@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from monet_edge import weights
+from monet_edge import phantom, weights
 from trainer.config_text import to_json
 from trainer.federated import run
 from trainer.federated.rounds import MODEL, ROUNDS
@@ -64,7 +64,9 @@ def folder(tmp_path):
 @pytest.mark.timeout(600)
 def test_two_sites_two_rounds(folder):
     """The usual case by the command; what Flower counted at its sockets agrees with what we count."""
-    datasets = [fed.write_dataset(folder / name, 3, seed) for seed, name in enumerate(("north", "south"))]
+    datasets = [folder / "north", folder / "south"]
+    for seed, dataset in enumerate(datasets):
+        phantom.write_dataset(dataset, 3, 100 * seed, fed.SHAPE)
     process = start("federated", *datasets, "-o", folder / "run", "--size", 32, "--rounds", 2, "--set", "batch=8", "--device", "cpu")
     output, _ = process.communicate()
     assert process.returncode == 0, output

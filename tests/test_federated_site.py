@@ -1,0 +1,95 @@
+"""A site in one process: it refuses what is not its network's, keeps its own to itself, and trains as `fit` does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("flwr", reason="the extra federated is not installed")
+
+import federation as fed
+from federation import TWO, bad_arrays, result, tensors
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from monet_edge import weights
+from trainer import checkpoint
+from trainer.config_text import to_json
+from trainer.dataset import split
+from trainer.federated import client_app, rounds, site
+from trainer.federated.local import run_here
+from trainer.federated.settings import Federation
+from trainer.prepare import open_prepared
+from trainer.train import fit
+
+
+@pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])
+def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
+    config = {"settings": to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
+    content = RecordDict({"arrays": bad_arrays(alike, change), "config": ConfigRecord({**config, "server-round": 1})})
+    message = Message(content=content, message_type="train", dst_node_id=1)
+    answer = client_app.train(message, Context(0, 1, {"prepared": "/nowhere", "memory": "/nowhere", "name": "a"}, RecordDict(), {}))
+    assert answer.has_error()
+    assert "refuses" in answer.error.reason
+
+
+def test_what_fails_at_a_site_stays_in_its_own_log(alike, tmp_path):
+    start = rounds._start(TWO, alike, tmp_path / "run", resume=False)
+    message = Message(content=rounds.round_content(TWO, alike, start, 1), message_type="train", dst_node_id=1)
+    node = {"prepared": str(tmp_path / "patient-Smith"), "memory": str(tmp_path / "m"), "name": "a"}
+    answer = client_app.train(message, Context(0, 1, node, RecordDict(), {}))
+    assert answer.has_error()
+    assert "DatasetError" in answer.error.reason
+    assert "Smith" not in answer.error.reason
+
+
+def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path):
+    """One site, one round: what `fit` would do in its first epoch, bit for bit."""
+    federation = Federation(rounds=1, epochs=2, sites=1, minimum=1)
+    run_here(sites[:1], fed.make_config(tmp_path / "run", federation, tiny), client_app.app)
+    prepared = open_prepared(Path(sites[0]["prepared"]))
+    ref = fit(fed.make_settings(federation, tiny), prepared, split(list(prepared.keys))[0], tmp_path / "pooled", device="cpu")
+    found = tensors(tmp_path / "run")
+    for name, tensor in ref.state_dict().items():
+        np.testing.assert_allclose(found[name], tensor.numpy(), atol=1e-6)  # an update is a difference: rounded once
+
+
+def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
+    nodes = [{**site, "memory": str(tmp_path / site["name"])} for site in sites]
+    federation = Federation(rounds=2, sites=2, batch_norm="local", compression="int8")
+    run_here(nodes, fed.make_config(tmp_path / "run", federation, tiny))
+    north, south = (checkpoint.load(tmp_path / site["name"])[0] for site in sites)
+    own = [name for name in north if name.startswith("own.")]
+    assert len(own) == 4 * sum(name.endswith(".bn.weight") for name in own) > 0
+    assert not any(np.array_equal(north[name], south[name]) for name in own if name.endswith("running_mean"))
+    assert not [name for name in own if "num_batches_tracked" in name]
+    average = tensors(tmp_path / "run")
+    for name in own:
+        np.testing.assert_allclose(average[name.removeprefix("own.")], (north[name] + south[name]) / 2, atol=0.05)
+    provenance = weights.load(tmp_path / "run" / rounds.MODEL).provenance
+    assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
+    assert "FedBN" in provenance["note"]
+    assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
+
+
+def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, tmp_path, monkeypatch):
+    begun = []
+    real = site.Site.train
+    monkeypatch.setattr(site.Site, "train", lambda self, start, *rest: begun.append(start) or real(self, start, *rest))
+    nodes = [{**node, "memory": str(tmp_path / node["name"])} for node in sites]
+    run_here(nodes, fed.make_config(tmp_path / "run", Federation(rounds=2, sites=2, batch_norm="local"), tiny))
+    norms = [name for name in begun[0] if name.endswith("running_mean")]
+    assert all(np.array_equal(begun[0][name], begun[1][name]) for name in norms)
+    assert not any(np.array_equal(begun[2][name], begun[3][name]) for name in norms)
+    assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
+
+
+def test_a_site_remembers_nothing_of_another_training(tmp_path):
+    memory = site.Memory(tmp_path / "m", "these", {"a.bn.bias": np.ones(2, np.float32)}, {"a.weight": np.ones(3, np.float32)})
+    memory.write()
+    found = site.Memory.read(tmp_path / "m", "these", fresh=False)
+    assert found.own.keys() == {"a.bn.bias"}
+    assert found.residual.keys() == {"a.weight"}
+    for settings_json, fresh in (("these", True), ("others", False)):
+        found = site.Memory.read(tmp_path / "m", settings_json, fresh)
+        assert not found.own
+        assert not found.residual

@@ -1,0 +1,116 @@
+"""Training: losses and schedule by their formulas, runs that are killed and go on, two processes with one network."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import settings
+
+from monet_edge.errors import DatasetError, ModelError, OutputError
+from trainer import checkpoint
+from trainer.losses import dice_loss, loss
+from trainer.schedule import one_cycle
+from trainer.train import fit
+
+
+def test_losses_against_plain_formulas():
+    rng = np.random.default_rng(0)
+    p, t = rng.random((2, 1, 5, 5)), rng.integers(0, 2, (2, 1, 5, 5)).astype(float)
+    ref = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+    entropy = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+    assert float(dice_loss(torch.tensor(p), torch.tensor(t))) == pytest.approx(ref)
+    assert float(loss(torch.tensor(p), torch.tensor(t), 0.5)) == pytest.approx(ref + 0.5 * entropy)
+
+
+def test_one_cycle_goes_up_and_comes_down():
+    rates = [one_cycle(i / 100) for i in range(101)]
+    assert rates[0] == pytest.approx(1 / 25)
+    assert max(rates) == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_path):
+    part = {"train": ["case_000"], "val": ["case_001"]}
+    quick = replace(settings(), recipe=replace(settings().recipe, epochs=1))
+    fit(quick, small[1], part, tmp_path / "run", device="cpu")
+    assert {"config.json", "splits.json", "metrics.csv", "curves.png", "final.safetensors"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
+    with pytest.raises(OutputError, match="--resume"):
+        fit(quick, small[1], part, tmp_path / "run", device="cpu")
+    with pytest.raises(OutputError, match="other settings"):
+        fit(replace(quick, seed=1), small[1], part, tmp_path / "run", device="cpu", resume=True)
+    with pytest.raises(OutputError, match=r"other settings \(see its splits"):
+        fit(quick, small[1], {"train": ["case_001"], "val": ["case_000"]}, tmp_path / "run", device="cpu", resume=True)
+
+
+@pytest.mark.parametrize("part", [{"train": ["case_000"], "val": ["case_000"]}, {"train": ["x"], "val": ["case_000"]}])
+def test_a_split_that_leaks_or_names_strangers_is_refused(small, tmp_path, part):
+    with pytest.raises(DatasetError, match="split"):
+        fit(settings(), small[1], part, tmp_path / "run", device="cpu")
+
+
+def test_the_checkpoint_before_a_torn_one_is_used(tmp_path):
+    for epoch in range(4):
+        checkpoint.keep_epoch(tmp_path, epoch, {"x": torch.full((3,), float(epoch))}, {"epoch": epoch})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch-00002.safetensors", "epoch-00003.safetensors"]
+    (tmp_path / "epoch-00003.safetensors").write_bytes((tmp_path / "epoch-00003.safetensors").read_bytes()[:-5])
+    tensors, state = checkpoint.newest(tmp_path)
+    assert (float(tensors["x"][0]), state["epoch"]) == (2.0, 2)
+    with pytest.raises(ModelError, match="not an intact"):
+        checkpoint.load(tmp_path / "epoch-00003.safetensors")
+
+
+def _command(prepared, run, splits, *options):
+    base = ["fit", str(prepared), "-o", str(run), "--splits", str(splits), "--size", "16", "--device", "cpu", "--deterministic"]
+    return [*base, "--set", "epochs=5", "--set", "batch=4", *options]
+
+
+@pytest.mark.parametrize("recipe", ["strong", "paper"])
+def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
+    """`kill -9` at random moments; ten in a row were run by hand."""
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
+    python = [sys.executable, "-m", "trainer.cli"]
+    root = Path(__file__).parents[1]
+    options = ("--recipe", recipe, "--resume")
+    subprocess.run([*python, *_command(small[1].folder, tmp_path / "whole", splits, *options)], check=True, capture_output=True, cwd=root)
+    dice = random.Random(0)
+    kills = 0
+    for _ in range(5):
+        run = subprocess.Popen([*python, *_command(small[1].folder, tmp_path / "torn", splits, *options)], stdout=subprocess.PIPE, cwd=root)
+        assert run.stdout is not None
+        run.stdout.readline()  # an epoch is done
+        time.sleep(dice.random() * 0.2)
+        run.send_signal(signal.SIGKILL)
+        run.stdout.close()
+        kills += run.wait() == -signal.SIGKILL
+        if kills:
+            break
+    assert kills
+    subprocess.run([*python, *_command(small[1].folder, tmp_path / "torn", splits, *options)], check=True, capture_output=True, cwd=root)
+    assert (tmp_path / "whole" / "final.safetensors").read_bytes() == (tmp_path / "torn" / "final.safetensors").read_bytes()
+
+
+def test_two_processes_train_one_network(small, tmp_path):
+    """DistributedDataParallel over gloo: both see half of every batch, and the run folder is written once."""
+    splits = tmp_path / "splits.json"
+    splits.write_text(json.dumps([{"train": ["case_000", "case_002"], "val": ["case_001"]}]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer.cli"]
+    done = subprocess.run(
+        [*torchrun, *_command(small[1].folder, tmp_path / "run", splits, "--set", "epochs=2")],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.stdout.count("train_loss") == 2
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
