@@ -79,3 +79,15 @@ def sites(tmp_path_factory):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write bytes to a file and give its path."""
+
+    def write(raw, name="scan.nii"):
+        path = tmp_path / name
+        path.write_bytes(raw)
+        return path
+
+    return write

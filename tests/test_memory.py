@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from fuzz.build import head, nifti
+from fuzz.build import gz, head, nifti
 
 from monet_edge import memory, pipeline, volume
 from monet_edge.errors import ResourceError
@@ -154,3 +154,40 @@ def test_a_limit_of_the_shell_is_a_clear_refusal(tmp_path, weights_file):
     assert "MB of memory" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_a_bomb_that_its_size_could_justify_meets_the_memory_limit(tmp_path):
+    """Row 5, measured: a file of 2 MB promises 1.6 GB, which gzip could hold, and is read under 1 GB of address space."""
+    noise = np.random.default_rng(0).bytes(2_000_000)
+    (tmp_path / "bomb.nii.gz").write_bytes(gz(nifti(fields={"dim": [3, 2000, 2000, 200, 1, 1, 1, 1]}, data=noise)))
+    code = f"from pathlib import Path; from monet_edge import volume; volume.read(Path({str(tmp_path)!r}) / 'bomb.nii.gz')"
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=limit, env=ENVIRONMENT)
+    assert done.stderr.splitlines()[-1].startswith("monet_edge.errors.ResourceError")
+    assert "the volume needs 1,600 MB of memory" in done.stderr
+
+
+def test_a_volume_is_held_once_and_little_besides(tmp_path):
+    """Reading a .nii.gz costs the volume and a few MB; writing a mask costs a slice."""
+    code = f"""
+import numpy as np
+from pathlib import Path
+from fuzz.build import gz, nifti
+from monet_edge import volume
+def high(): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+path = Path({str(tmp_path)!r}) / "scan.nii.gz"
+if not path.exists():
+    path.write_bytes(gz(nifti(np.zeros((256, 256, 400), np.int16))))
+else:
+    start = high(); scan = volume.read(path); print(high() - start)
+    mask = np.zeros(scan.shape, np.uint8, order="F"); mask[:] = 1
+    start = high(); volume.write(path.with_name("mask.nii.gz"), mask, scan); print(high() - start)
+"""
+    for _ in range(2):  # the second process measures: building the file costs memory too
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    read, write = map(int, done.stdout.split())
+    assert read < 256 * 256 * 400 * 2 + 8e6
+    assert write < 4e6
