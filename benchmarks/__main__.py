@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import machine, measure, network, paper, peers, tables
+from . import machine, measure, network, paper, paper_page, peers, tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -62,7 +62,8 @@ def paper_command(
             typer.echo(f"timing {name} ...")
             rows += measure.in_process("paper", "native", threads, network=name, slices=slices)
         record(results / "paper-table2.json", found, rows, threads=threads, slices=slices)
-    (HERE / "PAPER.md").write_text(paper.page(load(results)), encoding="utf-8")
+    paper.draw(load(results), results)
+    (HERE / "PAPER.md").write_text(paper_page.page(load(results), pictures(results)), encoding="utf-8")
 
 
 PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A data set as `monet-train prepare` writes it.")]
@@ -159,6 +160,11 @@ def record(path: Path, found: dict[str, Any], rows: Any, **settings: Any) -> Non
 def load(folder: Path) -> dict[str, Any]:
     """Everything recorded, by file name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+
+
+def pictures(folder: Path) -> set[str]:
+    """Names of the recorded pictures."""
+    return {path.name for path in folder.glob("*.png")}
 
 
 def readme(results: dict[str, Any]) -> str:

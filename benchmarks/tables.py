@@ -23,7 +23,8 @@ def caption(machine: Row) -> str:
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
     busy = f" (busy with other work: load {machine['load']:.1f} at the start)" if (machine["load"] or 0) > 0.5 else ""
-    return f"{machine['cpu']}, {cores}{busy}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
+    gpu = f"{machine['gpu']}; " if machine.get("gpu") else ""
+    return f"{gpu}{machine['cpu']}, {cores}{busy}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
 
 
 def milliseconds(row: Row) -> str:

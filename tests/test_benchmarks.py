@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import __main__ as command
-from benchmarks import layers, machine, measure, ncnn_model, paper, peers, tables
+from benchmarks import layers, machine, measure, ncnn_model, paper_page, peers, tables
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
 from monet_edge.spec import fold, infer_shapes
 
@@ -72,7 +72,7 @@ def test_shapes_of_layers_come_from_the_spec():
 
 def test_pages_are_what_the_records_give():
     found = command.load(command.RESULTS)
-    for page, text in (("README.md", command.readme(found)), ("PAPER.md", paper.page(found))):
+    for page, text in (("README.md", command.readme(found)), ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS)))):
         assert (command.HERE / page).read_text(encoding="utf-8") == text, (
             f"python -m benchmarks writes {page}; edit its template or measure again"
         )
@@ -80,8 +80,8 @@ def test_pages_are_what_the_records_give():
 
 def test_pages_without_results_say_so():
     assert "Not measured yet." in command.readme({})
-    page = paper.page({})
-    assert paper.MISSING in page
+    page = paper_page.page({})
+    assert paper_page.MISSING in page
     assert "| MoNet | 403,556 | 401,666 |" in page
     assert "| Attention U-Net | 31,753,349 | 31,741,573 |" in page
 

@@ -120,6 +120,7 @@ def test_pictures_are_drawn_of_scans_that_may_be_shown(data, trained, tmp_path, 
     task = training.make_task("monet", open_prepared(data / "prepared"), data / "splits.json", tmp_path, 32)
     monkeypatch.setattr(training, "SHOWN", ("pancreas-ct",))
     shares = training.pictures(task, make_model(weights.load(trained[0] / "paper-monet-phantom.safetensors"), threads=1))
+    assert list(shares) == ["enc0.conv", "mid.f2", "dec0.f4"]  # an ELU's each, never a concat's or an affine's
     assert all(0 <= share <= 1 for share in shares.values())
     assert not list(tmp_path.iterdir())
 

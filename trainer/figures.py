@@ -43,15 +43,17 @@ def overlays(path: Path, images: Sequence[np.ndarray], truths: Sequence[np.ndarr
 
 def boxes(path: Path, models: Mapping[str, Sequence[Score]]) -> None:
     """Dice and Hausdorff distance per patient, a box a model."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4))
+    figure, axes = plt.subplots(1, 2, figsize=(max(8, 3 * len(models)), 4))
     for axis, measure in zip(axes, ("dice", "hausdorff"), strict=True):
         axis.boxplot([[getattr(score, measure) for score in scores] for scores in models.values()], tick_labels=list(models))
-        axis.set_ylabel(measure if measure == "dice" else f"{measure}, {next(iter(models.values()))[0].unit}")
+        axis.set_ylabel("Dice" if measure == "dice" else f"Hausdorff, {next(iter(models.values()))[0].unit}")
     _write(figure, path)
 
 
 def activations(path: Path, weights: Weights, image: np.ndarray, channels: int = 16) -> dict[str, float]:
-    """First channels of an early, a middle and a late value for one network input (C, S, S), with their histograms.
+    """First channels of an early, a middle and a late activation for one network input (C, S, S), with their histograms.
+
+    What leaves an ELU or a ReLU is shown: a BatchNorm after a ReLU would move its zeros elsewhere.
 
     Returns
     -------
@@ -60,8 +62,10 @@ def activations(path: Path, weights: Weights, image: np.ndarray, channels: int =
     """
     network = Network(weights.spec).eval()
     network.load_state_dict({name: torch.tensor(tensor) for name, tensor in weights.tensors.items()})
+    active = {op.name for op in weights.spec.ops if op.attrs.get("activation") in ("elu", "relu")}
     with torch.no_grad():
-        values = [(name, value[0].numpy()) for name, value in network.values(torch.from_numpy(image[None])) if value.shape[1] >= channels]
+        found = network.values(torch.from_numpy(image[None]))
+        values = [(name, value[0].numpy()) for name, value in found if name in active and value.shape[1] >= channels]
     chosen = [values[0], values[len(values) // 2], values[-1]]
     figure, axes = plt.subplots(3, channels + 2, figsize=(channels + 2, 3.4), gridspec_kw={"width_ratios": [1] * channels + [0.6, 3]})
     silent = {}

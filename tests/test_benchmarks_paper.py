@@ -1,0 +1,111 @@
+"""The paper's page is filled from records alone, says what did not converge, and gives its verdicts by a rule."""
+
+import pytest
+
+from benchmarks import agreement, paper, paper_page
+
+MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2026-12-01", "revision": "abc", "versions": {}}
+MACHINE |= {"gpu": "GPU X"}
+
+
+def training(net, data, dice, converged=True, external=()):
+    """A record as `python -m benchmarks training` writes it."""
+
+    def rows(values):
+        shared = {"institution": "", "label": "x", "status": "found", "hausdorff": 10.0, "hausdorff95": 5.0, "unit": "px", "truth": 1}
+        shared |= {"predicted": 1, "truth_ml": None, "predicted_ml": None}
+        return [{"case": f"p{i}", "dice": value, **shared} for i, value in enumerate(values)]
+
+    found = {data: rows(dice)} | ({"brain-flair-external": rows(external)} if external else {})
+    same = {"values": 40, "worst": 2e-6, "layer": "head", "probability": 1e-6}
+    epoch = {"epoch": 4, "val_dice_1": 0.81, "val_loss": 0.2}
+    return {
+        "machine": MACHINE,
+        "command": "python -m benchmarks training x",
+        "net": net,
+        "data": data,
+        "converged": converged,
+        "epochs": 54,
+        "best": epoch,
+        "last": epoch,
+        "parity": {"without fusion": same, "with fusion": same, "passed": True},
+        "patients": found,
+        "near_zero": {"a": 0.1, "b": 0.2, "c": 0.6} if net == "monet" else {"a": 0.5, "b": 0.7, "c": 0.9},
+    }
+
+
+@pytest.fixture
+def results():
+    rows = [
+        training("monet", "pancreas-ct", (0.80, 0.70, 0.90)),
+        training("unet-64", "pancreas-ct", (0.70, 0.62, 0.78)),
+        training("monet", "brain-flair", (0.5, 0.7), external=(0.6, 0.4)),
+        training("unet-16", "brain-flair", (0.6, 0.9), converged=False),
+    ]
+    return {f"paper-{row['net']}-{row['data']}": row for row in rows}
+
+
+def line(page, start):
+    (found,) = [text for text in page.splitlines() if text.startswith(f"| {start} |")]
+    return found
+
+
+def test_table_1_is_the_patients_mean_spread_and_median(results):
+    page = paper_page.page(results)
+    table = page[page.index("| pancreas-ct | Dice") :]
+    row = line(table[: table.index("Ours is")], "MoNet")
+    assert row == (
+        "| MoNet | 0.80 ± 0.10 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 3 "
+        "| converged, 54 epochs; Dice while training 0.810 at the best, 0.810 at the last | 0.78 |"
+    )
+    assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
+    assert "| MoNet | 0.50 ± 0.14 (median 0.50) |" in page[page.index("| brain-flair-external | Dice") :]
+    assert "GPU X; CPU, 16 cores" in page
+
+
+def test_findings_are_paired_and_follow_the_rule(results):
+    page = paper_page.page(results)
+    assert "| U-Net-64, Dice on pancreas-ct | +0.02 | +0.100 (+0.080 to +0.120) | agrees |" in page
+    assert line(page, "U-Net-16, Dice on pancreas-ct | +0.05 | not recorded").endswith("|  |")
+    brain = line(page, "U-Net-16, Dice on brain-flair | +0.00 | -0.150 (-0.200 to -0.100), not both converged")
+    assert brain.endswith("| **differs** |")
+    assert "70% of U-Net-64's are near zero, 30% of MoNet's | agrees |" in page
+    assert "| U-Net-64, size | 66 times MoNet's | 77 times MoNet's | agrees |" in page
+
+
+@pytest.mark.parametrize(
+    ("theirs", "low", "high", "expected"),
+    [
+        (0.05, 0.01, 0.10, agreement.AGREES),
+        (0.05, -0.10, -0.01, agreement.DIFFERS),
+        (-0.05, -0.10, -0.01, agreement.AGREES),
+        (0.05, -0.01, 0.10, agreement.OPEN),
+        (0.0, -0.01, 0.10, agreement.AGREES),
+        (0.0, 0.01, 0.10, agreement.DIFFERS),
+    ],
+)
+def test_a_verdict_needs_an_interval_without_0(theirs, low, high, expected):
+    assert agreement.verdict(theirs, low, high) == expected
+
+
+def test_patients_are_matched_by_name():
+    ours, others = ([{"case": case, "dice": dice} for case, dice in rows] for rows in ([("b", 0.9), ("a", 0.5)], [("a", 0.4), ("b", 0.6)]))
+    assert agreement.paired_dice(ours, others) == pytest.approx([0.3, 0.1])
+
+
+def test_times_are_compared_with_monets():
+    rows = [{"network": "monet", "seconds": 0.02}, {"network": "unet-64", "seconds": 0.01}]
+    page = paper_page.page({"paper-gpu": {"machine": MACHINE, "settings": {"command": "x"}, "rows": rows}})
+    assert "| U-Net-64, GPU seconds of a batch | 1.62 times MoNet's | 0.50 times MoNet's | **differs** |" in page
+    assert "| 0.020 | 0.462 |" in page
+
+
+def test_pictures_are_shown_if_there_are_some(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    paper.draw(results, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"fig4-pancreas-ct.png", "fig4-brain-flair.png", "fig4-brain-flair-external.png"}
+    page = paper_page.page(results, names | {"paper-unet-64-pancreas-ct-activations.png"})
+    assert "(results/fig4-brain-flair.png)" in page
+    assert "(results/paper-unet-64-pancreas-ct-activations.png)" in page
+    assert "overlays.png" not in page
