@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +11,14 @@ import typer
 
 from . import DISCLAIMER, __version__
 from .errors import MonetError
+from .terminal import complain, failing_clearly, make_app, progress_bar
 
 if TYPE_CHECKING:
     from .jobs import Job, Options
     from .model import Model
     from .pipeline import Outcome
 
-app = typer.Typer(
-    help=f"Segment medical scans on this computer's CPU, offline. {DISCLAIMER}",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app("Segment medical scans on this computer's CPU, offline.")
 
 
 def _model_names(incomplete: str) -> list[str]:
@@ -101,7 +95,7 @@ def segment(
                 if len(jobs) == 1 or debug:
                     raise
                 done.append(error)
-                _complain(error)
+                complain(error)
         write_tables(jobs, done, ready, options, stats, run_record)
     failed = sum(isinstance(one, Exception) for one in done)
     if len(jobs) > 1 and not quiet:
@@ -240,50 +234,6 @@ def phantom(
 
         write_dataset(folder, cases, seed)
         print(f"{cases} heads with their lesions → {folder}")
-
-
-@contextmanager
-def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None]:
-    """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total, ...)."""
-    if quiet or not sys.stderr.isatty():
-        if not quiet:
-            print(title, file=sys.stderr, flush=True)
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total, *_: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def failing_clearly(debug: bool) -> Iterator[None]:
-    """Any error becomes one line on stderr and exit status 2 (130 for Ctrl-C); ``debug`` lets the traceback through."""
-    try:
-        yield
-    except (typer.Exit, typer.BadParameter):
-        raise
-    except KeyboardInterrupt:
-        print("monet-edge: interrupted", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if debug:
-            raise
-        _complain(error)
-        raise typer.Exit(2) from None
-
-
-def _complain(error: Exception) -> None:
-    if isinstance(error, MonetError):
-        message = str(error)
-    elif isinstance(error, MemoryError):
-        message = "not enough memory. Close other programs, or segment a smaller scan."
-    else:
-        message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
-    print(f"monet-edge: {' '.join(message.split())}", file=sys.stderr)
 
 
 def _version(show: bool) -> None:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["errors"],
-    ["spec", "files"],
+    ["spec", "files", "terminal"],
     ["architectures", "preprocess", "postprocess", "memory"],
     ["volume.labels", "volume.nifti", "volume.orientation", "volume.scan", "volume.stream"],
     ["volume.reader", "volume.writer"],

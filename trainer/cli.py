@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monet_edge import DISCLAIMER
-from monet_edge.cli import progress_bar
 from monet_edge.errors import DatasetError, MonetError
+from monet_edge.terminal import make_app, progress_bar
 
 from . import options
 from .federated.commands import federated, federated_server, federated_site
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from .config import Settings
     from .prepare import Prepared
 
-app = typer.Typer(
-    help=f"Train, evaluate and export networks for monet-edge. {DISCLAIMER}",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app("Train, evaluate and export networks for monet-edge.")
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monet_edge.cli import progress_bar
 from monet_edge.errors import MonetError
+from monet_edge.terminal import progress_bar
 
 from .. import options
 from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
