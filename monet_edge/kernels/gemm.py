@@ -9,6 +9,7 @@ input pixels ``(q * in_step + dy, j * in_step + dx)``, one (dy, dx) a tap. A con
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ AHEAD = 4096  # bytes: deep layers stream their weights, 36 * in * out * 4 bytes
 STEPS = 4  # of K, unrolled: all 16 of a block are no faster and take four times as long to compile
 
 
-def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any) -> None:
+def _emit_tile(v: Vectors, rows: int, columns: int, pitch: int, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any) -> None:
     """``rows`` x ``columns`` sums kept in registers over all K."""
     lanes = v.isa.lanes
     vectors = columns // lanes
@@ -37,7 +38,7 @@ def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks
                     v.prefetch(u, AHEAD + k * columns * 4 + line)
             weights = [v.load(u, (k * columns + i * lanes) * 4) for i in range(vectors)]
             for row in range(rows):
-                value = v.load_splat(a, row * BYTES + k * 4)
+                value = v.load_splat(a, row * pitch + k * 4)
                 for i in range(vectors):
                     sums[row * vectors + i] = v.fma(value, weights[i], sums[row * vectors + i])
                 if vectors > 1 and (row % 3 == 2 or row == rows - 1):
@@ -54,11 +55,14 @@ def _emit_tile(v: Vectors, rows: int, columns: int, a: Any, a_block: Any, blocks
     for row in range(rows):
         for i in range(vectors):
             group, offset = divmod(i * lanes, BLOCK)
-            v.store(sums[row * vectors + i], v.at(m, v.times(m_block, group)), row * BYTES + offset * 4)
+            v.store(sums[row * vectors + i], v.at(m, v.times(m_block, group)), row * pitch + offset * 4)
 
 
-def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any, columns: Any, rows: Any) -> None:
-    """All ``columns`` of ``rows`` rows; the last tile may reach, in both, up to the next multiple of `STRIP_UNIT` rows."""
+def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any, columns: Any, rows: Any, pitch: int) -> None:
+    """All ``columns`` of ``rows`` rows, ``pitch`` bytes apart in ``a`` and ``m``: a constant, so that it is part of the addresses.
+
+    The last tile may reach, in both, up to the next multiple of `STRIP_UNIT` rows.
+    """
     builder, isa = v.builder, v.isa
     a, u, m = v.pointer(a), v.pointer(u), v.pointer(m)
     wide_columns = builder.and_(columns, v.integer(-isa.wide[1]))
@@ -79,8 +83,8 @@ def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_
             for height, start, some in strips:
 
                 def strip(row: Any, _: list[Any], height: int = height, start: Any = start) -> list[Any]:
-                    offset = v.times(builder.add(row, start), BYTES)
-                    _emit_tile(v, height, width, v.at(a, offset), a_block, blocks, weights, v.at(sums, offset), m_block)
+                    offset = v.times(builder.add(row, start), pitch)
+                    _emit_tile(v, height, width, pitch, v.at(a, offset), a_block, blocks, weights, v.at(sums, offset), m_block)
                     return []
 
                 v.loop(some, height, [], strip)
@@ -89,7 +93,7 @@ def _emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_
         v.loop(count, width, [], panel)
 
 
-gemm = Micro("gemm", 8, _emit_gemm)
+gemm = Micro("gemm", 8, partial(emit_gemm, pitch=BYTES))
 STRIP_UNIT = 24  # strips are multiples of it: whole tiles of every instruction set
 
 

@@ -253,8 +253,8 @@ class _Scratch:
             packed = plan.packed[layer.name]
             line = packed.strip * BYTES
             if packed.kernel == "conv_winograd":
-                gathered = max(gathered, 36 * (inputs * line + BYTES) - BYTES)
-                sums = max(sums, 36 * (outputs * line + BYTES) - BYTES)
+                gathered = max(gathered, 36 * inputs * line)
+                sums = max(sums, 36 * outputs * line)
             elif packed.kernel == "conv_gemm":
                 gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES) - BYTES)
                 sums = max(sums, outputs * (line + BYTES) - BYTES)
