@@ -83,6 +83,7 @@ def training_command(
     net: NetOption = EVERY_NET,
     external: Annotated[Path | None, typer.Option(metavar="PREPARED", help="Data from elsewhere, to score too.")] = None,
     minutes: Annotated[float, typer.Option(help="Stop training after so many; the same command goes on. Default: no limit.")] = math.inf,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Epochs from one checkpoint to the next.")] = 1,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Score also what has not converged yet, recorded as such.")] = False,
     size: SizeOption = paper.SIZE,
     changes: ChangesOption = None,
@@ -98,7 +99,7 @@ def training_command(
     for name in net.split(","):
         task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other)
         if time.monotonic() < deadline:
-            training.train(task, deadline, device)
+            training.train(task, deadline, checkpoint_every, device)
         if training.is_done(task) or unfinished:
             typer.echo(training.summary(training.finish(task, training.command_line())))
 
@@ -138,6 +139,9 @@ def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:
                 continue  # minutes, and nothing that one slice does not say
             seconds = 2 if quick else SECONDS
             rows += measure.in_process("network", isa, threads, network=name, mode=mode, runners=runners, seconds=seconds)
+    for name in network.SHIPPED if native else network.SHIPPED[:1]:
+        seconds = 2 if quick else SECONDS // 2
+        rows += measure.in_process("network", isa, 1, network=name, mode="slice", runners=list(peers.RESTRICTABLE[:3]), seconds=seconds)
     return rows
 
 

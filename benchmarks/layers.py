@@ -21,7 +21,7 @@ from monet_edge.spec import Op, Shape, count_macs
 
 from . import peers
 from .measure import summarise
-from .network import SIZE
+from .peers import SIZE
 
 
 def measure(threads: int, network: str, rounds: int, rival: bool) -> list[dict[str, Any]]:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import peers
 from .measure import interleave, summarise
 
 NETWORKS = ("monet", "unet-16", "unet-64")
-SIZE = 256  # pixels a side, as the paper's
+SHIPPED = ("brain-flair", "hippocampus", "pancreas-ct")
 VOLUME = 4  # slices a thread in a measured volume
 OURS = "monet-edge"
 
@@ -25,7 +23,7 @@ def measure(threads: int, network: str, mode: str, runners: Sequence[str], secon
     ----------
     threads : int
     network : str
-        A key of `monet_edge.architectures.ARCHITECTURES`; weights are random.
+        A key of `monet_edge.architectures.ARCHITECTURES`, with random weights, or a shipped model.
     mode : str
         ``slice``: one slice, shared by all threads. ``volume``: several slices, the best way each runner has with them.
     runners : sequence of str
@@ -41,11 +39,11 @@ def measure(threads: int, network: str, mode: str, runners: Sequence[str], secon
         than one thread we are also measured on one, for the gain.
     """
     count = VOLUME * threads if mode == "volume" else 1
-    images = np.random.default_rng(1).standard_normal((count, 1, SIZE, SIZE)).astype(np.float32)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     runs: dict[tuple[str, int], peers.Run] = {}
     with tempfile.TemporaryDirectory() as folder:
-        case = peers.random_case(network, Path(folder))
+        case = peers.make_case(network, Path(folder))
+        images = case.slices[:count]
         single, double = (peers.reference(case, images, double) for double in (False, True))
         entries = [(name, threads) for name in runners] + ([(OURS, 1)] if threads > 1 else [])
         for name, number in entries:

@@ -12,24 +12,40 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from monet_edge import phantom, preprocess, weights
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.spec import Spec, fold, tensor_shapes
 
 Run = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes, H, W) float32
 
 
+SIZE = 256  # pixels a side, as the paper's
+SLICES = 8
+
+
+def noise() -> np.ndarray:
+    """Slices for a network that nobody trained, (SLICES, 1, SIZE, SIZE) float32."""
+    return np.random.default_rng(1).standard_normal((SLICES, 1, SIZE, SIZE)).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A folded network with its weights, and a folder for the files that peers read."""
+    """A folded network with its weights, a folder for the files that peers read, and slices (N, C, H, W) float32 to run it on."""
 
     spec: Spec
     tensors: Mapping[str, np.ndarray]
     folder: Path
+    slices: np.ndarray = field(default_factory=noise)
+
+
+def make_case(name: str, folder: Path) -> Case:
+    """A network of `architectures.ARCHITECTURES` with random weights, or a shipped model."""
+    return random_case(name, folder) if name in ARCHITECTURES else shipped_case(name, folder)
 
 
 def random_case(name: str, folder: Path, seed: int = 0) -> Case:
@@ -44,6 +60,16 @@ def random_case(name: str, folder: Path, seed: int = 0) -> Case:
         spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
         tensors[tensor] = (rng.normal(0, spread, shape) + tensor.endswith(".scale")).astype(np.float32)
     return Case(spec, tensors, folder)
+
+
+def shipped_case(name: str, folder: Path) -> Case:
+    """A model of the package, on slices through the middle of the phantom as that model would see them."""
+    model = weights.load(name)
+    volume, _ = phantom.make()
+    statistics, first = preprocess.measure(volume), (len(volume) - SLICES) // 2
+    seen = [preprocess.network_input(volume, z, model.preprocess, statistics) for z in range(first, first + SLICES)]
+    tensors = {key: tensor.copy() for key, tensor in model.tensors.items()}  # PyTorch does not like read-only memory
+    return Case(model.spec, tensors, folder, np.stack(seen))
 
 
 def ours(case: Case, threads: int) -> Run:
@@ -94,16 +120,16 @@ def pytorch_compiled(case: Case, threads: int) -> Run:
     return pytorch(case, threads, compiled=True)
 
 
-def onnx_file(case: Case, height: int = 256, width: int = 256) -> Path:
-    """The network as an ONNX file for one slice of one size, which peers optimise best; made once."""
-    path = case.folder / f"{case.spec.name}-{height}x{width}.onnx"
+def onnx_file(case: Case) -> Path:
+    """The network as an ONNX file for one slice of the case's size, which peers optimise best; made once."""
+    path = case.folder / f"{case.spec.name}.onnx"
     if not path.exists():
         import torch
 
         logging.disable(logging.WARNING)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            image = torch.zeros(1, case.spec.in_channels, height, width)
+            image = torch.from_numpy(case.slices[:1])
             torch.onnx.export(torch_module(case), (image,), str(path), input_names=["image"], output_names=["probability"], dynamo=True)
         logging.disable(logging.NOTSET)
     return path
