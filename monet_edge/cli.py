@@ -139,11 +139,12 @@ def models() -> None:
     """List the shipped models."""
     with failing_clearly(False):
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
         from .weights import load, shipped
 
-        table = Table("model", "modality", "labels", "Dice", "licence", "use", caption=DISCLAIMER)
+        first, last = Column("model", no_wrap=True), Column("use", no_wrap=True)  # on a narrow terminal the others give way
+        table = Table(first, "modality", "labels", "Dice", "licence", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
             licence = weights.told("licence").partition(" (")[0]

@@ -138,7 +138,7 @@ def test_a_threshold_is_a_probability(call, scan, value):
 
 
 def test_models_and_info(weights_file):
-    result = runner.invoke(app, ["models"], env={"COLUMNS": "120"})
+    result = runner.invoke(app, ["models"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert "brain-flair" in result.stdout
     assert "non-commercial" in result.stdout

@@ -3,13 +3,15 @@
 import importlib.util
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from monet_edge import weights
+from monet_edge import phantom, weights
 from monet_edge.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -59,6 +61,17 @@ def masked(text):
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()
     assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
+
+
+@pytest.mark.skipif(weights.DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
+def test_the_python_shown_runs(tmp_path, monkeypatch):
+    block = re.search(r"^    import monet_edge\n(    .*\n)+", (DOCS.parent / "README.md").read_text(), re.MULTILINE)[0]
+    monkeypatch.chdir(tmp_path)
+    phantom.save(phantom.make(shape=(3, 64, 64))[0], tmp_path / "scan.nii.gz")
+    names = {"slices": np.zeros((2, 3, 64, 64), np.float32)}
+    exec(textwrap.dedent(block), names)
+    assert names["mask"].shape == (64, 64, 3)
+    assert names["probability"].shape == (2, 1, 64, 64)
 
 
 def test_links_lead_somewhere():
