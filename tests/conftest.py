@@ -65,6 +65,9 @@ def alike(tiny):
     """Settings of a federated training of the tiny network, for whoever has to answer like a site."""
     import federation
 
+    from trainer.federated.local import take_identity
+
+    take_identity()
     return federation.make_settings(federation.TWO, tiny)
 
 

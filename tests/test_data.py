@@ -10,8 +10,8 @@ from synthetic import RECORD
 from monet_edge import volume
 from monet_edge.preprocess import SLICINGS, measure, network_input
 from trainer.augment import augment
-from trainer.config import PAPER, STRONG, Augmentation
-from trainer.data import DEPTHS, build
+from trainer.config import DEPTHS, PAPER, STRONG, Augmentation
+from trainer.data import build
 from trainer.losses import one_hot
 
 

@@ -210,11 +210,12 @@ def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -
 
 
 def main() -> None:
-    """Entry point of the console script; an error made on purpose is one line on stderr and exit status 2."""
+    """Entry point of the console script; an error made on purpose, or by the disk, is one line on stderr and exit status 2."""
     try:
         app()
-    except MonetError as error:
-        print(f"monet-train: {' '.join(str(error).split())}", file=sys.stderr)
+    except (MonetError, OSError) as error:
+        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from monet_edge.errors import MonetError
 from monet_edge.preprocess import Preprocess
+
+OPTIMISERS, SCHEDULES, KEPT = ("nadam", "adamw"), ("plateau", "one-cycle"), ("best", "last")
+DEPTHS = 64  # a rim that skull stripping removes is less than so many pixels deep
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,15 @@ class Augmentation:
     noise: float = 0.0
     blur: float = 0.0
     alone: float = 0.0
+
+    def __post_init__(self) -> None:
+        depth = self.strip_depth
+        if len(depth) != 2 or not all(type(pixels) is int for pixels in depth) or not 0 <= depth[0] <= depth[1] < DEPTHS:
+            raise MonetError(f"strip_depth must be two whole numbers of pixels, 0 to {DEPTHS - 1}, the smaller one first, found {depth}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "strip_depth" and not 0 <= value < float("inf"):
+                raise MonetError(f"{field.name} must be at least 0, found {value}")
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,19 @@ class Recipe:
     validate_every: int
     keep: str
     augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("keep", KEPT)):
+            if getattr(self, name) not in known:
+                raise MonetError(f"{name} must be {' or '.join(known)}, found {getattr(self, name)!r:.40}")
+        for name, least in (("epochs", 1), ("batch", 1), ("validate_every", 1), ("patience", 0), ("decay", 0), ("cross_entropy", 0)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise MonetError(f"{name} must be at least {least}, found {getattr(self, name)}")
+        for name in ("average", "momentum", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MonetError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
+        if not 0 < self.rate < float("inf"):
+            raise MonetError(f"rate must be more than 0, found {self.rate}")
 
 
 # Knolle et al. 2021, "Training, validation and independent testing datasets"

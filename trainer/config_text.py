@@ -115,8 +115,8 @@ def read_settings(run: Path) -> Settings:
     """
     path = run / "config.json" if run.is_dir() else run
     try:
-        return from_json(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error}); expected the config.json that monet-train fit writes") from None
+        return from_json(path.read_text(errors="replace"))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); expected the config.json that monet-train fit writes") from None
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from monet_edge.preprocess import Preprocess, normalise, resize
 
+from .config import DEPTHS
 from .dataset import Case
 from .prepare import Prepared, oriented
-
-DEPTHS = 64  # the rim that skull stripping may remove is less than so many pixels deep
 
 
 @dataclass(frozen=True)

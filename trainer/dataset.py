@@ -101,11 +101,10 @@ def read(folder: Path, channel: int = 0) -> Dataset:
         raise DatasetError(f"{folder / 'dataset.json'}: not JSON: {error}") from None
     if not isinstance(data, dict):
         raise DatasetError(f"{folder / 'dataset.json'}: expected a JSON object")
-    ending = data.get("file_ending", ".nii.gz")
-    listed = [item for item in data.get("training", []) if isinstance(item, dict)]
+    ending = str(data.get("file_ending", ".nii.gz"))
     labels = {_stem(path, ending): path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith(".")}
     images = {_stem(path, ending): path for path in (folder / "imagesTr").glob(f"*{ending}") if not path.name.startswith(".")}
-    names = {_stem(Path(item["image"]), ending) for item in listed} if listed else _case_names(images)
+    names = _listed(folder, data.get("training"), ending) or _case_names(images)
     pairs, problems = {}, []
     for name in sorted(names):
         image = images.get(f"{name}_{channel:04d}") or images.get(name)
@@ -133,6 +132,14 @@ def read(folder: Path, channel: int = 0) -> Dataset:
 
 def _modality(names: Any, channel: int) -> str:
     return str(names.get(str(channel), "")) if isinstance(names, dict) else ""
+
+
+def _listed(folder: Path, training: Any, ending: str) -> set[str]:
+    """Names of the cases that the decathlon's dialect lists; nnU-Net's lists none, or only how many there are."""
+    try:
+        return {_stem(Path(item["image"]), ending) for item in training if isinstance(item, dict)} if isinstance(training, list) else set()
+    except (KeyError, TypeError):
+        raise DatasetError(f'{folder / "dataset.json"}: training must list every case as {{"image": FILE, "label": FILE}}') from None
 
 
 def _case_names(images: dict[str, Path]) -> set[str]:
@@ -167,8 +174,10 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     ScanError
         If a file cannot be read.
     DatasetError
-        If scan and labels do not belong together.
+        If there is no such case, or its scan and labels do not belong together.
     """
+    if name not in dataset.pairs:
+        raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
     image_path, label_path = dataset.pairs[name]
     scan = volume.read(image_path, channel if volume.peek(image_path).volumes > 1 else None)
     mask = volume.read(label_path)
@@ -248,6 +257,11 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
         If it is none.
     """
     try:
-        return [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: not a list of splits with train and val ({error})") from None
+        splits = [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text())]
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a splits.json") from None
+    except (ValueError, KeyError, TypeError):
+        splits = []
+    if not splits or not all(isinstance(name, str) for part in splits for names in part.values() for name in names):
+        raise DatasetError(f'{path}: expected a list of splits, each {{"train": [names of cases], "val": [names of cases]}}')
+    return splits

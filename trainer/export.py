@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from monet_edge import DISCLAIMER, __version__, fingerprint
-from monet_edge.errors import ModelError
+from monet_edge.errors import ModelError, OutputError
 from monet_edge.files import atomic_write
 from monet_edge.runtime import Engine
 from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
-from .config import Settings
+from .config import DEPTHS, Settings
 from .config_text import read_settings
 from .data import strip
-from .dataset import Case, Dataset
+from .dataset import Case, Dataset, read_splits
 from .dataset import load as load_case
 from .network import Network
 from .prepare import oriented
@@ -82,6 +82,8 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         The .safetensors file.
     command : str
         How it was trained, for the model card.
+    channel : int
+        Which one of a scan with several.
 
     Returns
     -------
@@ -90,14 +92,22 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
 
     Raises
     ------
+    OutputError
+        If ``output`` cannot be such a file.
+    DatasetError
+        If the run was trained on other cases than this data set's.
     ModelError
         If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
     """
+    if output.suffix != ".safetensors" or not output.parent.is_dir():
+        raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
     settings = read_settings(run)
+    if not (run / "final.safetensors").exists():
+        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with monet-train fit ... --resume")
     state, about = checkpoint.load(run / "final.safetensors")
     spec = training_spec(settings)
     tensors = {name: tensor.numpy() for name, tensor in state.items()}
-    split = json.loads((run / "splits.json").read_text())
+    split = read_splits(run / "splits.json")
     provenance = {
         "modality": dataset.modality,
         "licence": dataset.licence,
@@ -115,7 +125,9 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         "revision": _revision(),
         "use": DISCLAIMER,
     }
-    looks = _fingerprint((load_case(dataset, name, channel) for name in split[0]["train"]), settings)
+    names = split[0]["train"]
+    # what is usual cannot be told from fewer than three
+    looks = _fingerprint((load_case(dataset, name, channel) for name in names), settings) if len(names) > 2 else None
     save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance, looks)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
         file.write(json.dumps(split, indent=1).encode())
@@ -138,7 +150,7 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
     depths = []
     if augmentation.strip and record.intensity == "zscore":
         scale = fingerprint.SIDE / record.size
-        depths = [round(depth * scale) for depth in np.linspace(*augmentation.strip_depth, 3)]
+        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.strip_depth, 3)]
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,8 +44,18 @@ class Prepared:
     keys: dict[str, str]
 
     def load(self, name: str) -> Case:
-        """Read one case back, exactly as it was."""
-        return _read(self.folder / f"{name}.zip", name)
+        """Read one case back, exactly as it was.
+
+        Raises
+        ------
+        DatasetError
+            If its file is not intact.
+        """
+        path = self.folder / f"{name}.zip"
+        try:
+            return _read(path, name)
+        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
+            raise DatasetError(f"{path}: not an intact case ({error}); run monet-train prepare again") from None
 
 
 def prepare(

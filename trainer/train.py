@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from monet_edge.errors import DatasetError
+from monet_edge.errors import DatasetError, MonetError
 
 from . import checkpoint
 from .config import Settings
@@ -39,6 +39,7 @@ def fit(
     resume: bool = False,
     device: str | None = None,
     compiled: bool | None = None,
+    checkpoint_every: int = 1,
     log: Log = lambda row: None,
 ) -> Network:
     """Train a network; the run folder gets config.json, splits.json, metrics.csv and a checkpoint every epoch.
@@ -56,6 +57,8 @@ def fit(
         Default: the GPU if there is one.
     compiled : bool, optional
         Whether to use torch.compile; default: on a GPU.
+    checkpoint_every : int
+        Epochs from one checkpoint to the next, the last epoch apart: U-Net-64's has 620 MB, as long to write as to train an epoch.
     log : callable
         Called with every epoch's row of metrics.
 
@@ -70,9 +73,11 @@ def fit(
         If ``folder`` holds a run already, or one with other settings or patients.
     DatasetError
         If the split names cases that there are not.
+    MonetError
+        If there is no such device.
     """
     with _process_group() as (rank, world):
-        place = torch.device(device or (f"cuda:{rank}" if torch.cuda.is_available() else "cpu"))
+        place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
         state = start(settings, split, folder, place, resume=resume)
@@ -95,7 +100,8 @@ def fit(
                 scores = agreed(validate(state.shown(settings.recipe), validation), place, world)
             after_epoch(settings.recipe, state, {"epoch": epoch, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
             if rank == 0:
-                write(state, folder)
+                if (epoch + 1) % checkpoint_every == 0 or finished(settings.recipe, state):
+                    write(state, folder)
                 log(state.history[-1])
         final = state.best if settings.recipe.keep == "best" else state.shown(settings.recipe)
         if rank == 0:
@@ -117,11 +123,27 @@ def _process_group() -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
+def choose_device(name: str = "", rank: int = 0) -> torch.device:
+    """The device of a name: cpu, cuda:0, cuda:1, ...; cuda is this process's own GPU, nothing that one or else the CPU.
+
+    Raises
+    ------
+    MonetError
+        If there is no such device.
+    """
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    # a GPU with its index, without which torch.cuda.set_device refuses it
+    meant = f"cuda:{rank}" if name == "cuda" or (not name and gpus) else name or "cpu"
+    if meant not in ("cpu", *gpus):
+        raise MonetError(f"device {name}: expected one of {', '.join(('cpu', *gpus))}, which PyTorch finds here")
+    return torch.device(meant)
+
+
 def check_split(split: dict[str, list[str]], prepared: Prepared) -> None:
     """Raise a DatasetError unless both parts of a split hold cases of this data set, none of them in both."""
     unknown = sorted({*split["train"], *split["val"]} - prepared.keys.keys())
     if unknown:
-        raise DatasetError(f"{prepared.folder}: the split names {len(unknown)} cases that it does not hold, such as {unknown[0]}")
+        raise DatasetError(f"{prepared.folder}: the split names cases that it does not hold: {len(unknown)}, such as {unknown[0]}")
     if not split["train"] or not split["val"]:
         raise DatasetError("the split needs at least one case to train on and one to validate")
     both = set(split["train"]) & set(split["val"])

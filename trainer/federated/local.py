@@ -42,7 +42,12 @@ class Grid:
         return [reply for reply in replies if reply is not None]
 
 
+def take_identity() -> None:
+    """Let this process create messages, which Flower allows to its own tasks only."""
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 0
+
+
 def run_here(nodes: Sequence[dict[str, Any]], run_config: dict[str, Any], client: Client = client_app) -> None:
     """Run a whole federated training in this process; the arguments are those of `Grid` and of `settings.to_run_config`."""
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 0
+    take_identity()
     server_app(cast(serverapp.Grid, Grid(nodes, client)), Context(0, 0, {}, RecordDict(), run_config))

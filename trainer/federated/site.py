@@ -22,7 +22,7 @@ from ..dataset import read_splits, split
 from ..prepare import open_prepared
 from ..state import new_state, start_at_prior
 from ..step import Step
-from ..train import check_split, set_up_torch, training_slices
+from ..train import check_split, choose_device, set_up_torch, training_slices
 from ..validate import validate
 from .compress import Tensors
 
@@ -100,8 +100,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     found = read_splits(Path(splits))[0] if splits else split(list(prepared.keys))[0]
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)
-    # with its index, without which torch.cuda.set_device refuses it
-    place = torch.device("cuda:0" if device in ("", "cuda") and torch.cuda.is_available() else device or "cpu")
+    place = choose_device(device)
     set_up_torch(settings, place)
     training = training_slices(settings, prepared, parts["train"], place)
     validation = build(prepared, parts["val"], settings.preprocess, settings.merged, place, False)

@@ -1,0 +1,112 @@
+"""What a user of monet-train may do wrong is one clear line and exit status 2, never a traceback."""
+
+import json
+import sys
+
+import pytest
+from synthetic import write_dataset
+
+from monet_edge import phantom, weights
+from trainer.cli import main
+
+
+def call(folder, *words):
+    """The exit status of a command that is called in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["monet-train", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory, small):
+    """A folder with a data set, its prepared form, a finished run, and faulty ones of each."""
+    folder = tmp_path_factory.mktemp("wrong")
+    write_dataset(folder / "data")
+    (folder / "prepared").symlink_to(small[1].folder)
+    for name, text in (
+        ("nolabels", '{"labels": {"background": 0, "lesion": 1}}'),
+        ("badlist", '{"training": [{"label": 3}]}'),
+        ("notjson", "{"),
+        ("notobject", "[]"),
+    ):
+        (folder / name).mkdir()
+        (folder / name / "dataset.json").write_text(text)
+    (folder / "nolabels" / "imagesTr").symlink_to(folder / "data" / "imagesTr")
+    phantom.write_dataset(folder / "other", 2, shape=(6, 32, 32))
+    splits = {"strangers": [{"train": ["case_000"], "val": ["Smith"]}], "leak": [{"train": ["case_000"], "val": ["case_000"]}]}
+    for name, found in {**splits, "lists": [{"train": [["case_000"]], "val": []}], "nothing": 1}.items():
+        (folder / f"{name}.json").write_text(json.dumps(found))
+    (folder / "file").touch()
+    assert call(folder, "fit", "prepared", "-o", "run", *QUICK, "--quiet") == 0
+    for name, missing in (("unfinished", "final.safetensors"), ("unknown", "config.json")):
+        (folder / name).mkdir()
+        for path in (folder / "run").iterdir():
+            if path.name != missing:
+                (folder / name / path.name).symlink_to(path)
+    return folder
+
+
+QUICK = ["--size", "16", "--device", "cpu", "--set", "epochs=1"]
+FIT = ["fit", "prepared", "-o", "new", *QUICK]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "nowhere"], "no readable dataset.json"),
+        (["check", "notjson"], "not JSON"),
+        (["check", "notobject"], "expected a JSON object"),
+        (["check", "nolabels"], "has no labels in labelsTr"),
+        (["check", "badlist"], "training must list every case"),
+        (["prepare", "data", "-o", "file"], "file: File exists"),
+        (["prepare", "data", "-o", "new", "--channel", "7"], "has no volume 7"),
+        ([*FIT, "--net", "resnet"], "expected one of monet"),
+        ([*FIT, "--recipe", "best"], "expected one of paper, strong"),
+        ([*FIT, "--set", "batch=0"], "batch must be at least 1"),
+        ([*FIT, "--set", "schedule=cosine"], "schedule must be plateau or one-cycle"),
+        ([*FIT, "--set", "augmentation.strip_depth=[9]"], "two whole numbers"),
+        ([*FIT, "--set", "augmentation.flip=-1"], "flip must be at least 0"),
+        ([*FIT, "--size", "30"], "divides by 4"),
+        ([*FIT, "--low", "9"], "low must be below high"),
+        ([*FIT, "--device", "gpu"], "device gpu: expected one of cpu"),
+        ([*FIT, "--fold", "3"], "there are 1 splits"),
+        ([*FIT, "--splits", "nowhere.json"], "nowhere.json: cannot be read"),
+        ([*FIT, "--splits", "nothing.json"], "expected a list of splits"),
+        ([*FIT, "--splits", "lists.json"], "expected a list of splits"),
+        ([*FIT, "--splits", "strangers.json"], "such as Smith"),
+        ([*FIT, "--splits", "leak.json"], "case_000 in both parts"),
+        (["fit", "prepared", "-o", "file", *QUICK], "file"),
+        (["fit", "prepared", "-o", "run", *QUICK], "holds a run already"),
+        (["fit", "prepared", "-o", "run", *QUICK, "--seed", "1", "--resume"], "other settings"),
+        (["export", "nowhere", "data", "-o", "m.safetensors"], "cannot be read"),
+        (["export", "unknown", "data", "-o", "m.safetensors"], "config.json: cannot be read"),
+        (["export", "unfinished", "data", "-o", "m.safetensors"], "not finished"),
+        (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
+        (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
+        (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
+        (["evaluate", "data", "data"], "no such model"),
+        (["evaluate", "nowhere.safetensors", "data"], "no such file"),
+        (["evaluate", "nonsense", "data", "--engine", "gpu"], "expected one of runtime, torch"),
+        (["figures", "nonsense", "data", "-o", "new"], "no such model"),
+        (["federated", "data", "data", "-o", "new"], "need different names"),
+        (["federated-server", "nowhere", "-o", "new", "--sites", "2"], "cannot be read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line(place, capsys, words, message):
+    if words[0].startswith("federated"):
+        pytest.importorskip("flwr", reason="the extra federated is not installed")
+    assert call(place, *words) == 2
+    *before, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("monet-train: ")
+    assert message in last
+    assert all(line.startswith(("training ", "preparing ")) for line in before)
+
+
+def test_two_scans_can_be_trained_on_and_exported(place):
+    """Too few for a fingerprint, which is left out then."""
+    assert call(place, "export", "run", "data", "-o", "two.safetensors") == 0
+    assert weights.load(place / "two.safetensors").fingerprint is None
