@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import machine, measure, network, paper, paper_page, peers, tables
+from . import chart, machine, measure, network, paper, paper_page, peers, tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -46,6 +46,7 @@ def run(
         found = machine.describe()
         record(results / f"{name}-{isa}.json", found, steps[name](), isa=isa)
     (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
+    chart.draw(load(results), HERE / "speed.svg")
 
 
 @app.command("paper")

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import __main__ as command
-from benchmarks import layers, machine, measure, ncnn_model, paper_page, peers, tables
+from benchmarks import chart, layers, machine, measure, ncnn_model, paper_page, peers, tables
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
 from monet_edge.spec import fold, infer_shapes
 
@@ -131,3 +131,14 @@ def test_ncnn_blobs_are_read_once():
         _, _, inputs, _, *names = line.split()
         read += names[: int(inputs)]
     assert len(read) == len(set(read))
+
+
+def test_the_chart_says_what_was_recorded(tmp_path):
+    def texts(path):
+        return re.findall(r">([^<>]+)</text>", path.read_text(encoding="utf-8"))
+
+    found = command.load(command.RESULTS)
+    chart.draw(found, tmp_path / "speed.svg")
+    assert texts(command.HERE / "speed.svg") == texts(tmp_path / "speed.svg")
+    ours = next(row for row in found["network-native"]["rows"] if row["runner"] == "monet-edge")
+    assert f"{1e3 * ours['median']:.0f} ms" in texts(tmp_path / "speed.svg")
