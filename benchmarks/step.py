@@ -13,7 +13,7 @@ from trainer.data import build
 from trainer.prepare import Prepared
 from trainer.state import new_state
 from trainer.step import Step
-from trainer.train import set_up_torch
+from trainer.train import choose_device, set_up_torch
 
 
 def seconds(settings: Settings, prepared: Prepared, names: list[str], steps: int, device: str | None = None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def seconds(settings: Settings, prepared: Prepared, names: list[str], steps: int
     dict
         ``network``, ``seconds`` (the median), ``min``, ``steps``, ``batch``, ``compiled``.
     """
-    place = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    place = choose_device(device or "")
     warm = max(1, steps // 3)
     set_up_torch(settings, place)
     torch.compiler.reset()  # what was compiled for another network counts against the limit of recompilations

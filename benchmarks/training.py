@@ -100,27 +100,37 @@ def make_task(
     return Task(settings, prepared, read_splits(splits)[0], external, folder)
 
 
-def train(task: Task, deadline: float, device: str | None = None) -> None:
+def train(task: Task, deadline: float, checkpoint_every: int = 1, device: str | None = None) -> None:
     """Train until the recipe stops or the clock does; a run that is there goes on.
 
     Parameters
     ----------
     task : Task
     deadline : float
-        Of `time.monotonic`; looked at after every epoch.
+        Of `time.monotonic`; looked at after every epoch that is kept.
+    checkpoint_every : int
     device : str, optional
     """
 
     def log(row: Mapping[str, float]) -> None:
         print(f"{task.name}: " + ", ".join(f"{key} {value:.5g}" for key, value in row.items()), flush=True)
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and (row["epoch"] + 1) % checkpoint_every == 0:
             raise OutOfTime
 
     if is_done(task):
         return
     resume = (task.run / "config.json").exists()
     try:
-        fit(task.settings, task.prepared, task.split, task.run, resume=resume, device=device, log=log)
+        fit(
+            task.settings,
+            task.prepared,
+            task.split,
+            task.run,
+            resume=resume,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            log=log,
+        )
     except OutOfTime:
         print(f"{task.name}: stopped by the clock; the same command goes on with it", flush=True)
 

@@ -73,6 +73,13 @@ def test_an_unfinished_training_is_scored_only_if_asked(data, tmp_path):
     assert json.loads((tmp_path / "paper-monet-phantom.json").read_text())["epochs"] == 1
 
 
+def test_the_clock_stops_at_an_epoch_that_is_kept(data, tmp_path):
+    assert "epoch 1" in call(data, tmp_path, "--minutes", "0.0001", "--checkpoint-every", "2")
+    said = call(data, tmp_path, "--checkpoint-every", "2")
+    assert "epoch 1" not in said
+    assert "NOT CONVERGED after 3 epochs" in said  # the last one is kept whatever its number
+
+
 def test_scores_are_those_of_evaluate_and_the_mask_is_the_users(data, trained):
     found = json.loads((trained[0] / "paper-monet-phantom.json").read_text())
     model = make_model(weights.load(trained[0] / "paper-monet-phantom.safetensors"), threads=1)
