@@ -15,6 +15,7 @@ from .files import atomic_write
 from .jobs import Job, Options, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
 from .report import page, preview, record
+from .report.slices import Finding, window
 from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
 from .volume import Scan, write
 from .weights import DEFAULT
@@ -117,7 +118,11 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
     lap("write")
     labels = measure(scan, mask, names)
     lap("measure")
-    _show(job, model, options, scan, mask, labels, warnings, preview.window(model.weights.preprocess, result.statistics))
+    if job.preview is not None or job.report is not None:
+        weights = model.weights
+        title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
+        limits = window(weights.preprocess, result.statistics)
+        _show(job, model, Finding(scan, mask, labels, limits, weights.preprocess.slicing, title, warnings), options.overwrite)
     lap("show")
     return Outcome(job, labels, warnings, times)
 
@@ -133,28 +138,17 @@ def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarr
     return mask, (*result.warnings, f"the mask is empty: every piece was smaller than {options.min_volume:g} ml")
 
 
-def _show(
-    job: Job,
-    model: Model,
-    options: Options,
-    scan: Scan,
-    mask: np.ndarray,
-    labels: tuple[LabelStatistics, ...],
-    warnings: tuple[str, ...],
-    limits: tuple[float, float],
-) -> None:
+def _show(job: Job, model: Model, finding: Finding, overwrite: bool) -> None:
     """The picture and the page, where asked for."""
-    weights = model.weights
-    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
-    slicing = weights.preprocess.slicing
     if job.preview is not None:
-        preview.save(job.preview, preview.draw(scan, mask, labels, limits, title, warnings, slicing), overwrite=options.overwrite)
+        preview.save(job.preview, preview.draw(finding), overwrite=overwrite)
     if job.report is not None:
+        scan, weights = finding.scan, model.weights
         size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
         facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
         about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
-        text = page.build(scan, mask, labels, limits, slicing, title, facts, warnings, about, page.model_card(weights))
-        with atomic_write(job.report, overwrite=options.overwrite) as file:
+        text = page.build(finding, facts, about, page.model_card(weights))
+        with atomic_write(job.report, overwrite=overwrite) as file:
             file.write(text.encode())
 
 

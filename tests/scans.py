@@ -16,6 +16,12 @@ def reoriented(array, affine, orientation):
     return nibabel.apply_orientation(array, orientation), affine @ inv_ornt_aff(orientation, array.shape)
 
 
+def ball(shape):
+    """A mask (X, Y, Z) uint8 of something round."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    return np.asfortranarray(sum(np.square(axis) for axis in grid) < 0.3).astype(np.uint8)
+
+
 # ---- what is refused, and the words of the refusal ----
 
 RAW = nifti()

@@ -14,27 +14,19 @@ import pytest
 from monet_edge import phantom, volume
 from monet_edge.preprocess import Preprocess
 from monet_edge.preprocess import measure as intensities
-from monet_edge.report import page, preview
+from monet_edge.report import page
+from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
-def build(shape=(24, 64, 48), names=("tumour",), evil="", **changes):
+def build(shape=(24, 64, 48), names=("tumour",), evil=""):
     voxels, truth = phantom.make(1, shape)
     scan = volume.from_image(phantom.to_image(voxels))
     mask = np.asfortranarray(phantom.to_image(truth).dataobj)
-    given = {
-        "labels": measure(scan, mask, names),
-        "limits": (0.0, 800.0),
-        "slicing": "axial",
-        "title": f"phantom {evil}",
-        "facts": f"facts {evil}",
-        "warnings": [f"a warning {evil}"],
-        "model": {"name": f"model {evil}", "data": {"nested": [evil, 1]}},
-        "card": f"# card\n{evil}",
-    } | changes
-    return page.build(scan, mask, **given)
+    finding = Finding(scan, mask, measure(scan, mask, names), (0.0, 800.0), "axial", f"phantom {evil}", [f"a warning {evil}"])
+    return page.build(finding, f"facts {evil}", {"name": f"model {evil}", "data": {"nested": [evil, 1]}}, f"# card\n{evil}")
 
 
 def data_of(text):
@@ -92,7 +84,7 @@ def test_pictures_have_square_pixels_and_a_bound():
     image = nibabel.Nifti1Image(rng.integers(0, 999, (700, 100, 2), dtype=np.int16), np.diag([1, 3, 9, 1]))
     scan = volume.from_image(image)
     mask = np.ones(scan.shape, np.uint8, order="F")
-    text = page.build(scan, mask, measure(scan, mask, ("a",)), (0, 999), "axial", "", "", (), {}, "")
+    text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), (0, 999), "axial", ""), "", {}, "")
     (width, height) = page.pixels(page.cut(scan, mask, "axial"), 700 / page.SIDE)
     assert (width, height) == (512, 219)
     assert len(text) < 1_000_000
@@ -102,7 +94,7 @@ def test_an_empty_mask_and_a_constant_scan():
     image = nibabel.Nifti1Image(np.full((9, 9, 9), 7, np.int16), np.eye(4))
     scan = volume.from_image(image)
     mask = np.zeros(scan.shape, np.uint8, order="F")
-    text = page.build(scan, mask, measure(scan, mask, ("a",)), (7.0, 7.0), "axial", "t", "f", (), {}, "")
+    text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), (7.0, 7.0), "axial", "t"), "f", {}, "")
     assert all(one["outline"] is None for one in data_of(text)["slices"])
 
 
@@ -110,10 +102,10 @@ def test_intensities_that_lie_further_apart_than_floats_go():
     image = nibabel.Nifti1Image(np.linspace(0, 1.3e308, 729).reshape(9, 9, 9), np.eye(4))
     scan = volume.from_image(image)
     with np.errstate(all="ignore"):
-        limits = preview.window(Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",)), intensities(scan.voxels))
+        limits = window(Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",)), intensities(scan.voxels))
     mask = np.ones(scan.shape, np.uint8, order="F")
     with np.errstate(all="ignore"):
-        text = page.build(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t", "f", (), {}, "")
+        text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t"), "f", {}, "")
     assert len(data_of(text)["slices"]) == 9
 
 

@@ -20,10 +20,9 @@ import numpy as np
 from PIL import Image
 
 from .. import DISCLAIMER, __version__
-from ..volume import Scan
 from ..volume.labels import colour, printable
 from ..weights import Weights, shipped
-from .preview import Plane, cut, grey, outlines, pixels
+from .slices import Finding, Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics, describe
 
 SIDE = 512  # pixels of a slice's longest side, at most
@@ -31,57 +30,39 @@ SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 
 QUALITY = 88  # JPEG: at 12 KB a slice of 256x256 no grain shows within a tenth of the window
 
 
-def build(
-    scan: Scan,
-    mask: np.ndarray,
-    labels: Sequence[LabelStatistics],
-    limits: tuple[float, float],
-    slicing: str,
-    title: str,
-    facts: str,
-    warnings: Sequence[str],
-    model: Mapping[str, Any],
-    card: str,
-) -> str:
+def build(finding: Finding, facts: str, model: Mapping[str, Any], card: str) -> str:
     """The page's text.
 
     Parameters
     ----------
-    scan : Scan
-    mask : (X, Y, Z) uint8
-    labels : sequence of LabelStatistics
-    limits : (low, high)
-        The window at first.
-    slicing : str
-        Which way the slices are cut.
-    title, facts : str
-        The two lines at the top.
-    warnings : sequence of str
+    finding : Finding
+        Its limits are the window at first; its slicing is how the slices are cut.
+    facts : str
+        The line below the title.
     model : dict
         What is known of the model, shown as a table; nested values as JSON.
     card : str
         The model's card, shown as it is; may be empty.
     """
-    plane = cut(scan, mask, slicing)
+    plane = cut(finding.scan, finding.mask, finding.slicing)
     style, script = _source("page.css"), _source("page.js")
-    known = bool(scan.header["sform_code"] or scan.header["qform_code"])
-    letters = {edge: letter + ("" if known else "?") for edge, letter in plane.letters.items()}
+    letters = {edge: letter + ("" if finding.oriented else "?") for edge, letter in plane.letters.items()}
     return Template(_source("page.html")).substitute(
         style=style,
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
-        title=_text(title),
+        title=_text(finding.title),
         facts=_text(facts),
         **letters,
         profile=_profile(plane),
-        legend=_legend(labels),
-        warnings="".join(f'<p class="warning">{_text(warning)}</p>' for warning in warnings),
-        statistics=_statistics(labels),
+        legend=_legend(finding.labels),
+        warnings="".join(f'<p class="warning">{_text(warning)}</p>' for warning in finding.warnings),
+        statistics=_statistics(finding.labels),
         model=_table({key: value for key, value in model.items() if value}) + _card(card),
         disclaimer=DISCLAIMER,
         version=__version__,
-        data=json.dumps(_data(plane, scan, limits), separators=(",", ":"), allow_nan=False),  # numbers and base64, no text
+        data=json.dumps(_data(plane, finding), separators=(",", ":"), allow_nan=False),  # numbers and base64, no text
     )
 
 
@@ -111,22 +92,22 @@ def _kept(plane: Plane) -> range:
     return range(0, len(plane.voxels), -(-len(plane.voxels) // SLICES))
 
 
-def _data(plane: Plane, scan: Scan, limits: tuple[float, float]) -> dict[str, Any]:
+def _data(plane: Plane, finding: Finding) -> dict[str, Any]:
     """What the script needs: pictures of twice the window's width around it, so that the window can be moved."""
-    low, high = limits
+    low, high = finding.limits
     shown = (low - (high - low) / 2, high + (high - low) / 2) if high > low else (low, low + 1)
     size = pixels(plane, max(min(plane.spacing[1:]), max(plane.extent) / SIDE))
     kept = _kept(plane)
     largest = plane.largest(1)[0] // kept.step
     slices = [
         {
-            "image": _uri(grey(plane.voxels[z], scan, shown, size), "JPEG", quality=QUALITY),
+            "image": _uri(grey(plane.voxels[z], finding.scan, shown, size), "JPEG", quality=QUALITY),
             "outline": _outline(plane.mask[z], size),
             "number": plane.number(z),
         }
         for z in kept
     ]
-    window = limits if high > low else shown
+    window = finding.limits if high > low else shown
     return {"slices": slices, "count": len(plane.voxels), "largest": largest, "low": shown[0], "high": shown[1], "window": window}
 
 
