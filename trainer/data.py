@@ -14,8 +14,8 @@ from torch import Tensor
 from monet_edge.preprocess import Preprocess, normalise, resize
 
 from .config import DEPTHS
-from .dataset import Case
-from .prepare import Prepared, oriented
+from .dataset import Case, oriented
+from .prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: 
     device : torch device
     strip : bool
         Whether ``depths`` and ``strips`` are needed; they are zeros otherwise.
+
+    Raises
+    ------
+    DatasetError
+        If the file of a case is not intact.
     """
 
     def one(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from monet_edge import volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.preprocess import SLICINGS, Statistics, measure
 
-AXES = SLICINGS["axial"]  # the order in which cases are kept; `preprocess` turns it for other slicings
+AXES = SLICINGS["axial"]  # the order in which cases are kept; `oriented` turns it for other slicings
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,13 @@ def _labels(folder: Path, labels: Any) -> tuple[str, ...]:
 def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     """Read and check one case.
 
+    Parameters
+    ----------
+    dataset : Dataset
+    name : str
+    channel : int
+        Which volume of a scan with several.
+
     Raises
     ------
     ScanError
@@ -195,8 +202,33 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     return Case(name, image, label.astype(np.uint8), scan.slope, scan.inter, spacing, measure(image, scan.slope, scan.inter))
 
 
+def oriented(case: Case, slicing: str) -> Case:
+    """A case cut another way: a view, nothing is interpolated.
+
+    Parameters
+    ----------
+    case : Case
+    slicing : {"axial", "coronal", "sagittal"}
+    """
+    turn = axial_affine(case.spacing), SLICINGS[slicing]
+    image, orientation = volume.to_canonical(case.image.T, *turn)
+    label, _ = volume.to_canonical(case.label.T, *turn)
+    return replace(case, image=image, label=label, spacing=tuple(case.spacing[::-1][axis] for axis in orientation.axes))
+
+
+def axial_affine(spacing: Sequence[float]) -> np.ndarray:
+    """Voxel (W, H, Z) to world (right, anterior, superior) of a volume (Z, H, W) in the order `AXES`, without its origin: (4, 4)."""
+    return np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
+
+
 def check(dataset: Dataset, channel: int = 0) -> Iterator[tuple[str, str, str]]:
-    """Open every case and say what is wrong: (case, "error" or "warning" or "ok", message)."""
+    """Open every case and say what is wrong with it.
+
+    Yields
+    ------
+    name, severity, message : str
+        The severity is "error", "warning" or "ok".
+    """
     for name in dataset.pairs:
         try:
             case = load(dataset, name, channel)

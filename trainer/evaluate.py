@@ -23,7 +23,7 @@ from monet_edge.model import Model
 from monet_edge.spec import Spec
 from monet_edge.weights import Weights
 
-from .dataset import Case, Dataset, institution, load
+from .dataset import Case, Dataset, axial_affine, institution, load
 from .network import Network
 
 Report = Callable[[int], None] | None
@@ -87,7 +87,16 @@ class TorchEngine:
 
 
 def make_model(weights: Weights, engine: str = "runtime", threads: int | None = None) -> Model:
-    """A model that runs on the runtime's kernels or on PyTorch (a GPU if there is one)."""
+    """A model of a weights file, whose probabilities come from one of two engines.
+
+    Parameters
+    ----------
+    weights : Weights
+    engine : {"runtime", "torch"}
+        The runtime's kernels, or PyTorch on a GPU if there is one.
+    threads : int, optional
+        Of the runtime. Default: the cores this process may use.
+    """
     model = Model(weights, threads)
     if engine == "torch":
         model.engine = TorchEngine(weights.spec, weights.tensors, "cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[assignment]
@@ -106,11 +115,18 @@ def evaluate(model: Model, dataset: Dataset, names: Sequence[str], *, flip: bool
         The cases.
     flip : bool
         Average with the mirrored slice.
+    channel : int
+        Which volume of a scan with several.
+
+    Yields
+    ------
+    Score
+        Case by case, label by label.
 
     Raises
     ------
     DatasetError
-        If the labels do not fit, or a case is not fit for use.
+        If there is no such case, the labels do not fit, or a case is not fit for use.
     """
     for name in names:
         yield from score(model, load(dataset, name, channel), dataset.labels, dataset.spacing_known, flip=flip)
@@ -146,8 +162,7 @@ def score(model: Model, case: Case, labels: Sequence[str], spacing_known: bool, 
 
 def _as_scan(case: Case) -> volume.Scan:
     """The case as a scan whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the file."""
-    affine = np.diag([-case.spacing[2], -case.spacing[1], case.spacing[0], 1.0])  # `dataset.AXES`: W to the left, H to the back
-    return volume.Scan(None, case.image.T, case.slope, case.inter, affine, None, ())
+    return volume.Scan(None, case.image.T, case.slope, case.inter, axial_affine(case.spacing), None, ())
 
 
 def compare(name: str, label: str, truth: np.ndarray, predicted: np.ndarray, spacing: Sequence[float] | None) -> Score:

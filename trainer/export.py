@@ -24,10 +24,9 @@ from . import checkpoint
 from .config import DEPTHS, Settings
 from .config_text import read_settings
 from .data import strip
-from .dataset import Case, Dataset, read_splits
+from .dataset import Case, Dataset, oriented, read_splits
 from .dataset import load as load_case
 from .network import Network
-from .prepare import oriented
 from .state import training_spec
 
 
@@ -162,7 +161,10 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
 
 def _revision() -> str:
     """The commit that this runs from, where it runs from a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
+        return ""
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

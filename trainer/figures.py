@@ -16,11 +16,10 @@ from monet_edge.preprocess import network_input, to_mask
 from monet_edge.weights import Weights, load
 
 from .data import labels_of
-from .dataset import Case, read
+from .dataset import Case, oriented, read
 from .dataset import load as load_case
 from .evaluate import Score, evaluate, make_model
 from .network import Network
-from .prepare import oriented
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

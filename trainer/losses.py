@@ -17,6 +17,13 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """One minus the soft Dice coefficient over the whole batch, mean over the foreground classes.
 
+    Parameters
+    ----------
+    probability, target : (N, C, H, W) float
+        The target one-hot, see `one_hot`.
+    smooth : float
+        Added above and below the fraction, so that an empty batch has a loss and a gradient.
+
     Notes
     -----
     The paper's loss: "the Dice coefficient", smooth = 1 in both numerator and denominator in the authors' code.
@@ -28,13 +35,13 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tenso
 
 
 def cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of a pixel, binary for one class."""
+    """Mean cross-entropy of a pixel, binary for one class; arguments as for `dice_loss`."""
     if probability.shape[1] == 1:
         return F.binary_cross_entropy(probability, target)
     return -(target * probability.clamp_min(1e-7).log()).sum(1).mean()
 
 
 def loss(probability: Tensor, target: Tensor, entropy_weight: float) -> Tensor:
-    """The Dice loss, plus the cross-entropy where a recipe asks for it."""
+    """The Dice loss plus ``entropy_weight`` times the cross-entropy; arguments as for `dice_loss`."""
     dice = dice_loss(probability, target)
     return dice + entropy_weight * cross_entropy(probability, target) if entropy_weight else dice

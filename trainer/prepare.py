@@ -13,7 +13,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -183,13 +183,3 @@ def _get(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.
 
 def _slices_a_picture(ranks: np.ndarray) -> int:
     return max(1, MAX_ROWS // (ranks.shape[1] * ranks.itemsize))
-
-
-def oriented(case: Case, slicing: str) -> Case:
-    """The case cut another way: a view, nothing is interpolated."""
-    source, target = (_dataset.SLICINGS[name] for name in ("axial", slicing))
-    worlds = ["LRPAIS".index(code) // 2 for code in source]
-    axes = [worlds.index("LRPAIS".index(code) // 2) for code in target]
-    turn = tuple(slice(None, None, 1 if code in source else -1) for code in target)
-    image, label = (array.transpose(axes)[turn] for array in (case.image, case.label))
-    return replace(case, image=image, label=label, spacing=tuple(case.spacing[axis] for axis in axes))

@@ -22,7 +22,19 @@ from .state import State
 
 
 class Step:
-    """One epoch of steps; holds what compiles."""
+    """Takes a state through epochs, step by step; holds what torch.compile made.
+
+    Parameters
+    ----------
+    settings : Settings
+    state : State
+        Changed by every step.
+    training : Slices
+    world : int
+        Number of processes; with more than one, gradients are averaged over all.
+    compiled : bool
+        Whether to use torch.compile: on a GPU it pays.
+    """
 
     def __init__(self, settings: Settings, state: State, training: Slices, world: int, compiled: bool) -> None:
         self.settings, self.state, self.training = settings, state, training
@@ -46,7 +58,7 @@ class Step:
         return augment(images, labels, data.depths[index], data.strips[data.cases[index]], settings, (record.low, record.high))
 
     def epoch(self, epoch: int, rank: int, world: int) -> float:
-        """Train on every slice once; returns the mean training loss."""
+        """Train on every slice once, as process ``rank`` of ``world``; returns the mean training loss of all."""
         settings, state = self.settings, self.state
         recipe, place = settings.recipe, self.training.images.device
         order = _order(len(self.training.images), recipe.batch, world, settings.seed, epoch)[rank]

@@ -15,7 +15,19 @@ from .network import Network
 def validate(network: Network, data: Slices, batch: int = 64) -> dict[str, float]:
     """Soft Dice loss over all slices, and the mean Dice over patients, at the network's size.
 
-    A patient without a label, found in truth and prediction alike, counts as 1, missed or invented as 0.
+    Parameters
+    ----------
+    network : Network
+        Left in evaluation mode.
+    data : Slices
+    batch : int
+        Slices at a time.
+
+    Returns
+    -------
+    dict of str to float
+        ``val_loss``, and ``val_dice_1``, ``val_dice_2``, ... by label. A patient in whom neither truth nor prediction has a
+        label counts as 1, one in whom it is missed or invented as 0.
     """
     network.eval()
     classes = network.spec.classes

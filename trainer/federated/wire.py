@@ -21,6 +21,7 @@ from monet_edge.errors import MonetError
 from .compress import Layout, Tensors, decode
 
 MAX_NAME = 64  # characters of a site's name
+MAX_METRICS = 300  # figures of a reply: a loss, the number of patients, and a Dice for each of at most 255 labels
 
 
 class MessageError(MonetError):
@@ -109,12 +110,9 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
     MessageError
         Saying why it cannot be used.
     """
-    if message.has_error():
-        raise MessageError(f"it reports: {_printable(message.error.reason, 200)}")
-    content = message.content
-    metrics, about = content.get("metrics"), content.get("site")
-    if not isinstance(metrics, MetricRecord) or not isinstance(about, ConfigRecord):
-        raise MessageError("its records of metrics and site are missing")
+    metrics, about = _metrics(message), message.content.get("site")
+    if not isinstance(about, ConfigRecord):
+        raise MessageError("its record of the site is missing")
     examples, loss, name = metrics.get("num-examples"), metrics.get("loss"), about.get("name")
     if type(examples) is not int or not 0 < examples <= most_examples:
         raise MessageError(f"it claims {examples!r:.40} slices; expected a whole number from 1 to {most_examples}")
@@ -122,12 +120,12 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
         raise MessageError(f"its name is not text of at most {MAX_NAME} printable characters")
-    change = unpack(content, expected)
+    change = unpack(message.content, expected)
     norm = math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in change.values()))
     return Update(name, examples, loss, change, norm)
 
 
-def read_scores(message: Message, most: int = 20) -> dict[str, float]:
+def read_scores(message: Message) -> dict[str, float]:
     """Check a site's reply to an evaluation: finite figures by name, nothing else.
 
     Raises
@@ -135,17 +133,22 @@ def read_scores(message: Message, most: int = 20) -> dict[str, float]:
     MessageError
         Saying why it cannot be used.
     """
-    if message.has_error():
-        raise MessageError(f"it reports: {_printable(message.error.reason, 200)}")
-    metrics = message.content.get("metrics")
-    if not isinstance(metrics, MetricRecord) or len(metrics) > most:
-        raise MessageError("its record of metrics is missing or too long")
     scores = {}
-    for name, value in metrics.items():
+    for name, value in _metrics(message).items():
         if name != _printable(name, MAX_NAME) or not isinstance(value, int | float) or not math.isfinite(value):
             raise MessageError("a metric is not a finite number")
         scores[name] = float(value)
     return scores
+
+
+def _metrics(message: Message) -> MetricRecord:
+    """The figures of a reply that is no error."""
+    if message.has_error():
+        raise MessageError(f"it reports: {_printable(message.error.reason, 200)}")
+    metrics = message.content.get("metrics")
+    if not isinstance(metrics, MetricRecord) or len(metrics) > MAX_METRICS:
+        raise MessageError("its record of metrics is missing or too long")
+    return metrics
 
 
 def size(message: Message) -> int:
