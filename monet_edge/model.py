@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +96,21 @@ class Model:
             If the scan cannot be read or is not a 3-D volume of numbers.
         ResourceError
             If segmenting it would take more memory than there is.
+
+        Warns
+        -----
+        UserWarning
+            Of what `segment_scan` finds doubtful: an empty mask, a scan unlike those of the training.
         """
         if isinstance(image, (str, Path)):
             scan = self.read_scan(Path(image))
         else:
             scan = volume.from_image(image)
             self._demand_memory(scan.shape, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
-        return volume.to_image(self.segment_scan(scan).mask, like=scan, labels=self.weights.preprocess.labels)
+        result = self.segment_scan(scan)
+        for warning in result.warnings:
+            warnings.warn(warning, stacklevel=2)
+        return volume.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
 
     def read_scan(self, path: Path, index: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> volume.Scan:
         """Read a scan, having seen by its header that there is memory to segment it.
@@ -206,12 +215,12 @@ class Model:
             self.engine.map(count, load, store, report)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
-        warnings = scan.warnings + _warnings(statistics, mask)
+        doubts = scan.warnings + _warnings(statistics, mask)
         if flip and not self.weights.saw_flips:
-            warnings += (f"{self.weights.name} was trained without mirrored slices: averaging with them (flip) may do harm",)
+            doubts += (f"{self.weights.name} was trained without mirrored slices: averaging with them (flip) may do harm",)
         if self._is_foreign(voxels, statistics, scan):
-            warnings += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
-        return Segmentation(mask, kept, statistics, warnings)
+            doubts += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
+        return Segmentation(mask, kept, statistics, doubts)
 
     def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: volume.Scan) -> bool:
         usual = self.weights.fingerprint
