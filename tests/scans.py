@@ -9,6 +9,23 @@ from nibabel.orientations import inv_ornt_aff
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64]
 ORIENTATIONS = [np.array(list(zip(axes, flips, strict=True))) for axes in permutations(range(3)) for flips in product((1, -1), repeat=3)]
+SHAPE = (30, 26, 9)  # X, Y, Z of the scan as written
+
+
+def blob(rng, shape=SHAPE):
+    """Voxels (X, Y, Z) of noise inside an ellipsoid."""
+    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    inside = sum(np.square(axis) for axis in grid) < 0.6
+    return (inside * rng.normal(500, 120, shape).clip(60)).astype(np.int16)
+
+
+def image_of(voxels, affine=None, qcode=1, scode=2):
+    """An image of them, by default in left-posterior-superior order."""
+    affine = np.diag([-0.8, -0.9, 3.0, 1.0]) if affine is None else affine
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.set_qform(affine, qcode)
+    image.set_sform(affine, scode)
+    return image
 
 
 def reoriented(array, affine, orientation):

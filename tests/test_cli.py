@@ -11,7 +11,7 @@ import time
 import nibabel
 import numpy as np
 import pytest
-from test_pipeline import SHAPE, blob, image_of
+from scans import SHAPE, blob, image_of
 from typer.testing import CliRunner
 
 import monet_edge

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATA, needs_data
+from scans import SHAPE, blob, image_of
 
 import monet_edge
 from monet_edge import errors, phantom
@@ -15,26 +16,10 @@ from monet_edge.jobs import Options, find_scans, plan_jobs, stem
 from monet_edge.model import Model
 from monet_edge.preprocess import measure
 
-SHAPE = (30, 26, 9)  # X, Y, Z of the scan as written
-
 
 @pytest.fixture(scope="module")
 def model(weights_file):
     return monet_edge.load(weights_file, threads=2)
-
-
-def blob(rng, shape=SHAPE):
-    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    inside = sum(np.square(axis) for axis in grid) < 0.6
-    return (inside * rng.normal(500, 120, shape).clip(60)).astype(np.int16)
-
-
-def image_of(voxels, affine=None, qcode=1, scode=2):
-    affine = np.diag([-0.8, -0.9, 3.0, 1.0]) if affine is None else affine
-    image = nibabel.Nifti1Image(voxels, affine)
-    image.set_qform(affine, qcode)
-    image.set_sform(affine, scode)
-    return image
 
 
 @pytest.fixture
@@ -63,6 +48,11 @@ def test_the_mask_is_on_the_scans_own_grid(tmp_path, rng, model):
     assert mask.dataobj.slope == 1
     assert mask.dataobj.inter == 0
     assert set(np.unique(np.asanyarray(mask.dataobj))) == {0, 1}
+
+
+def test_what_is_doubtful_is_a_warning(model):
+    with pytest.warns(UserWarning, match="the scan holds one intensity only"):
+        model.segment(image_of(np.full(SHAPE, 7, np.int16)))
 
 
 def test_all_48_axis_orders_give_the_same_mask(tmp_path, rng, model):

@@ -7,7 +7,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
-from test_pipeline import blob, image_of
+from scans import blob, image_of
 from typer.testing import CliRunner
 
 import monet_edge

@@ -50,11 +50,6 @@ class Scan:
         """Voxel size along X, Y, Z in mm."""
         return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
 
-    @property
-    def is_ours(self) -> bool:
-        """True for a mask or probability that monet-edge wrote."""
-        return written_by_us(self.header)
-
 
 def written_by_us(header: Any) -> bool:
     """True for the header of a mask or probability that monet-edge wrote."""
