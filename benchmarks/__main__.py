@@ -101,7 +101,7 @@ def training_command(
         task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other)
         if time.monotonic() < deadline:
             training.train(task, deadline, checkpoint_every, device)
-        if training.is_done(task) or unfinished:
+        if training.is_done(task) or (unfinished and training.has_begun(task)):
             typer.echo(training.summary(training.finish(task, training.command_line())))
 
 

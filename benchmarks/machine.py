@@ -118,14 +118,18 @@ def _cpu() -> str:
 
 
 def _revision() -> str:
-    """The commit, and whether the runtime differs from it: the pages that a run writes do not count."""
+    """The commit, and whether the runtime differs from it: the pages that a run writes do not count.
+
+    A copy without git may say it in a file: ``git rev-parse --short HEAD > REVISION``.
+    """
     git = ["git", "-C", str(ROOT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "monet_edge"], capture_output=True, check=False).returncode
-    except OSError:  # a machine without git
-        return "unknown"
-    return f"{commit}{' with changes' if changed else ''}" if commit else "unknown"
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        told = ROOT / "REVISION"
+        return told.read_text().strip() if told.exists() else "unknown"
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "monet_edge"], capture_output=True, check=False).returncode
+    return f"{commit}{' with changes' if changed else ''}"
 
 
 def _version(package: str) -> str | None:

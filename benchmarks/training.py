@@ -140,6 +140,11 @@ def is_done(task: Task) -> bool:
     return (task.run / "final.safetensors").exists()
 
 
+def has_begun(task: Task) -> bool:
+    """Whether an epoch of it was kept."""
+    return checkpoint.newest(task.run) is not None
+
+
 def progress(history: Sequence[Mapping[str, float]], patience: int) -> dict[str, Any]:
     """How far a training came: "report the best and the last epoch".
 
@@ -154,16 +159,9 @@ def progress(history: Sequence[Mapping[str, float]], patience: int) -> dict[str,
 
 
 def best_weights(task: Task) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
-    """Tensors of the epoch with the best validation loss so far, and every epoch's row.
-
-    Raises
-    ------
-    FileNotFoundError
-        If not a single epoch is done.
-    """
+    """Tensors of the epoch with the best validation loss so far, and every epoch's row, of a training that `has_begun`."""
     found = checkpoint.newest(task.run)
-    if found is None:
-        raise FileNotFoundError(f"{task.run}: no epoch was finished yet")
+    assert found is not None
     tensors = {name.removeprefix("best."): tensor.numpy() for name, tensor in found[0].items() if name.startswith("best.")}
     return tensors, found[1]["history"]
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 pytest.importorskip("torch", reason="the extra train is not installed")
 
 from benchmarks import __main__ as command
-from benchmarks import parity, training
+from benchmarks import machine, parity, training
 from monet_edge import phantom, weights
 from monet_edge.model import Model
 from trainer.dataset import read
@@ -142,6 +142,19 @@ def test_steps_are_timed_by_network(data, tmp_path):
         ("unet-16", 2, 4, False),
     ]
     assert all(0 < row["min"] <= row["seconds"] for row in found["rows"])
+
+
+def test_a_copy_without_git_says_its_revision_in_a_file(tmp_path, monkeypatch):
+    assert machine.describe()["revision"] != "told"
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.describe()["revision"] == "unknown"
+    (tmp_path / "REVISION").write_text("told\n")
+    assert machine.describe()["revision"] == "told"
+
+
+def test_what_never_began_is_not_scored(data, tmp_path):
+    assert call(data, tmp_path, "--minutes", "0", "--unfinished") == ""
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_command_is_recorded_without_folders_of_its_machine(monkeypatch):
