@@ -1,4 +1,4 @@
-"""Write a file whole or not at all: a temporary one beside it, flushed to the disk, takes its name at the end."""
+"""Write a file whole or not at all, and never over the input: a temporary one beside it, flushed to the disk, takes its name at the end."""
 
 from __future__ import annotations
 
@@ -57,6 +57,18 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         if claim is not None:
             os.close(claim)
+
+
+def refuse_input(path: Path, scan: Path) -> None:
+    """Refuse to write to what is the scan itself, be it through a link.
+
+    Raises
+    ------
+    OutputError
+        If it is.
+    """
+    if path.exists() and scan.exists() and path.samefile(scan):
+        raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another --output.")
 
 
 def _create(path: Path) -> tuple[Path, int]:

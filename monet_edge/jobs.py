@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OutputError, ScanError
+from .files import refuse_input
 from .volume import ENDINGS, SCANS, is_ours
 
 
@@ -102,7 +103,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     Raises
     ------
     OutputError
-        If two results would have the same name.
+        If two results would have the same name, or what should be a folder is none.
     """
     if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
         return [make_job(scans[0], output, options)]
@@ -130,7 +131,13 @@ def _make_folder(folder: Path, endings: tuple[str, ...], count: int, option: str
 
 
 def make_job(scan: Path, output: Path | None, options: Options) -> Job:
-    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for."""
+    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
+
+    Raises
+    ------
+    OutputError
+        If ``output`` is not the name of a NIfTI file.
+    """
     mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
     if not mask.name.endswith(ENDINGS):
         raise OutputError(f"{mask}: a mask is written as .nii.gz or .nii. Choose such a name for --output.")
@@ -177,8 +184,7 @@ def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool) -> None:
     """
     if path.exists():
         for scan in scans:
-            if scan.exists() and path.samefile(scan):
-                raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another --output.")
+            refuse_input(path, scan)
         if path.is_dir():
             raise OutputError(f"{path} is a folder. Choose another --output.")
         if not overwrite:

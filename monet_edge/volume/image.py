@@ -24,7 +24,9 @@ def from_image(image: Any) -> Scan:
     Raises
     ------
     ScanError
-        If it is not one volume of real numbers on a usable grid.
+        If it is not one volume of real numbers on a usable grid, or its file has changed or is damaged.
+    ResourceError
+        If the volume does not fit into memory.
     """
     if len(image.shape) < 2 or min(image.shape) < 1 or max(image.shape[3:], default=1) > 1:
         raise ScanError(f"an image of shape {image.shape}; expected one 3-D volume")

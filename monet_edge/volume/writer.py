@@ -14,7 +14,7 @@ from nibabel.nifti2 import Nifti2Header
 
 from .. import __version__
 from ..errors import OutputError
-from ..files import atomic_write
+from ..files import atomic_write, refuse_input
 from .labels import extension
 from .scan import ENDINGS, OURS, Scan
 
@@ -43,12 +43,14 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     ------
     OutputError
         If it exists, is the scan itself, or the disk refuses.
+    ValueError
+        If the array is of another shape or dtype.
     """
     path = Path(path)
     if not path.name.endswith(ENDINGS):
         raise OutputError(f"{path}: a result is written as .nii.gz or .nii. Choose such a name for --output.")
-    if like.path and path.exists() and like.path.exists() and path.samefile(like.path):
-        raise OutputError(f"{path} is the input itself{' (through a link)' if path != like.path else ''}. Choose another --output.")
+    if like.path:
+        refuse_input(path, like.path)
     header = result_header(array, like, labels)
     # Level 1: a mask of 512x512x300 takes 0.3 s; level 6 saves nothing worth waiting for. zlib writes no name and no time.
     deflate = zlib.compressobj(1, wbits=31) if path.name.endswith(".gz") else None
@@ -68,6 +70,7 @@ def _pieces(header: Any, array: np.ndarray) -> Iterator[bytes]:
 
 
 def result_header(array: np.ndarray, like: Scan, labels: Sequence[str]) -> Any:
+    """The header of a result: a new one, with the scan's geometry and nothing else of it."""
     if array.shape[:3] != like.shape or array.dtype.name not in _KINDS:
         raise ValueError(f"expected a uint8 mask or float32 probabilities of {like.shape}, found {array.dtype} {array.shape}")
     kind = _KINDS[array.dtype.name]
