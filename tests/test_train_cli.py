@@ -108,5 +108,10 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
 
 def test_two_scans_can_be_trained_on_and_exported(place):
     """Too few for a fingerprint, which is left out then."""
-    assert call(place, "export", "run", "data", "-o", "two.safetensors") == 0
-    assert weights.load(place / "two.safetensors").fingerprint is None
+    assert call(place, "export", "run", "data", "-o", "two.safetensors", "--also", "other", "--note", "Hardly trained.") == 0
+    found = weights.load(place / "two.safetensors")
+    assert found.fingerprint is None
+    assert list(found.provenance["metrics"]) == ["phantom, validation", "phantom"]
+    text = (place / "two.md").read_text()
+    assert found.sha256 in text
+    assert "- Hardly trained.\n" in text

@@ -89,9 +89,10 @@ def fit(
 
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
+    chosen = override(RECIPES[recipe], changes or [])
     ready = options.prepared(dataset, output / "prepared", channel, quiet)
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
-    settings = Settings(ready.name, net, record, merge is not None, override(RECIPES[recipe], changes or []), seed, deterministic)
+    settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
     _fit(settings, ready, _choose_split(ready, splits, folds, fold), output, resume, device, quiet)
 
 
@@ -132,6 +133,7 @@ def evaluate(
         print(f"{label}: Dice {dice['mean']:.3f} ± {dice['sd']:.3f} (SE {dice['se']:.3f}), median {dice['median']:.3f}, n {dice['n']}")
         distances = ", ".join(f"{key} {row[key]['mean']:.1f} {row['unit']}" for key in ("hausdorff95", "hausdorff"))
         print(f"  {distances}; {', '.join(f'{count} {status}' for status, count in row['status'].items())}")
+    print(DISCLAIMER)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "scores.csv").write_text(to_csv(scores))
@@ -149,23 +151,11 @@ def export(
     channel: ChannelOption = 0,
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
-    from .card import card
-    from .dataset import read, read_splits
-    from .evaluate import evaluate as evaluate_model
-    from .evaluate import make_model, summarise
-    from .export import add_scores
-    from .export import export as export_weights
+    from .dataset import read
+    from .export import release
 
-    found = read(dataset, channel)
-    weights = export_weights(run, found, output, command, channel)
-    model = make_model(weights)
-    names = read_splits(run / "splits.json")[0]["val"]
-    summaries = {f"{found.name}, validation": summarise(list(evaluate_model(model, found, names, channel=channel)))}
-    for folder in also or []:
-        other = read(folder, channel)
-        summaries[other.name] = summarise(list(evaluate_model(model, other, list(other.pairs), channel=channel)))
-    weights = add_scores(output, weights, summaries)
-    output.with_suffix(".md").write_text(card(weights, summaries, note or [], f"monet-train evaluate {weights.name} {found.name}"))
+    found, others = read(dataset, channel), [read(folder, channel) for folder in also or []]
+    weights = release(run, found, output, others, note or [], command, channel)
     print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 
 

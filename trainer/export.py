@@ -1,14 +1,13 @@
-"""From a trained network to the portable weights file: BatchNorm folded in float64, the result held to PyTorch's output."""
+"""From a trained network to the portable weights file: BatchNorm folded in float64, held to PyTorch's output, measured, described."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,13 @@ from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
+from .card import card
 from .config import DEPTHS, Settings
 from .config_text import read_settings
 from .data import strip
 from .dataset import Case, Dataset, oriented, read_splits
 from .dataset import load as load_case
+from .evaluate import evaluate, make_model, summarise
 from .network import Network
 from .state import training_spec
 
@@ -135,12 +136,48 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     return weights
 
 
-def add_scores(output: Path, weights: Weights, summaries: Mapping[str, Mapping[str, Any]]) -> Weights:
-    """Write what was measured into a weights file, the first summary's Dice in short; returns it as loaded again."""
+def release(
+    run: Path,
+    dataset: Dataset,
+    output: Path,
+    others: Sequence[Dataset] = (),
+    notes: Sequence[str] = (),
+    command: str = "",
+    channel: int = 0,
+) -> Weights:
+    """Export a run, measure it through the runtime, and write its card beside the file.
+
+    Parameters
+    ----------
+    run, dataset, output, command, channel
+        As for `export`; measured on the validation part of ``dataset``.
+    others : sequence of Dataset
+        Also measured on, all of each.
+    notes : sequence of str
+        What a reader of the card must know.
+
+    Returns
+    -------
+    Weights
+        With what was measured in their provenance, as loaded again from ``output``.
+
+    Raises
+    ------
+    MonetError
+        As `export`, and if a case is not fit for use.
+    """
+    weights = export(run, dataset, output, command, channel)
+    model, held = make_model(weights), read_splits(run / "splits.json")[0]["val"]
+    measured = [(f"{dataset.name}, validation", dataset, held), *((other.name, other, list(other.pairs)) for other in others)]
+    summaries = {heading: summarise(list(evaluate(model, found, names, channel=channel))) for heading, found, names in measured}
+    # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     provenance = {**weights.provenance, "dice": dice, "metrics": summaries}
     save(output, weights.spec, weights.tensors, weights.preprocess, provenance, weights.fingerprint)
-    return load(output)
+    weights = load(output)
+    with atomic_write(output.with_suffix(".md"), overwrite=True) as file:
+        file.write(card(weights, summaries, notes, f"monet-train evaluate {weights.name} {dataset.name}").encode())
+    return weights
 
 
 def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint:
