@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,21 @@ assert callable(first) and monet_edge.segment is first and callable(monet_edge.l
 print("same")
 """
     assert run(code) == "same\n"
+
+
+def test_every_room_travels_in_the_wheel():
+    """Packages and the files beside them are listed by hand: the top-level folder weights/ is one of them under another name."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {
+        ".".join(path.parent.relative_to(ROOT).parts): path.parent
+        for top in ("monet_edge", "trainer")
+        for path in ROOT.glob(f"{top}/**/__init__.py")
+    }
+    assert set(setup["packages"]) == {*rooms, "monet_edge.shipped"}
+    for room, folder in rooms.items():
+        beside = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py" and path.name[0] != "."}
+        listed = {path.name for pattern in setup["package-data"].get(room, []) for path in folder.glob(pattern)}
+        assert beside == listed, room
 
 
 def test_no_file_names_this_machine():
