@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,11 +14,13 @@ from . import postprocess
 from .files import atomic_write
 from .jobs import Job, Options, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
-from .report import page, preview, record
-from .report.slices import Finding, window
+from .report import record
 from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
 from .volume import Scan, write
 from .weights import DEFAULT
+
+if TYPE_CHECKING:
+    from .report.slices import Finding
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
     labels = measure(scan, mask, names)
     lap("measure")
     if job.preview is not None or job.report is not None:
+        from .report.slices import Finding, window  # here, with pillow: a tenth of all that is imported
+
         weights = model.weights
         title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
         limits = window(weights.preprocess, result.statistics)
@@ -140,6 +144,8 @@ def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarr
 
 def _show(job: Job, model: Model, finding: Finding, overwrite: bool) -> None:
     """The picture and the page, where asked for."""
+    from .report import page, preview
+
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=overwrite)
     if job.report is not None:

@@ -108,6 +108,10 @@ def test_the_command_starts_with_python():
     assert run(code) == "['monet_edge', 'monet_edge.__main__']\n"
 
 
+def test_pillow_is_for_pictures_only():
+    assert run("import sys, monet_edge.pipeline; print('PIL' in sys.modules)") == "False\n"
+
+
 def test_the_runtime_needs_no_torch():
     code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'trainer') if m in sys.modules])"
     assert run(code) == "[]\n"
