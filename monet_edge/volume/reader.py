@@ -1,5 +1,7 @@
-"""Read a scan, believing nothing: the header is checked against the file and the memory before the volume is allocated, and
-the gzip stream is read to its end, checksum included.
+"""Read a scan, believing nothing that its header says.
+
+It is checked against the file and the memory before the volume is allocated, and a gzip stream is read to its end, checksum
+included.
 """
 
 from __future__ import annotations
