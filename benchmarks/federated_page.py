@@ -118,7 +118,7 @@ def _traffic(traffic: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str
             rows.append([title, name, f"{both['down']:,}", f"{both['up']:,}", f"{sum(both.values()) / plain:.2f}"])
     note = (
         "Bytes of the messages' records as Flower's own size mods count them: the network and the settings down, the update up; names and "
-        "headers included. The wire adds gRPC's framing and heartbeats."
+        "headers included, held by a test to what the apps exchange. The wire adds gRPC's framing and heartbeats."
     )
     return [tables.table(["network", "arrays", "to a site", "from it", "of float32's"], rows), note]
 
