@@ -1,7 +1,10 @@
 """What a user of monet-train may do wrong is one clear line and exit status 2, never a traceback."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from synthetic import write_dataset
@@ -49,6 +52,7 @@ def place(tmp_path_factory, small):
     return folder
 
 
+ROOT = str(Path(__file__).parents[1])
 QUICK = ["--size", "16", "--device", "cpu", "--set", "epochs=1"]
 FIT = ["fit", "prepared", "-o", "new", *QUICK]
 
@@ -92,6 +96,14 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["evaluate", "nonsense", "data", "--engine", "gpu"], "expected one of runtime, torch"),
         (["figures", "nonsense", "data", "-o", "new"], "no such model"),
         (["federated", "data", "data", "-o", "new"], "need different names"),
+        (["federated", "data", "nowhere", "-o", "new"], "no readable dataset.json"),
+        (["federated", "data", "other", "-o", "new", "--compress", "zip"], "compression zip"),
+        (["federated", "data", "other", "-o", "new", "--minimum", "3"], "cannot come from 2 sites"),
+        (["federated", "data", "other", "-o", "new", "--size", "30"], "divides by 4"),
+        (["federated", "data", "other", "-o", "new", "--device", "gpu"], "device gpu"),
+        (["federated", "data", "other", "-o", "new", "--like", "run", "--set", "epochs=2"], "--like"),
+        (["federated-server", "run", "-o", "new", "--sites", "2", "--host", "0.0.0.0"], "other machines"),
+        (["federated-site", "far.example:8000", "prepared", "-o", "new", "--name", "a"], "another machine"),
         (["federated-server", "nowhere", "-o", "new", "--sites", "2"], "cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -104,6 +116,19 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert last.startswith("monet-train: ")
     assert message in last
     assert all(line.startswith(("training ", "preparing ")) for line in before)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "words"),
+    [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
+)
+def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, words):
+    code = f"import sys; sys.modules[{module!r}] = None; from trainer.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=place, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install 'monet-edge[{extra}]'")
 
 
 def test_two_scans_can_be_trained_on_and_exported(place):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .config import Settings
     from .prepare import Prepared
 
+EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
+
 app = make_app("Train, evaluate and export networks for monet-edge.")
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
@@ -200,13 +202,19 @@ def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -
 
 
 def main() -> None:
-    """Entry point of the console script; an error made on purpose, or by the disk, is one line on stderr and exit status 2."""
+    """Entry point of the console script; what a user can mend is one line on stderr and exit status 2."""
     try:
         app()
+        return
     except (MonetError, OSError) as error:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
-        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        message = f"{error.name} is not installed: pip install 'monet-edge[{extra}]'"
+    print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Every setting of a training in frozen dataclasses: saved in the run's config.json and in the exported file's provenance."""
+"""Every setting of a training in frozen dataclasses, and the network that they mean; no torch.
+
+Saved in the run's config.json and in the exported file's provenance.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
 from monet_edge.preprocess import Preprocess
+from monet_edge.spec import Op, Spec, multiple_of
 
 OPTIMISERS, SCHEDULES, KEPT = ("nadam", "adamw"), ("plateau", "one-cycle"), ("best", "last")
 DEPTHS = 64  # a rim that skull stripping removes is less than so many pixels deep
@@ -215,3 +220,23 @@ class Settings:
     recipe: Recipe
     seed: int
     deterministic: bool
+
+
+def training_spec(settings: Settings) -> Spec:
+    """The Spec that a run trains: the architecture for its channels and classes, with the recipe's dropout.
+
+    Raises
+    ------
+    MonetError
+        If the network cannot take slices of that size.
+    """
+    record = settings.preprocess
+    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+    multiple = multiple_of(spec)
+    if record.size % multiple:
+        raise MonetError(f"{settings.net} takes slices whose size divides by {multiple}, found {record.size}. Choose another --size.")
+
+    def adjusted(op: Op) -> Op:
+        return replace(op, attrs={**op.attrs, "dropout": op["dropout"] * settings.recipe.dropout}) if "dropout" in op.attrs else op
+
+    return replace(spec, ops=tuple(adjusted(op) for op in spec.ops))

@@ -21,14 +21,13 @@ from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
 from .card import card
-from .config import DEPTHS, Settings
+from .config import DEPTHS, Settings, training_spec
 from .config_text import read_settings
 from .data import strip
 from .dataset import Case, Dataset, oriented, read_splits
 from .dataset import load as load_case
 from .evaluate import evaluate, make_model, summarise
 from .network import Network
-from .state import training_spec
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

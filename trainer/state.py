@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from monet_edge.architectures import ARCHITECTURES
-from monet_edge.errors import MonetError, OutputError
+from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write
-from monet_edge.spec import Op, Spec, multiple_of
 
 from . import checkpoint
-from .config import Recipe, Settings
+from .config import Recipe, Settings, training_spec
 from .data import Slices
 from .network import BatchNorm, Network
 
@@ -76,26 +74,6 @@ def new_state(settings: Settings, place: torch.device) -> State:
             module.momentum = recipe.momentum
     average, best = copy.deepcopy(network), copy.deepcopy(network)
     return State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
-
-
-def training_spec(settings: Settings) -> Spec:
-    """The Spec that a run trains: the architecture for its channels and classes, with the recipe's dropout.
-
-    Raises
-    ------
-    MonetError
-        If the network cannot take slices of that size.
-    """
-    record = settings.preprocess
-    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
-    multiple = multiple_of(spec)
-    if record.size % multiple:
-        raise MonetError(f"{settings.net} takes slices whose size divides by {multiple}, found {record.size}. Choose another --size.")
-
-    def adjusted(op: Op) -> Op:
-        return replace(op, attrs={**op.attrs, "dropout": op["dropout"] * settings.recipe.dropout}) if "dropout" in op.attrs else op
-
-    return replace(spec, ops=tuple(adjusted(op) for op in spec.ops))
 
 
 def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:

@@ -57,13 +57,15 @@ def federated(
     from .launch import train_here
     from .settings import Federation
 
+    if like and (net, size, changes) != ("monet", 256, None):
+        raise MonetError("--like takes all settings from a run: leave out --net, --size and --set")
     names = [dataset.resolve().name for dataset in datasets]
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
+    count = len(names)
+    federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip)
     sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
     settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
-    count = len(sites)
-    federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip)
     with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
     _tell(model, quiet)

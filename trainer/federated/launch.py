@@ -11,6 +11,7 @@ from monet_edge.errors import MonetError, OutputError
 
 from ..config import Settings
 from ..prepare import Prepared
+from ..train import choose_device
 from . import run
 from .rounds import MODEL, ROUNDS
 from .settings import Federation, for_sites, to_run_config
@@ -54,8 +55,9 @@ def train_here(
     Raises
     ------
     MonetError
-        If the training fails; all processes are gone then, too.
+        If there is no such device, or the training fails; all processes are gone then, too.
     """
+    choose_device(device)
     home = output.resolve() / "flower"
     port = run.free_port()
     commands = [run.superlink_command("127.0.0.1", port, None)]
@@ -113,6 +115,7 @@ def join(
         If the server is another machine and the certificate or the key is missing, or there was no connection for ``wait``
         seconds.
     """
+    choose_device(device)
     home = folder.resolve()
     node = node_config(name, prepared.folder, home / "memory.safetensors", device)
     command = run.supernode_command(address, node, run.free_port(), authority, key)

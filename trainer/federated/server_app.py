@@ -13,12 +13,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from monet_edge import DISCLAIMER, __version__, weights
-from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
 from monet_edge.files import atomic_write
 from monet_edge.spec import fold
 
-from ..config import Settings
+from ..config import Settings, training_spec
 from ..export import fold_tensors
 from .rounds import ERROR, MODEL, Run, federate
 from .settings import Federation, from_run_config
@@ -45,9 +44,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def export(path: Path, federation: Federation, settings: Settings, run: Run) -> None:
     """Write the network like any other; its provenance names sites and rounds."""
-    record = settings.preprocess
-    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
-    weights.save(path, fold(spec), fold_tensors(spec, run.tensors), record, provenance(federation, settings, run))
+    spec = training_spec(settings)
+    weights.save(path, fold(spec), fold_tensors(spec, run.tensors), settings.preprocess, provenance(federation, settings, run))
 
 
 def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str, Any]:

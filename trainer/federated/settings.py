@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from monet_edge import spec
-from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
 
-from ..config import Settings
+from ..config import Settings, training_spec
 from ..config_text import changed, from_json, to_json
 
 COMPRESSIONS = ("none", "float16", "int8")
@@ -81,8 +80,9 @@ def for_sites(settings: Settings, federation: Federation) -> Settings:
     Raises
     ------
     MonetError
-        If the recipe lowers its rate by a validation loss, which no site has for all.
+        If the recipe lowers its rate by a validation loss, which no site has for all, or there is no such network.
     """
+    training_spec(settings)
     if settings.recipe.schedule != "one-cycle":
         raise MonetError(f"recipe {settings.recipe.name} waits for a plateau of a validation loss that no site knows; use strong")
     # the server averages networks; a site's average over the last 1000 steps would lag a round behind
@@ -115,5 +115,4 @@ def tensor_shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
 
     PyTorch's `num_batches_tracked` is not among them: our BatchNorm has no such counter.
     """
-    record = settings.preprocess
-    return dict(spec.tensor_shapes(ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)))
+    return dict(spec.tensor_shapes(training_spec(settings)))
