@@ -33,7 +33,7 @@ OPTIONS = re.compile(r"<!-- options: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 def commands(block: str) -> list[str]:
     """The commands of a block; a line that ends with a backslash goes on in the next."""
-    return [line[2:].replace("\\\n", "\n") for line in re.findall(r"^\$ (?:.*\\\n)*.*$", block, re.MULTILINE)]
+    return [line[2:].replace("\\\n", "\n") for line in shown(block)]
 
 
 def shown(block: str) -> list[str]:
