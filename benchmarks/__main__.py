@@ -97,7 +97,7 @@ def training_command(
 
     deadline = time.monotonic() + 60 * minutes
     other = open_prepared(external) if external else None
-    for name in net.split(","):
+    for name in _nets(net):
         task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other)
         if time.monotonic() < deadline:
             training.train(task, deadline, checkpoint_every, device)
@@ -122,11 +122,18 @@ def step_command(
     from . import step, training  # torch
 
     found, data, rows = training.describe(), open_prepared(prepared), []
-    for name in net.split(","):
+    for name in _nets(net):
         task = training.make_task(name, data, splits, results, size, changes or ())
         rows.append(step.seconds(task.settings, data, task.split["train"], steps, device))
         typer.echo(f"{name}: {1e3 * rows[-1]['seconds']:.2f} ms")
-    record(results / "paper-gpu.json", found, rows, command=training.command_line(), data=data.name)
+        record(results / "paper-gpu.json", found, rows, command=training.command_line(), data=data.name)  # at once: the call may be stopped
+
+
+def _nets(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - tables.TITLES.keys():
+        raise typer.BadParameter(f"expected some of {EVERY_NET}, found {', '.join(sorted(unknown))}", param_hint="--net")
+    return names
 
 
 def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:

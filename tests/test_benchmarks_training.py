@@ -157,6 +157,13 @@ def test_what_never_began_is_not_scored(data, tmp_path):
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_an_unknown_network_is_named(data, tmp_path):
+    words = ["training", str(data / "prepared"), "--splits", str(data / "splits.json"), "-o", str(tmp_path), "--net", "monet,resnet"]
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 2
+    assert "found resnet" in result.output
+
+
 def test_a_command_is_recorded_without_folders_of_its_machine(monkeypatch):
     monkeypatch.setattr("sys.argv", ["x", "training", "/somewhere/brain-flair", "--net", "monet"])
     assert training.command_line() == "python -m benchmarks training brain-flair --net monet"
