@@ -15,7 +15,7 @@ from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.errors import SpecError
-from monet_edge.kernels import _jit
+from monet_edge.kernels import _cache, _jit
 from monet_edge.runtime import Engine
 from monet_edge.spec import fold
 from trainer.network import Network
@@ -179,9 +179,9 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _jit._cache_folder() == tmp_path / "monet-edge"
+    assert _cache.folder() == tmp_path / "monet-edge"
     (tmp_path / "monet-edge").chmod(0o777)
-    assert _jit._cache_folder() is None
+    assert _cache.folder() is None
 
 
 def test_without_a_place_to_write_everything_works(tmp_path):

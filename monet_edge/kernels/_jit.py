@@ -1,26 +1,23 @@
-"""Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba, caching and targets.
+"""Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba and targets.
 
 Numba translates the loops (plain Python functions of one `STEP` record), llvmlite the micro-kernels they call; both are
 linked into one object file. Later processes load that file through llvmlite and never import Numba, which would cost more
 time and memory than a slice.
 
-The file is machine code, so its folder is the user's own (mode 0700), never a shared one. Its name holds the version of the
-package and a hash of everything the code depends on: the sources of this package, Numba, the CPU. Without a folder that can
-be written everything works, and compiles in every process.
+The file's name holds the version of the package and a hash of everything the code depends on: the sources of this package,
+Numba, the CPU. Without a folder that can be written everything works, and compiles in every process.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -29,7 +26,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from . import finish, gemm, memory, planes, pointwise, winograd
+from . import _cache, finish, gemm, memory, planes, pointwise, winograd
 from .simd import Isa, Micro, choose_isa, emit_module
 from .step import STEP, offset
 
@@ -169,17 +166,22 @@ def is_cached() -> bool:
 
 def is_kept() -> bool:
     """Whether the cache folder holds the kernels."""
-    return _read(_cache_file()) is not None
+    return _cache.read(_cache_file()) is not None
+
+
+@cache
+def _cache_file() -> Path | None:
+    return _cache.locate((target(), version("numba"), llvmlite.__version__, np.__version__, sys.version))
 
 
 def _load(progress: Progress | None) -> Kernels:
     for initialize in (llvm.initialize_native_target, llvm.initialize_native_asmprinter, llvm.initialize_native_asmparser):
         initialize()
     file = _cache_file()
-    code = _read(file)
+    code = _cache.read(file)
     if code is None:
         code = compile_object(target(), progress)
-        _write(file, code)
+        _cache.write(file, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine_for(target()))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -251,72 +253,3 @@ def _translate(kernel: Callable[[Any], None]) -> Any:
     module = llvm.parse_assembly(result.library.get_llvm_str())
     module.get_function(result.fndesc.llvm_func_name).name = kernel.__name__
     return module
-
-
-# -- keeping
-
-
-@cache
-def _cache_file() -> Path | None:
-    folder = _cache_folder()
-    if folder is None:
-        return None
-    digest = hashlib.sha256()
-    for part in (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version):
-        digest.update(repr(part).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    try:
-        release = version("monet-edge")
-    except PackageNotFoundError:  # run from a checkout
-        release = "source"
-    return folder / f"kernels-{release}-{digest.hexdigest()[:32]}.o"
-
-
-def _cache_folder() -> Path | None:
-    """The user's own cache folder; None where there is none or it is not safe."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not base or not os.path.isabs(base):  # no home
-        return None
-    folder = Path(base) / "monet-edge"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return None
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        return None  # others may write there: never run what it holds
-    return folder
-
-
-_MARK = b"monet-edge kernels\n"
-
-
-def _read(file: Path | None) -> bytes | None:
-    """The object file's bytes; None where there is none or it is damaged."""
-    if file is None:
-        return None
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    mark, digest, code = content[: len(_MARK)], content[len(_MARK) : len(_MARK) + 32], content[len(_MARK) + 32 :]
-    return code if mark == _MARK and hashlib.sha256(code).digest() == digest else None
-
-
-def _write(file: Path | None, code: bytes) -> None:
-    """Keep the code, whole or not at all: several processes may compile at the same time."""
-    if file is None:
-        return
-    try:
-        handle, temporary = tempfile.mkstemp(dir=file.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(_MARK + hashlib.sha256(code).digest() + code)
-        os.replace(temporary, file)
-    except OSError:
-        return
