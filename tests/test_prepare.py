@@ -43,4 +43,6 @@ def test_oriented_turns_as_the_runtime_does(small):
     scan = volume.read(dataset.pairs["case_000"][0], 0)
     for slicing, axes in SLICINGS.items():
         case = oriented(open_prepared(prepared.folder).load("case_000"), slicing)
-        np.testing.assert_array_equal(case.image, volume.to_canonical(scan.voxels, scan.affine, axes)[0])
+        ref, orientation = volume.to_canonical(scan.voxels, scan.affine, axes)
+        np.testing.assert_array_equal(case.image, ref)
+        assert case.spacing == pytest.approx([scan.spacing[axis] for axis in orientation.axes])

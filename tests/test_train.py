@@ -1,7 +1,9 @@
 """Training: losses and schedule by their formulas, runs that are killed and go on, two processes with one network."""
 
 import json
+import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -100,17 +102,31 @@ def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
     assert (tmp_path / "whole" / "final.safetensors").read_bytes() == (tmp_path / "torn" / "final.safetensors").read_bytes()
 
 
+TELLING = """
+import hashlib
+import trainer.train
+from trainer.cli import main
+
+def telling(*given, fit=trainer.train.fit, **more):
+    network = fit(*given, **more)
+    print("weights", hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())).hexdigest())
+    return network
+
+trainer.train.fit = telling
+main()
+"""
+
+
 def test_two_processes_train_one_network(small, tmp_path):
-    """DistributedDataParallel over gloo: both see half of every batch, and the run folder is written once."""
-    splits = tmp_path / "splits.json"
+    """DistributedDataParallel over gloo: both end with the same weights, and the run folder is written once."""
+    splits, script, root = tmp_path / "splits.json", tmp_path / "telling.py", Path(__file__).parents[1]
     splits.write_text(json.dumps([{"train": ["case_000", "case_002"], "val": ["case_001"]}]))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainer.cli"]
-    done = subprocess.run(
-        [*torchrun, *_command(small[1].folder, tmp_path / "run", splits, "--set", "epochs=2")],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
+    script.write_text(TELLING)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command = [*torchrun, *_command(small[1].folder, tmp_path / "run", splits, "--set", "epochs=2")]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root, env=environment)
+    first, second = re.findall(r"weights (\w{64})", done.stdout)
+    assert first == second
     assert done.stdout.count("train_loss") == 2
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3

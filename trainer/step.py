@@ -70,7 +70,7 @@ class Step:
                 state.rate = recipe.rate * one_cycle((epoch + i / len(order)) / recipe.epochs)
             losses.append(self.step(index, epoch * len(order) + i))
         if world > 1:
-            for buffer in state.network.buffers():  # every process has its own running statistics
+            for buffer in (*state.network.buffers(), *state.average.buffers()):  # every process has its own running statistics
                 dist.all_reduce(buffer)
                 buffer /= world
         mean = torch.stack(losses).mean()
