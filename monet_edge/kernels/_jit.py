@@ -96,7 +96,7 @@ spin:
   br i1 %all, label %through, label %again
 again:
   %j = add i64 %i, 1
-  %patient = icmp slt i64 %j, 20000
+  %patient = icmp slt i64 %j, 200000
   br i1 %patient, label %spin, label %yield
 through:
   store i64 0, ptr %arrived_at
