@@ -26,7 +26,9 @@ def load(runner: str, folder: Path):  # type: ignore[no-untyped-def]
     if runner == "ONNX Runtime":
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
         return lambda image: session.run(None, {"image": image})
     import torch
     from safetensors.torch import load_file
