@@ -150,6 +150,7 @@ def openvino_model(case: Case, threads: int, precision: str = "f32", profile: bo
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
+        "ENABLE_CPU_PINNING": False,  # or two models of one thread each, a volume's way, would share a core
         "PERF_COUNT": profile,
     }
     return core.compile_model(core.read_model(onnx_file(case)), "CPU", settings)
