@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from .kernels import _jit
 from .plan import Plan, Program
 from .spec import Spec, multiple_of
 
-CHUNK = 16  # steps between looks at whether to stop: at most 0.2 s of a U-Net-64; at 4, threads that share a slice lose 4 % to it
+CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
+SHARED_CHUNK = 16  # where threads share a slice: with 4 they lose 4 % to it
 
 
 class Engine:
@@ -31,7 +32,7 @@ class Engine:
 
     Notes
     -----
-    The result does not depend on the number of threads, bit for bit. One Engine must not run in two threads at once.
+    The result does not depend on the number of threads, bit for bit. Several threads may use one Engine.
     """
 
     def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1) -> None:
@@ -102,10 +103,9 @@ class Engine:
                     return
                 done.put(None)
 
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(self.threads)]
-        for worker in workers:
-            worker.start()
+        workers: list[threading.Thread] = []
         try:
+            _start(workers, work, [()] * self.threads)
             for finished in range(1, count + 1):
                 error = done.get()
                 if error is not None:
@@ -147,33 +147,35 @@ class Engine:
         image = np.ascontiguousarray(load(i), np.float32)
         key = (*self._check(image), parts)
         with self._lock:
+            self._programs = {other: kept for other, kept in self._programs.items() if other[:2] == key[:2]}  # of one size at a time
             idle = self._programs.setdefault(key, [])
             program = idle.pop() if idle else None
         if program is None:
             program = Program(self._plan, self._kernels.addresses, *key)
         if self._execute(program, image, stop):
             store(i, program.output)
-        with self._lock:  # not after an error: a program that was stopped half way is not used again
+        with self._lock:
             idle.append(program)
 
     def _execute(self, program: Program, image: np.ndarray, stop: threading.Event) -> bool:
         """Run a program, each part in a thread; False if it was stopped."""
         program.image[...] = image
         program.counter[0] = 0
+        parts = len(program.steps)
+        chunk = CHUNK if parts == 1 else SHARED_CHUNK
 
         def work(part: int) -> None:
             steps, at = program.steps[part], 0
             while at < len(steps) and not stop.is_set():
-                end = min(at + CHUNK, len(steps))
+                end = min(at + chunk, len(steps))
                 reached = self._kernels.run(steps.ctypes.data, at, end)
                 if reached < end:  # at a barrier: let the other threads run
                     time.sleep(0)
                 at = reached
 
-        workers = [threading.Thread(target=work, args=(part,), daemon=True) for part in range(1, len(program.steps))]
-        for worker in workers:
-            worker.start()
+        workers: list[threading.Thread] = []
         try:
+            _start(workers, work, [(part,) for part in range(1, parts)])
             work(0)
         except BaseException:
             stop.set()
@@ -182,3 +184,11 @@ class Engine:
             for worker in workers:
                 worker.join()
         return not stop.is_set()
+
+
+def _start(workers: list[threading.Thread], work: Callable[..., None], arguments: Sequence[tuple[int, ...]]) -> None:
+    """Start a thread for each of ``arguments``. Only started ones are in ``workers``: the system may refuse the next."""
+    for each in arguments:
+        worker = threading.Thread(target=work, args=each, daemon=True)
+        worker.start()
+        workers.append(worker)

@@ -93,6 +93,14 @@ def test_transposed_winograd(height, width, channels, filters):
     check([deconv("d", "image", filters, 4, 2, 1, activation="elu")], channels, height, width, "conv_winograd")
 
 
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("operands", [("a", "d"), ("d", "a")])
+def test_transposed_winograd_and_a_sum(activation, operands):
+    down = [conv("a", "image", 20), conv("b", "a", 24, 4, 2, padding=1), deconv("d", "b", 20, 4, 2, 1)]
+    plan, _ = check([*down, op("s", "add", *operands, activation=activation)], 17, 10, 14, "conv_winograd")
+    assert [layer.name for layer in plan.layers] == ["a", "b", "s"]  # the sum is fused
+
+
 @pytest.mark.parametrize(("channels", "kernel", "dilation"), [(1, 3, 1), (4, 3, 2), (1, 5, 1), (2, 3, 9), (3, 1, 1), (1, 6, 1)])
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (7, 24), (6, 47), (8, 49)])
 def test_first_convolution_from_planes(channels, kernel, dilation, height, width):

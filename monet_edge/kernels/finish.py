@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from .layout import blocks
 from .simd import BLOCK, BYTES, I32, Micro, Vectors
 
 ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
@@ -106,7 +107,7 @@ finish = Micro("finish", 13, _emit_finish)
 
 def pack_parameters(channels: int, bias: np.ndarray | None, scale: np.ndarray | None = None, shift: np.ndarray | None = None) -> np.ndarray:
     """(blocks, 3, 16) float32: bias, scale and shift of every channel; the padding does nothing."""
-    packed = np.zeros((3, -(-channels // BLOCK) * BLOCK), np.float32)
+    packed = np.zeros((3, blocks(channels) * BLOCK), np.float32)
     packed[1] = 1.0
     for row, vector in enumerate((bias, scale, shift)):
         if vector is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .finish import finish
+from .layout import blocks
 from .memory import copy, least, most, peek, zero
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
@@ -196,6 +197,6 @@ def _pack_taps(matrices: list[np.ndarray], lanes: np.ndarray, isa: Isa) -> np.nd
 def place_lanes(matrix: np.ndarray, lanes: np.ndarray) -> np.ndarray:
     """(..., in, out) to (..., padded in, padded out): row i goes to lane ``lanes[i]`` of the concatenated inputs' blocks."""
     matrix = pad_blocks(matrix, -1)
-    placed = np.zeros((*matrix.shape[:-2], -(-(int(lanes[-1]) + 1) // BLOCK) * BLOCK, matrix.shape[-1]), matrix.dtype)
+    placed = np.zeros((*matrix.shape[:-2], blocks(int(lanes[-1]) + 1) * BLOCK, matrix.shape[-1]), matrix.dtype)
     placed[..., lanes, :] = matrix
     return placed

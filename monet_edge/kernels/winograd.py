@@ -170,11 +170,10 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                 position = peek(s.phases + (phase * positions + number) * 8) * BYTES
                 gemm_tiles(s.gathered + position, strip * TILE, blocks, weights, s.sums + position, strip * TILE, out_blocks * BLOCK, count)
                 weights += panel
-            shift = phase // 2 * s.target_row + phase % 2 * s.target_pixel
             place = s.places + start * PLACE_BYTES
             for t in range(count):
-                y, x = peek(place) * out_step, peek(place + 8) * out_step
-                target, other = s.target + shift + y * s.target_row + x * s.target_pixel, s.other + y * s.other_row + x * s.other_pixel
+                y, x = peek(place) * out_step + phase // 2, peek(place + 8) * out_step + phase % 2
+                target, other = s.target + y * s.target_row + x * s.target_pixel, s.other + y * s.other_row + x * s.other_pixel
                 for block in range(out_blocks):
                     winograd_output(phase if out_step == 2 else -1, s.sums + (block * strip + t) * TILE, s.tile)
                     finish(s.finish, s.tile, 4 * BYTES, BYTES, target, down, right, other, other_down, other_right,
