@@ -5,7 +5,7 @@ import re
 import llvmlite.binding as llvm
 import pytest
 
-from monet_edge.kernels import _jit
+from monet_edge.kernels import _jit, gemm
 from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE, choose_isa, emit_module
 
 TARGETS = {
@@ -58,13 +58,14 @@ def test_all_are_there_and_nothing_is_foreign(assembly):
     assert not [line for line in lines if re.search(FOREIGN[name], line)]
 
 
-def test_the_matrix_product_has_its_products_and_no_spills(assembly):
+@pytest.mark.parametrize("micro", ["gemm", "gemm_tiles"])
+def test_the_matrix_product_has_its_products_and_no_spills(assembly, micro):
     name, functions = assembly
     isa = TARGETS[name][1]
-    code = functions["gemm"]
+    code = functions[micro]
     tiles = [isa.wide] if isa.wide == isa.narrow else [isa.wide, isa.narrow]
     rows = [(height, width) for height, width in tiles] + [(isa.tail, width) for height, width in tiles if height != isa.tail]
-    expected = sum(height * width // isa.lanes for height, width in rows) * 4  # steps of K unrolled
+    expected = sum(height * width // isa.lanes for height, width in rows) * gemm.STEPS
     assert len([line for line in code if re.search(PRODUCT[name], line)]) == expected
     spill = SPILL.get(name, r"mov[au]ps.*\(%rsp\)")
     assert not [line for line in code if re.search(spill, line)]

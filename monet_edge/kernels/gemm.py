@@ -21,7 +21,7 @@ from .memory import copy, least, most, peek, zero
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
 AHEAD = 4096  # bytes: deep layers stream their weights, 36 * in * out * 4 bytes, from the last cache or memory
-STEPS = 4  # of K, unrolled: all 16 of a block are no faster and take four times as long to compile
+STEPS = 2  # of K, unrolled: 4 are no faster and make twice as much to compile
 
 
 def _emit_tile(v: Vectors, rows: int, columns: int, pitch: int, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any) -> None:

@@ -21,7 +21,7 @@ STEP = np.dtype(
             "channels",  # of the output, where the padding matters
             "sources", "source_blocks",  # address of a (blocks, 3) table: base, row, pixel, in bytes
             "target", "target_row", "target_pixel", "target_blocks",
-            "other", "other_row", "other_pixel",  # second operand: residual, summand or factor; or planes, then the last steps to the next plane
+            "other", "other_row", "other_pixel",  # second operand: residual, summand or factor; or planes, with steps between them
             "weights", "parameters",  # packed weights; (blocks, 3, 16) bias, scale, shift
             "finish",  # what is done to the sums, see finish.kind
             "phases", "phase_count", "in_step", "out_step",  # convolution as GEMM, see gemm.py

@@ -49,47 +49,50 @@ def _output_line(v: Vectors, m: list[Any]) -> list[Any]:
     return [v.fma(v.constant(Q), s, first), v.add(u, w), v.fma(v.constant(P), s, v.mul(v.constant(Q), t)), v.fma(v.constant(0.5), u, last)]
 
 
-def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
-    """A tile inside the image: pixel (i, j) at source + i * row + j * pixel."""
-    lines = [v.at(v.pointer(source), v.times(row, i)) for i in range(6)]
-    _transform_input(v, lambda i, j: v.at(lines[i], v.times(pixel, j)), None, target)
+def _emit_patch(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, patch: Any) -> None:
+    """The 6x6 pixels of a tile that hangs over the edge, to 36 vectors in a row.
 
-
-def _emit_input_edge(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, target: Any) -> None:
-    """A tile that hangs over the edge: pixel (rows[i][0], columns[j][0]) of the image, and zero unless both [1] are all ones."""
-    rows, columns = v.pointer(rows), v.pointer(columns)
-    lines = [v.at(v.pointer(source), v.builder.mul(row, v.load_integer(rows, i * 16))) for i in range(6)]
-
-    def address(i: int, j: int) -> Any:
-        return v.at(lines[i], v.builder.mul(pixel, v.load_integer(columns, j * 16)))
-
-    def mask(i: int, j: int) -> Any:
-        bits = v.builder.and_(v.load_integer(rows, i * 16 + 8), v.load_integer(columns, j * 16 + 8))
-        return v.splat(v.builder.trunc(bits, I32))
-
-    _transform_input(v, address, mask, target)
-
-
-def _transform_input(v: Vectors, pixel: Any, mask: Any, target: Any) -> None:
-    """B' d B for one tile of one channel block: 144 operations, two lines of positions at a time.
-
-    All 36 values between the two passes would not fit into registers; those of two lines do. Loading a pixel up to three times
-    costs less than spilling: 84 loads at two a cycle against 36 loads and 36 more stores at one a cycle.
+    Pixel (rows[i][0], columns[j][0]) of the image, and zero unless both [1] are all ones.
     """
-    target = v.pointer(target)
+    builder, source = v.builder, v.pointer(source)
 
-    def read(i: int, j: int, offset: Any) -> Any:
-        value = v.load(pixel(i, j), offset)
-        return v.builder.bitcast(v.builder.and_(v.builder.bitcast(value, v.integers), mask(i, j)), v.type) if mask else value
+    def line(_: Any, carried: list[Any]) -> list[Any]:
+        rows, out = carried
+        begin, inside = v.at(source, builder.mul(row, v.load_integer(rows))), v.load_integer(rows, 8)
+
+        def point(_: Any, carried: list[Any]) -> list[Any]:
+            columns, out = carried
+            at = v.at(begin, builder.mul(pixel, v.load_integer(columns)))
+            mask = v.splat(builder.trunc(builder.and_(inside, v.load_integer(columns, 8)), I32))
+            for offset in range(0, BYTES, v.isa.lanes * 4):
+                bits = builder.and_(builder.bitcast(v.load(at, offset), v.integers), mask)
+                v.store(builder.bitcast(bits, v.type), out, offset)
+            return [v.at(columns, 16), v.at(out, BYTES)]
+
+        return [v.at(rows, 16), v.loop(v.integer(6), 1, [v.pointer(columns), out], point)[1]]
+
+    v.loop(v.integer(6), 1, [v.pointer(rows), v.pointer(patch)], line)
+
+
+def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
+    """B' d B for one tile of one channel block, its pixel (i, j) at source + i * row + j * pixel.
+
+    144 operations, two lines of positions at a time: all 36 values between the two passes would not fit into registers; those
+    of two lines do. Loading a pixel up to three times costs less than spilling: 84 loads at two a cycle against 36 loads and
+    36 more stores at one a cycle.
+    """
+    source, target = v.pointer(source), v.pointer(target)
+    lines = [v.at(source, v.times(row, i)) for i in range(6)]
 
     def part(offset: Any, _: list[Any]) -> list[Any]:
-        for pair, lines in enumerate(_PAIRS):
+        for pair, positions in enumerate(_PAIRS):
             needed = range(6) if pair == 0 else range(1, 5)
             columns = []
             for j in range(6):
                 v.fence()
-                columns.append(_input_pair(v, pair, [read(i, j, offset) if i in needed else None for i in range(6)]))
-            for index, i in enumerate(lines):
+                pixels = [v.load(v.at(lines[i], v.times(pixel, j)), offset) if i in needed else None for i in range(6)]
+                columns.append(_input_pair(v, pair, pixels))
+            for index, i in enumerate(positions):
                 values = [column[index] for column in columns]
                 out = v.at(target, offset)
                 v.fence()
@@ -133,7 +136,7 @@ def _emit_output(v: Vectors, phase: Any, sums: Any, tile: Any) -> None:
 
 
 winograd_input = Micro("winograd_input", 4, _emit_input)
-winograd_input_edge = Micro("winograd_input_edge", 6, _emit_input_edge)
+winograd_patch = Micro("winograd_patch", 6, _emit_patch)
 winograd_output = Micro("winograd_output", 3, _emit_output)
 gemm_tiles = Micro("gemm_tiles", 8, partial(emit_gemm, pitch=TILE))
 
@@ -162,7 +165,8 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                     corner = base + (y - s.dilation) * row + (x - s.dilation) * pixel
                     winograd_input(corner, s.dilation * row, s.dilation * pixel, target)
                 else:
-                    winograd_input_edge(base, row, pixel, rows, columns, target)
+                    winograd_patch(base, row, pixel, rows, columns, s.tile)
+                    winograd_input(s.tile, 6 * BYTES, BYTES, target)
             place += PLACE_BYTES
         weights = s.weights
         for phase in range(s.phase_count):

@@ -265,7 +265,7 @@ class _Scratch:
         self.sizes = {
             "gathered": gathered,  # inputs of a strip, transformed by Winograd or tap by tap
             "sums": sums,  # their products with the weights
-            "tile": 16 * BYTES,  # one 4x4 patch of a channel block, before its activation
+            "tile": 36 * BYTES,  # of a channel block: 6x6 pixels at an edge, or a 4x4 patch before its activation
         }
 
     @property
