@@ -1,4 +1,4 @@
-"""Training: losses and schedule by their formulas, runs that are killed and go on, two processes with one network."""
+"""Training: losses by their formulas, runs that are killed and go on, two processes with one network; its numbers: test_train_paper."""
 
 import json
 import os
@@ -18,8 +18,10 @@ from synthetic import settings
 
 from monet_edge.errors import DatasetError, ModelError, OutputError
 from trainer import checkpoint
+from trainer.config import PAPER, STRONG
 from trainer.losses import dice_loss, loss
 from trainer.schedule import one_cycle
+from trainer.state import new_state, start, write
 from trainer.train import fit
 
 
@@ -100,6 +102,38 @@ def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
     assert kills
     subprocess.run([*python, *_command(small[1].folder, tmp_path / "torn", splits, *options)], check=True, capture_output=True, cwd=root)
     assert (tmp_path / "whole" / "final.safetensors").read_bytes() == (tmp_path / "torn" / "final.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("recipe", [PAPER, STRONG], ids=["paper", "strong"])
+def test_what_is_restored_lies_in_memory_as_its_parameter_does(tmp_path, recipe):
+    """CUDA's fused AdamW refuses anything else."""
+    place, part = torch.device("cpu"), {"train": ["a"], "val": ["b"]}
+    given = replace(settings(), recipe=recipe)
+    state = new_state(given, place)
+    state.network(torch.rand(2, 1, 16, 16)).sum().backward()
+    state.optimiser.step()
+    state.history.append({"epoch": 0})
+    write(state, tmp_path)
+    again = start(given, part, tmp_path, place, resume=True)
+    several = 0
+    for before, parameter in zip(state.network.parameters(), again.network.parameters(), strict=True):
+        ref, comp = state.optimiser.state[before], again.optimiser.state[parameter]
+        assert ref.keys() == comp.keys()
+        for key, value in comp.items():
+            assert torch.equal(value, ref[key])
+            assert value.stride() == ref[key].stride()
+            several += not value.is_contiguous()
+    assert several > 20  # channels last
+
+
+def test_nadams_own_number_stays_on_the_cpu():
+    """A parameter on the meta device stands for one on a GPU: NAdam reads mu_product in every step, and would wait for a GPU."""
+    parameter = torch.nn.Parameter(torch.empty(3, device="meta"))
+    optimiser = torch.optim.NAdam([parameter])
+    moments = {"0.exp_avg": torch.ones(3), "0.exp_avg_sq": torch.ones(3)}
+    checkpoint.restore_optimiser(optimiser, {"0.step": torch.tensor(4.0), "0.mu_product": torch.tensor(0.9), **moments})
+    places = {key: value.device.type for key, value in optimiser.state[parameter].items()}
+    assert places == {"step": "cpu", "mu_product": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
 TELLING = """

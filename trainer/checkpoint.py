@@ -80,3 +80,12 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    # That keeps the file's strides and moves all but the step to the parameters' device. But CUDA's fused AdamW refuses moments that
+    # do not lie in memory as their parameter does, and NAdam reads mu_product, one number, on the CPU, where it need not wait for it.
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for number, entry in state.items():
+        parameter = parameters[number]
+        for key, value in entry.items():
+            if key != "step":
+                restored = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+                optimiser.state[parameter][key] = restored
