@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from synthetic import settings
 
 from monet_edge.errors import DatasetError, ModelError, OutputError
-from trainer import checkpoint
+from trainer import checkpoint, train
 from trainer.config import PAPER, STRONG
 from trainer.losses import dice_loss, loss
 from trainer.schedule import one_cycle
@@ -134,6 +135,19 @@ def test_nadams_own_number_stays_on_the_cpu():
     checkpoint.restore_optimiser(optimiser, {"0.step": torch.tensor(4.0), "0.mu_product": torch.tensor(0.9), **moments})
     places = {key: value.device.type for key, value in optimiser.state[parameter].items()}
     assert places == {"step": "cpu", "mu_product": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
+
+
+@pytest.mark.parametrize(("device", "gpus", "backend"), [("cpu", 2, "gloo"), ("", 2, "nccl"), ("cuda", 2, "nccl"), ("", 0, "gloo")])
+def test_processes_speak_as_their_device_can(monkeypatch, device, gpus, backend):
+    asked = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(dist, "init_process_group", asked.append)
+    for name in ("get_rank", "get_world_size", "destroy_process_group"):
+        monkeypatch.setattr(dist, name, lambda: 0)
+    with train._process_group(device):
+        assert asked == [backend]
 
 
 TELLING = """

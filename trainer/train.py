@@ -76,7 +76,7 @@ def fit(
     MonetError
         If there is no such device.
     """
-    with _process_group() as (rank, world):
+    with _process_group(device or "") as (rank, world):
         place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
@@ -111,12 +111,12 @@ def fit(
 
 
 @contextmanager
-def _process_group() -> Iterator[tuple[int, int]]:
-    """This process's rank and the number of processes, as torchrun says; gloo without GPUs."""
+def _process_group(device: str) -> Iterator[tuple[int, int]]:
+    """This process's rank and the number of processes, as torchrun says: over NCCL where they train on GPUs, over gloo on the CPU."""
     if "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("nccl" if choose_device(device).type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
     finally:
