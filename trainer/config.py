@@ -85,11 +85,11 @@ class Recipe:
     decay : float
         Weight decay.
     schedule : {"plateau", "one-cycle"}
-        Divide by 10 after 2 epochs without a better validation loss; or up over the first fifth and down along a cosine.
+        Divide by 10 after 2 validations without a better loss; or up over the first fifth and down along a cosine.
     epochs : int
         At most so many.
     patience : int
-        Stop after so many epochs without a better validation loss; 0 never stops early.
+        Stop after so many validations without a better loss; 0 never stops early.
     batch : int
         Slices a batch (and a GPU).
     cross_entropy : float

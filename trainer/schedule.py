@@ -18,7 +18,8 @@ def one_cycle(progress: float, up: float = 0.2) -> float:
 def after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
     """Note the epoch, keep the best weights, lower the rate on a plateau.
 
-    The rule is Keras's: an epoch is bad unless it betters the best loss by 1e-4, and the rate falls after the second bad one.
+    The rule is Keras's: a validation is bad unless it betters the best loss by 1e-4, and the rate falls after the second bad one. An
+    epoch without a validation counts for nothing.
     """
     state.history.append(row)
     if "val_loss" not in row:

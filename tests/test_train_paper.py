@@ -1,0 +1,171 @@
+"""The paper's recipe by its numbers: when the rate falls and a training stops, how far slices move, where dropout is."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import settings
+
+from trainer.augment import augment
+from trainer.config import DEPTHS, PAPER, STRONG, Augmentation, training_spec
+from trainer.network import BatchNorm
+from trainer.schedule import after_epoch, finished
+from trainer.state import State, new_state
+
+RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "training-h200.json"
+NETS = ("monet", "unet-16", "unet-64", "attention-unet")
+
+
+def follow(losses, recipe=PAPER):
+    """The rates of a training with these validation losses (None: not validated), until it stops, and its state."""
+    network, average, best = (torch.nn.Linear(1, 1) for _ in range(3))
+    state, rates = State(network, average, best, torch.optim.SGD(network.parameters()), [], recipe.rate), []
+    for epoch, loss in enumerate(losses):
+        if finished(recipe, state):
+            break
+        rates.append(state.rate)
+        network.weight.data.fill_(epoch)
+        after_epoch(recipe, state, {"epoch": epoch} if loss is None else {"epoch": epoch, "val_loss": loss})
+    return rates, state
+
+
+@pytest.mark.parametrize(
+    ("losses", "cuts"),
+    [
+        ([1.0, 0.9, 0.9], 0),
+        ([1.0, 0.9, 0.9, 0.9], 1),  # after the second bad one, not the third
+        ([1.0, 0.9, 0.9, 0.9, 0.9], 1),  # counted anew after a cut
+        ([1.0, 0.9, 0.9, 0.9, 0.9, 0.9], 2),
+        ([1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.7], 0),  # a good one resets
+        ([1.0, 0.99995, 0.99991], 1),  # better, but by less than 1e-4
+        ([1.0, 0.99995, 0.99988], 0),  # by more in all
+        ([1.0, 1.2, 1.1], 1),  # held against the best, not the last
+        ([1.0, None, None, 0.9, None, 0.9, None], 0),  # an epoch without validation counts for nothing
+    ],
+)
+def test_the_rate_falls_after_the_second_validation_that_is_not_better_by_1e_4(losses, cuts):
+    _, state = follow(losses)
+    assert state.rate == pytest.approx(5e-4 / 10**cuts)
+
+
+def test_only_the_plateau_lowers_the_rate():
+    _, state = follow([1.0] * 5, replace(PAPER, schedule="one-cycle"))
+    assert state.rate == PAPER.rate
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs"),
+    [
+        ([1.0] * 50, 21),  # the first one is the best, twenty wait for a better one
+        ([*[1.0] * 20, 0.999999, *[1.0] * 50], 41),  # better by anything is better
+        ([float(i) for i in range(0, -30, -1)], 30),
+    ],
+)
+def test_a_training_stops_twenty_validations_after_its_best(losses, epochs):
+    rates, state = follow(losses)
+    assert len(rates) == epochs
+    assert state.best.weight.item() == int(np.argmin(losses[:epochs]))
+
+
+def test_a_training_stops_at_its_last_epoch_and_patience_0_waits_for_it():
+    assert len(follow([1.0] * 50, replace(PAPER, epochs=7))[0]) == 7
+    assert len(follow([1.0] * 50, replace(PAPER, patience=0))[0]) == 50
+
+
+def test_patience_counts_validations():
+    losses = [None, 1.0] * 40
+    assert len(follow(losses)[0]) == 42
+
+
+@pytest.mark.parametrize("net", ["monet", "unet-16"])
+def test_the_recorded_trainings_followed_this_rule(net):
+    found = json.loads(RECORDED.read_text())["paper_recipe_on_brain_flair"][net]
+    rates, state = follow([row["val_loss"] for row in found["epochs"]])
+    assert rates == pytest.approx([row["rate"] for row in found["epochs"]])
+    assert state.best.weight.item() == found["best_epoch"]
+    assert finished(PAPER, state) == found["state"].startswith("converged")
+
+
+def moved(monkeypatch, image, drawn, **changes):
+    """A slice (S, S) and its label, moved by the augmentation when every random number is ``drawn``."""
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, float(drawn)))
+    images = torch.from_numpy(image)[None, None]
+    label = (images > 0.5).float()
+    images, label = augment(images, label, label[:, 0], torch.zeros(1, DEPTHS, 2), Augmentation(**changes), (0.0, 1.0))
+    return images[0, 0].numpy(), label[0, 0].numpy()
+
+
+def assert_moved(found, image):
+    np.testing.assert_allclose(found[0], image, atol=1e-5)
+    clear = abs(image - 0.5) > 1e-4
+    np.testing.assert_array_equal(found[1][clear], (image > 0.5)[clear])
+
+
+@pytest.fixture
+def image(rng):
+    return rng.random((16, 16), np.float32)
+
+
+def test_half_of_every_range_moves_nothing(monkeypatch, image):
+    assert_moved(moved(monkeypatch, image, 0.5, rotate=90, zoom=0.25, shift=0.25), image)
+
+
+def test_slices_shift_by_a_share_of_their_sides_either_way(monkeypatch, image):
+    there, back = np.zeros_like(image), np.zeros_like(image)
+    there[:-4, :-4], back[4:, 4:] = image[4:, 4:], image[:-4, :-4]
+    assert_moved(moved(monkeypatch, image, 1, shift=0.25), there)
+    assert_moved(moved(monkeypatch, image, 0, shift=0.25), back)
+
+
+def test_slices_turn_by_degrees_either_way(monkeypatch, image):
+    assert_moved(moved(monkeypatch, image, 1, rotate=90), np.rot90(image, 1))
+    assert_moved(moved(monkeypatch, image, 0, rotate=90), np.rot90(image, -1))
+
+
+def test_slices_grow_and_shrink_by_the_same_share(monkeypatch):
+    ramp = (np.arange(16, dtype=np.float32) - 7.5) / 16
+    both = 0.5 + 0.5 * ramp + 0.25 * ramp[:, None]  # a plane: interpolation is exact
+    centre = np.s_[4:12, 4:12]
+    for drawn, zoom in ((1, 1.25), (0, 0.75)):
+        found, _ = moved(monkeypatch, both, drawn, zoom=0.25)
+        np.testing.assert_allclose(found[centre], (0.5 + (both - 0.5) / zoom)[centre], atol=1e-5)
+
+
+def test_a_flip_is_left_for_right(monkeypatch, image):
+    assert_moved(moved(monkeypatch, image, 0, flip=1.0), np.fliplr(image))
+
+
+def test_the_papers_constants():
+    assert PAPER.augmentation == Augmentation(rotate=10, zoom=0.25, shift=0.2)
+    assert (PAPER.optimiser, PAPER.rate, PAPER.decay, PAPER.batch) == ("nadam", 5e-4, 0, 32)
+    assert (PAPER.schedule, PAPER.patience, PAPER.validate_every, PAPER.keep) == ("plateau", 20, 1, "best")
+    assert (PAPER.cross_entropy, PAPER.average, PAPER.prior, PAPER.dropout, PAPER.momentum) == (0, 0, False, 1, 0.01)
+
+
+def paper(net, recipe=PAPER):
+    return replace(settings(), net=net, recipe=recipe)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("recipe", "factor"), [(PAPER, 1), (STRONG, 0.25)], ids=["paper", "strong"])
+def test_dropout_is_where_the_paper_has_it(net, recipe, factor):
+    found = {op.name: op["dropout"] for op in training_spec(paper(net, recipe)).ops if "dropout" in op.attrs}
+    if net == "monet":
+        blocks = {f"{part}.f{i}" for part in ("enc0", "enc1", "mid", "dec1", "dec0") for i in (1, 2, 3)}
+        assert found == pytest.approx(dict.fromkeys(blocks, 0.2 * factor))
+    else:
+        blocks = {f"{part}.conv1.norm" for part in ("enc0", "enc1", "enc2", "enc3", "mid")}
+        assert found == pytest.approx(dict.fromkeys(blocks, 0.3 * factor))
+
+
+@pytest.mark.parametrize("net", ["monet", "unet-16"])
+def test_batch_norm_and_optimiser_are_kerass(net):
+    state = new_state(paper(net), torch.device("cpu"))
+    norms = [module for module in state.network.modules() if isinstance(module, BatchNorm)]
+    assert len(norms) == (30 if net == "monet" else 18)
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}  # PyTorch's momentum is one minus Keras's
+    assert isinstance(state.optimiser, torch.optim.NAdam)
+    assert state.optimiser.defaults["lr"] == 5e-4
