@@ -212,7 +212,7 @@ def main() -> None:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        message = f"{error.name} is not installed: pip install 'monet-edge[{extra}]'"
+        message = f"{error.name} is not installed: pip install '.[{extra}]' in the checkout of monet-edge"
     print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
