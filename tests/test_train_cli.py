@@ -1,4 +1,4 @@
-"""What a user of monet-train may do wrong is one clear line and exit status 2, never a traceback."""
+"""monet-train as its user meets it: a mistake is one clear line and exit status 2, never a traceback."""
 
 import json
 import os
@@ -38,8 +38,12 @@ def place(tmp_path_factory, small):
         (folder / name).mkdir()
         (folder / name / "dataset.json").write_text(text)
     (folder / "nolabels" / "imagesTr").symlink_to(folder / "data" / "imagesTr")
+    (folder / "phantom").symlink_to("data")  # by the name in its dataset.json
     phantom.write_dataset(folder / "other", 2, shape=(6, 32, 32))
+    about = json.loads((folder / "other" / "dataset.json").read_text())
+    (folder / "other" / "dataset.json").write_text(json.dumps({**about, "name": "other"}))
     splits = {"strangers": [{"train": ["case_000"], "val": ["Smith"]}], "leak": [{"train": ["case_000"], "val": ["case_000"]}]}
+    splits["folds"] = [{"train": ["case_000"], "val": ["case_001"]}, {"train": ["case_001"], "val": ["case_000"]}]
     for name, found in {**splits, "lists": [{"train": [["case_000"]], "val": []}], "nothing": 1}.items():
         (folder / f"{name}.json").write_text(json.dumps(found))
     (folder / "file").touch()
@@ -94,6 +98,9 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["evaluate", "data", "data"], "no such model"),
         (["evaluate", "nowhere.safetensors", "data"], "no such file"),
         (["evaluate", "nonsense", "data", "--engine", "gpu"], "expected one of runtime, torch"),
+        (["evaluate", "nonsense", "data", "--splits", "folds.json"], "there are 2 splits; say --fold 0 to 1"),
+        (["evaluate", "nonsense", "data", "--splits", "folds.json", "--fold", "2"], "there are 2 splits"),
+        (["evaluate", "nonsense", "data", "--fold", "0"], "--splits, which is not given"),
         (["figures", "nonsense", "data", "-o", "new"], "no such model"),
         (["federated", "data", "data", "-o", "new"], "need different names"),
         (["federated", "data", "nowhere", "-o", "new"], "no readable dataset.json"),
@@ -136,7 +143,7 @@ def test_two_scans_can_be_trained_on_and_exported(place):
     assert call(place, "export", "run", "data", "-o", "two.safetensors", "--also", "other", "--note", "Hardly trained.") == 0
     found = weights.load(place / "two.safetensors")
     assert found.fingerprint is None
-    assert list(found.provenance["metrics"]) == ["phantom, validation", "phantom"]
+    assert list(found.provenance["metrics"]) == ["phantom, validation", "other"]
     text = (place / "two.md").read_text()
     assert found.sha256 in text
     assert "- Hardly trained.\n" in text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monet_edge import DISCLAIMER
-from monet_edge.errors import DatasetError, MonetError
+from monet_edge.errors import MonetError
 from monet_edge.terminal import make_app, progress_bar
 
 from . import options
@@ -88,6 +88,7 @@ def fit(
 
     from .config import RECIPES, Settings
     from .config_text import override
+    from .dataset import read_splits, split
 
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
@@ -95,7 +96,8 @@ def fit(
     ready = options.prepared(dataset, output / "prepared", channel, quiet)
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
     settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
-    _fit(settings, ready, _choose_split(ready, splits, folds, fold), output, resume, device, quiet)
+    found = split(list(ready.keys), folds=folds) if splits is None else read_splits(splits)
+    _fit(settings, ready, options.choose_split(found, fold), output, resume, device, quiet)
 
 
 for command in (federated, federated_server, federated_site):
@@ -113,6 +115,7 @@ def evaluate(
     dataset: DatasetArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for scores.csv and summary.json.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Only the validation part of this splits.json.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Which split of --splits, where it holds several.")] = None,
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
@@ -127,7 +130,9 @@ def evaluate(
 
     options.one_of("--engine", engine, ("runtime", "torch"))
     found = read(dataset, channel)
-    names = read_splits(splits)[0]["val"] if splits else list(found.pairs)
+    if fold is not None and splits is None:
+        raise MonetError("--fold chooses a split of --splits, which is not given")
+    names = options.choose_split(read_splits(splits), fold)["val"] if splits else list(found.pairs)
     scores = list(evaluate_model(make_model(load(weights), engine, threads), found, names, flip=flip, channel=channel))
     summary = summarise(scores)
     for label, row in summary.items():
@@ -190,15 +195,6 @@ def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], outpu
                 print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
 
         fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log)
-
-
-def _choose_split(ready: Prepared, splits: Path | None, folds: int, fold: int) -> dict[str, list[str]]:
-    from .dataset import read_splits, split
-
-    found = split(list(ready.keys), folds=folds) if splits is None else read_splits(splits)
-    if fold >= len(found):
-        raise DatasetError(f"there are {len(found)} splits, --fold counts them from 0")
-    return found[fold]
 
 
 def main() -> None:

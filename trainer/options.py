@@ -1,4 +1,4 @@
-"""What the commands of `monet-train` share: options, checks of names, and the way from a folder to a prepared data set."""
+"""What the commands of `monet-train` share: options, checks of names, one split of several, the way from a folder to a prepared one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monet_edge.errors import MonetError
+from monet_edge.errors import DatasetError, MonetError
 from monet_edge.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -51,3 +51,18 @@ def prepared(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared
     from .prepare import INDEX, open_prepared
 
     return open_prepared(dataset) if (dataset / INDEX).exists() else prepare(dataset, folder, channel, quiet)
+
+
+def choose_split(splits: list[dict[str, list[str]]], fold: int | None) -> dict[str, list[str]]:
+    """The split that ``--fold`` means, of those that `dataset.split` or `dataset.read_splits` gave.
+
+    Raises
+    ------
+    DatasetError
+        If there is none of that number, or there are several and none is said: one split trains on what another one validates on.
+    """
+    if fold is None and len(splits) > 1:
+        raise DatasetError(f"there are {len(splits)} splits; say --fold 0 to {len(splits) - 1}, the one that the model was trained with")
+    if fold is not None and fold >= len(splits):
+        raise DatasetError(f"there are {len(splits)} splits, --fold counts them from 0")
+    return splits[fold or 0]
