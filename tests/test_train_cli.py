@@ -1,4 +1,4 @@
-"""monet-train as its user meets it: a mistake is one clear line and exit status 2, never a traceback."""
+"""monet-train as its user meets it: a mistake is one clear line and exit status 2, never a traceback; what a card says is so."""
 
 import json
 import os
@@ -10,7 +10,9 @@ import pytest
 from synthetic import write_dataset
 
 from monet_edge import phantom, weights
+from trainer import export
 from trainer.cli import main
+from trainer.export import fold_tensors
 
 
 def call(folder, *words):
@@ -138,12 +140,34 @@ def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, wor
     assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install '.[{extra}]' in the checkout of monet-edge")
 
 
-def test_two_scans_can_be_trained_on_and_exported(place):
-    """Too few for a fingerprint, which is left out then."""
-    assert call(place, "export", "run", "data", "-o", "two.safetensors", "--also", "other", "--note", "Hardly trained.") == 0
-    found = weights.load(place / "two.safetensors")
-    assert found.fingerprint is None
+@pytest.fixture(scope="module")
+def released(place):
+    """The folder again, with what `export` made of the run: two scans to train on, another data set to measure on too."""
+    assert call(place, "export", "run", "phantom", "-o", "two.safetensors", "--also", "other", "--note", "Hardly trained.") == 0
+    return place
+
+
+def test_a_release_is_told_in_its_card(released):
+    found, text = weights.load(released / "two.safetensors"), (released / "two.md").read_text()
+    assert found.fingerprint is None  # two scans are too few for one
     assert list(found.provenance["metrics"]) == ["phantom, validation", "other"]
-    text = (place / "two.md").read_text()
     assert found.sha256 in text
     assert "- Hardly trained.\n" in text
+
+
+def test_a_fold_is_measured_on_its_own_patients(released):
+    assert call(released, "evaluate", "two.safetensors", "phantom", "--splits", "folds.json", "--fold", "1", "-o", "fold") == 0
+    assert [row.split(",")[0] for row in (released / "fold" / "scores.csv").read_text().splitlines()] == ["case", "case_000"]
+
+
+def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monkeypatch):
+    def broken(*given):
+        return {name: tensor + 1 for name, tensor in fold_tensors(*given).items()}
+
+    monkeypatch.setattr(export, "fold_tensors", broken)
+    before = (released / "two.safetensors").read_bytes()
+    for name in ("broken", "two"):
+        assert call(released, "export", "run", "phantom", "-o", f"{name}.safetensors") == 2
+        assert "differ from PyTorch's" in capsys.readouterr().err
+    assert not list(released.glob("broken*"))
+    assert (released / "two.safetensors").read_bytes() == before

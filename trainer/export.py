@@ -105,7 +105,8 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with monet-train fit ... --resume")
     state, about = checkpoint.load(run / "final.safetensors")
     spec = training_spec(settings)
-    tensors = {name: tensor.numpy() for name, tensor in state.items()}
+    tensors = fold_tensors(spec, {name: tensor.numpy() for name, tensor in state.items()})
+    _compare(settings, state, tensors)  # before anything is written
     split = read_splits(run / "splits.json")
     provenance = {
         "modality": dataset.modality,
@@ -127,12 +128,10 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     names = split[0]["train"]
     # what is usual cannot be told from fewer than three
     looks = _fingerprint((load_case(dataset, name, channel) for name in names), settings) if len(names) > 2 else None
-    save(output, fold(spec), fold_tensors(spec, tensors), settings.preprocess, provenance, looks)
+    save(output, fold(spec), tensors, settings.preprocess, provenance, looks)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
         file.write(json.dumps(split, indent=1).encode())
-    weights = load(output)
-    _compare(settings, state, weights)
-    return weights
+    return load(output)
 
 
 def release(
@@ -207,14 +206,15 @@ def _revision() -> str:
         return ""
 
 
-def _compare(settings: Settings, state: Mapping[str, torch.Tensor], weights: Weights) -> None:
-    """Hold the runtime to PyTorch: probabilities of random images within 1e-4."""
-    network = Network(training_spec(settings)).eval()
+def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Mapping[str, np.ndarray]) -> None:
+    """Hold the runtime with the folded tensors to PyTorch: probabilities of random images within 1e-4."""
+    spec = training_spec(settings)
+    network = Network(spec).eval()
     network.load_state_dict(state)
-    shape = (2, weights.spec.in_channels, settings.preprocess.size, settings.preprocess.size)
+    shape = (2, spec.in_channels, settings.preprocess.size, settings.preprocess.size)
     images = np.random.default_rng(0).random(shape, np.float32)
     with torch.no_grad():
         reference = network(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(Engine(weights.spec, weights.tensors).run(images) - reference).max())
+    difference = float(np.abs(Engine(fold(spec), tensors).run(images) - reference).max())
     if not difference <= 1e-4:
         raise ModelError(f"the runtime's probabilities differ from PyTorch's by {difference:.2g}, more than 1e-4")
