@@ -81,8 +81,8 @@ def features(slices: np.ndarray) -> np.ndarray:
     return np.concatenate([np.percentile(foreground, _PERCENT), steps, layout.ravel(), histogram]).astype(np.float64)
 
 
-def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint:
-    """The fingerprint of a training set.
+def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint | None:
+    """The fingerprint of a training set; None for fewer than three scans, which cannot tell what is usual.
 
     Parameters
     ----------
@@ -91,6 +91,8 @@ def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint:
     variants : sequence of (N, F)
         Features of the same scans as augmentation may change them beyond recognition; together they are a cloud of their own.
     """
+    if len(rows) < 3:  # each is held against the others, and one other has no spread
+        return None
 
     def fit(chosen: np.ndarray, limit: float) -> Fingerprint:
         clouds = [rows[chosen], *([np.vstack([other[chosen] for other in variants])] if variants else [])]
@@ -98,7 +100,7 @@ def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint:
         return Fingerprint(np.stack(means), np.stack(inverses), limit)
 
     fold = np.arange(len(rows)) % min(_FOLDS, len(rows))
-    distances = [fit(fold != fold[i], 0.0).distance(row) for i, row in enumerate(rows)] if len(rows) > 2 else [np.inf]
+    distances = [fit(fold != fold[i], 0.0).distance(row) for i, row in enumerate(rows)]
     return fit(np.ones(len(rows), bool), float(np.percentile(distances, _QUANTILE)))
 
 

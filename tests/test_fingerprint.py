@@ -42,6 +42,17 @@ def test_a_variant_is_known_where_it_was_learned(heads):
     assert not fingerprint.learn(heads, [variant]).is_foreign(variant[0])
 
 
+@pytest.mark.parametrize("scans", [1, 2])
+def test_too_few_scans_cannot_tell_what_is_usual(heads, scans):
+    assert fingerprint.learn(heads[:scans], [heads[:scans] + 1]) is None
+
+
+def test_three_scans_can(heads):
+    usual = fingerprint.from_record(fingerprint.to_record(fingerprint.learn(heads[:3])))
+    assert 0 < usual.limit < np.inf
+    assert not usual.is_foreign(heads[1])
+
+
 def test_the_record_survives_json(heads):
     usual = fingerprint.learn(heads, [heads + 1])
     again = fingerprint.from_record(json.loads(json.dumps(fingerprint.to_record(usual))))

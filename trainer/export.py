@@ -125,9 +125,7 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         "revision": _revision(),
         "use": DISCLAIMER,
     }
-    names = split[0]["train"]
-    # what is usual cannot be told from fewer than three
-    looks = _fingerprint((load_case(dataset, name, channel) for name in names), settings) if len(names) > 2 else None
+    looks = _fingerprint((load_case(dataset, name, channel) for name in split[0]["train"]), settings)
     save(output, fold(spec), tensors, settings.preprocess, provenance, looks)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
         file.write(json.dumps(split, indent=1).encode())
@@ -178,8 +176,8 @@ def release(
     return weights
 
 
-def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint:
-    """How the training scans look, and how they look stripped where training strips them."""
+def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
+    """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
     record, augmentation = settings.preprocess, settings.recipe.augmentation
     depths = []
     if augmentation.strip and record.intensity == "zscore":
