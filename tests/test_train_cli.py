@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +155,15 @@ def test_a_release_is_told_in_its_card(released):
     assert list(found.provenance["metrics"]) == ["phantom, validation", "other"]
     assert found.sha256 in text
     assert "- Hardly trained.\n" in text
+
+
+def test_the_commands_in_a_card_give_its_figures(released):
+    found = weights.load(released / "two.safetensors").provenance["metrics"]
+    commands = re.findall(r"^    monet-train (evaluate .*)$", (released / "two.md").read_text(), re.MULTILINE)
+    for command, told in zip(commands, found.values(), strict=True):
+        assert call(released, *shlex.split(command), "-o", "measured") == 0
+        measured = json.loads((released / "measured" / "summary.json").read_text())
+        assert measured == told
 
 
 def test_a_fold_is_measured_on_its_own_patients(released):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from monet_edge import DISCLAIMER
@@ -10,7 +12,29 @@ from monet_edge.spec import count_floats
 from monet_edge.weights import Weights
 
 
-def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Sequence[str], command: str) -> str:
+def measuring(output: Path, data: str, validation: bool, channel: int = 0) -> str:
+    """The command that measures a released model, to be given where the file is.
+
+    Parameters
+    ----------
+    output : Path
+        The .safetensors file, which has its splits beside it.
+    data : str
+        The data set.
+    validation : bool
+        On the validation part only.
+    channel : int
+        Which one of a scan with several.
+    """
+    words = ["monet-train", "evaluate", output.name, data]
+    if validation:
+        words += ["--splits", output.with_suffix(".splits.json").name]
+    if channel:
+        words += ["--channel", str(channel)]
+    return shlex.join(words)
+
+
+def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Sequence[str], commands: Sequence[str]) -> str:
     """Write the card.
 
     Parameters
@@ -20,8 +44,8 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         What `evaluate.summarise` says, by a heading such as "brain-flair, validation".
     notes : sequence of str
         What a reader must know about the data, one point each.
-    command : str
-        The command that measured.
+    commands : sequence of str
+        Those that measured, see `measuring`.
     """
     record, provenance = weights.preprocess, weights.provenance
     data, training = provenance["data"], provenance["training"]
@@ -38,7 +62,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
         f"- **Preprocessing**: {axes}; {record.intensity}, {record.low:g} to {record.high:g} {units[record.intensity]} become 0 to 1;"
         + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
-        f"- **Split** by patient within each institution: {training['cases']} train, {training['validated_on']} validate"
+        f"- **Split** by patient: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
         f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
         "",
@@ -48,7 +72,11 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         "",
         "## Measured",
         "",
-        f"Per patient, through the runtime: `{command}`. SE is the standard error of the mean."
+        "Per patient, through the runtime, by",
+        "",
+        *(f"    {command}" for command in commands),
+        "",
+        "SE is the standard error of the mean."
         " Distances in px are means over slices, where a structure missed or invented in a slice counts as the slice's diagonal.",
         "",
         "| data | label | patients | Dice mean ± SD (SE) | median | least | HD95 | Hausdorff | missed | invented |",
@@ -63,8 +91,9 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     ]
     if places:
         lines += ["", "| institution | label | patients | Dice mean (SE) |", "|---|---|---|---|", *places]
-    worst = (f"{case['case']} {case['dice']:.2f}" for summary in summaries.values() for row in summary.values() for case in row["worst"])
-    lines += ["", f"Worst cases: {', '.join(worst)}.", "", DISCLAIMER, ""]
+    worst = [case for summary in summaries.values() for row in summary.values() for case in row["worst"]]
+    told = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
+    lines += ["", f"Lowest Dice: {', '.join(told)}.", "", DISCLAIMER, ""]
     return "\n".join(lines)
 
 

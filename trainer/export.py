@@ -20,7 +20,7 @@ from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
-from .card import card
+from .card import card, measuring
 from .config import DEPTHS, Settings, training_spec
 from .config_text import read_settings
 from .data import strip
@@ -171,8 +171,9 @@ def release(
     provenance = {**weights.provenance, "dice": dice, "metrics": summaries}
     save(output, weights.spec, weights.tensors, weights.preprocess, provenance, weights.fingerprint)
     weights = load(output)
+    commands = [measuring(output, dataset.name, True, channel), *(measuring(output, other.name, False, channel) for other in others)]
     with atomic_write(output.with_suffix(".md"), overwrite=True) as file:
-        file.write(card(weights, summaries, notes, f"monet-train evaluate {weights.name} {dataset.name}").encode())
+        file.write(card(weights, summaries, notes, commands).encode())
     return weights
 
 

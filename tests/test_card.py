@@ -1,0 +1,35 @@
+"""The shipped models' cards are what the generator writes from the files themselves; only the notes are by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from monet_edge import weights
+from trainer.card import card, measuring
+from trainer.dataset import read_splits
+
+
+@pytest.mark.parametrize("name", weights.shipped())
+def test_a_shipped_card_is_what_its_file_gives(name):
+    path = weights.find(name)
+    found, text = weights.load(name), path.with_suffix(".md").read_text()
+    notes = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ") and not line.startswith("- **")]
+    measured = found.provenance["metrics"]
+    commands = [measuring(path, heading.removesuffix(", validation"), heading.endswith(", validation")) for heading in measured]
+    assert card(found, measured, notes, commands) == text
+
+
+@pytest.mark.parametrize("name", weights.shipped())
+def test_its_splits_hold_the_patients_that_were_measured(name):
+    (part,) = read_splits(weights.find(name).with_suffix(".splits.json"))  # one: evaluate asks for no --fold
+    heading, row = next(iter(weights.load(name).provenance["metrics"].items()))
+    assert heading == f"{name}, validation"
+    for label in row.values():
+        assert label["cases"] == len(part["val"])
+        assert {case["case"] for case in label["worst"]} <= {*part["val"]}
+
+
+def test_a_command_has_what_it_takes():
+    path = Path("out", "my model.safetensors")
+    assert measuring(path, "data", False, 2) == "monet-train evaluate 'my model.safetensors' data --channel 2"
+    assert measuring(path, "data", True).endswith("--splits 'my model.splits.json'")
