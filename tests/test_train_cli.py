@@ -163,7 +163,20 @@ def test_the_commands_in_a_card_give_its_figures(released):
     for command, told in zip(commands, found.values(), strict=True):
         assert call(released, *shlex.split(command), "-o", "measured") == 0
         measured = json.loads((released / "measured" / "summary.json").read_text())
+        assert [{"dice": case["dice"]} for case in measured["lesion"].pop("worst")] == told["lesion"].pop("worst")
         assert measured == told
+
+
+def test_patients_are_named_only_if_asked(released):
+    def names(path):
+        return re.findall(rb"case_\d+|phantom_\d+", path.read_bytes())
+
+    assert not names(released / "two.safetensors")
+    assert not names(released / "two.md")
+    assert names(released / "two.splits.json")
+    assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases") == 0
+    assert names(released / "named.safetensors")
+    assert names(released / "named.md")
 
 
 def test_a_fold_is_measured_on_its_own_patients(released):

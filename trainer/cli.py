@@ -151,10 +151,13 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of `fit`.")],
     dataset: DatasetArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file; the card and the splits go beside it.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The .safetensors file; beside it go the card, and the splits, which name the patients.")
+    ],
     also: AlsoOption = None,
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
+    name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
     channel: ChannelOption = 0,
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
@@ -162,7 +165,7 @@ def export(
     from .export import release
 
     found, others = read(dataset, channel), [read(folder, channel) for folder in also or []]
-    weights = release(run, found, output, others, note or [], command, channel)
+    weights = release(run, found, output, others, note or [], command, channel, name_cases)
     print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 
 

@@ -196,16 +196,17 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) ->
     return max(float(d.max()) for d in distances), max(float(np.percentile(d, 95)) for d in distances)
 
 
-def summarise(scores: Sequence[Score]) -> dict[str, Any]:
+def summarise(scores: Sequence[Score], named: bool = True) -> dict[str, Any]:
     """Per label: mean, SD, standard error, median and range of the Dice coefficient and the distances; how many of each status.
 
-    Also the mean Dice and its standard error per institution, and the worst cases.
+    Also the mean Dice and its standard error per institution, and the worst cases, with their names or without.
     """
     summary: dict[str, Any] = {}
     for label in dict.fromkeys(score.label for score in scores):
         rows = [score for score in scores if score.label == label]
         dice = [row.dice for row in rows]
         places = {place: [row.dice for row in rows if row.institution == place] for place in sorted({row.institution for row in rows})}
+        worst = sorted(rows, key=lambda row: row.dice)[:3]
         summary[label] = {
             "cases": len(rows),
             "dice": describe(dice),
@@ -214,7 +215,7 @@ def summarise(scores: Sequence[Score]) -> dict[str, Any]:
             "unit": rows[0].unit,
             "status": {status: sum(row.status == status for row in rows) for status in ("found", "missed", "invented", "empty")},
             "institutions": {place: describe(values) for place, values in places.items() if place},
-            "worst": [{"case": row.case, "dice": row.dice} for row in sorted(rows, key=lambda row: row.dice)[:3]],
+            "worst": [{"case": row.case, "dice": row.dice} if named else {"dice": row.dice} for row in worst],
         }
     return summary
 

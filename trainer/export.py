@@ -140,6 +140,7 @@ def release(
     notes: Sequence[str] = (),
     command: str = "",
     channel: int = 0,
+    named: bool = False,
 ) -> Weights:
     """Export a run, measure it through the runtime, and write its card beside the file.
 
@@ -151,6 +152,8 @@ def release(
         Also measured on, all of each.
     notes : sequence of str
         What a reader of the card must know.
+    named : bool
+        Name the worst cases in the file and the card: a hospital's cases may be named after their patients.
 
     Returns
     -------
@@ -165,7 +168,7 @@ def release(
     weights = export(run, dataset, output, command, channel)
     model, held = make_model(weights), read_splits(run / "splits.json")[0]["val"]
     measured = [(f"{dataset.name}, validation", dataset, held), *((other.name, other, list(other.pairs)) for other in others)]
-    summaries = {heading: summarise(list(evaluate(model, found, names, channel=channel))) for heading, found, names in measured}
+    summaries = {heading: summarise(list(evaluate(model, found, names, channel=channel)), named) for heading, found, names in measured}
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     provenance = {**weights.provenance, "dice": dice, "metrics": summaries}
