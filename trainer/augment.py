@@ -7,6 +7,7 @@ augmentation compiles into a few kernels. Intensities stay in [0, 1] and the bac
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,13 +60,27 @@ def _chance(like: Tensor, probability: float) -> Tensor:
     return torch.rand(len(like), 1, 1, 1, device=like.device) < probability
 
 
+def standardise(images: Any, mean: Any, sd: Any, clip: tuple[float, float]) -> Any:
+    """Take the z-score of normalised images anew and bring it back to [0, 1]; of tensors and NumPy arrays alike.
+
+    Parameters
+    ----------
+    images : (N, ...) tensor or array
+    mean, sd : tensor, array or float
+        Of the foreground that is left; they broadcast.
+    clip : (float, float)
+        What 0 and 1 are in standard deviations.
+    """
+    return (((images - mean) / sd - clip[0]) / (clip[1] - clip[0])).clip(0, 1)
+
+
 def _strip(
     images: Tensor, labels: Tensor, depths: Tensor, strips: Tensor, settings: Augmentation, clip: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     low, high = settings.strip_depth
     depth = torch.randint(low, high + 1, (len(images),), device=images.device)
     mean, sd = strips[torch.arange(len(images), device=images.device), depth].T[:, :, None, None, None]
-    anew = (((images - mean) / sd - clip[0]) / (clip[1] - clip[0])).clamp(0, 1)
+    anew = standardise(images, mean, sd, clip)
     chosen, kept = _chance(images, settings.strip), (depths >= depth[:, None, None])[:, None]
     images = torch.where(chosen, torch.where(kept & (images > 0), anew, 0.0), images)
     # what is cut away is background in the truth too, or the network would learn to see structures in nothing

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monet_edge.preprocess import Preprocess, normalise, resize
 
+from .augment import standardise
 from .config import DEPTHS
 from .dataset import Case, oriented
 from .prepare import Prepared
@@ -133,5 +134,5 @@ def strip(images: np.ndarray, depth: int, record: Preprocess) -> np.ndarray:
     """Slices (N, S, S) of a z-scored head without a rim so many pixels deep, the z-score taken anew."""
     depths, rims = _rim(images)
     mean, sd = rims[depth]
-    anew = ((images - mean) / sd - record.low) / (record.high - record.low)
-    return np.where((depths >= depth) & (images > 0), np.clip(anew, 0, 1), 0).astype(np.float32)
+    anew = standardise(images, mean, sd, (record.low, record.high))
+    return np.where((depths >= depth) & (images > 0), anew, 0).astype(np.float32)

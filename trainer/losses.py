@@ -14,6 +14,11 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return torch.stack([labels == value for value in range(classes)], dim=1).float()
 
 
+def soft_dice(both: Tensor, either: Tensor, smooth: float = 1.0) -> Tensor:
+    """The soft Dice coefficient from the sum of products, and the sum of probabilities and targets; ``smooth`` as for `dice_loss`."""
+    return (2 * both + smooth) / (either + smooth)
+
+
 def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """One minus the soft Dice coefficient over the whole batch, mean over the foreground classes.
 
@@ -31,7 +36,7 @@ def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tenso
     if probability.shape[1] > 1:
         probability, target = probability[:, 1:], target[:, 1:]
     both, either = (probability * target).sum((0, 2, 3)), (probability + target).sum((0, 2, 3))
-    return (1 - (2 * both + smooth) / (either + smooth)).mean()
+    return (1 - soft_dice(both, either, smooth)).mean()
 
 
 def cross_entropy(probability: Tensor, target: Tensor) -> Tensor:

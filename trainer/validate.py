@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .data import Slices
-from .losses import one_hot
+from .losses import one_hot, soft_dice
 from .network import Network
 
 
@@ -47,7 +47,7 @@ def validate(network: Network, data: Slices, batch: int = 64) -> dict[str, float
             counts[k].index_add_(0, data.cases[index], value.sum((2, 3), dtype=torch.float64))
     both, predicted, true = counts
     dice = torch.where(predicted + true > 0, 2 * both / (predicted + true).clamp_min(1), 1.0).mean(0).tolist()
-    soft = 1 - (2 * totals[0] + 1) / (totals[1] + totals[2] + 1)
+    soft = 1 - soft_dice(totals[0], totals[1] + totals[2])
     return {"val_loss": float(soft.mean()), **{f"val_dice_{k + 1}": value for k, value in enumerate(dice)}}
 
 
