@@ -1,7 +1,7 @@
 """Where our findings agree with the paper and where they do not: its comparisons, each beside ours, with a verdict that a rule gives.
 
-The rule for Dice: differences are paired by patient; one whose 95 % interval holds 0 cannot be told. For times, sizes and
-activations: the same side of equality.
+The rule for Dice: differences are paired by patient; one whose 95 % interval holds 0 cannot be told, nor can anything of a few
+patients. Where the paper sees none, the interval must lie within a margin. For times, sizes and activations: the same side of equality.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from . import tables
 from .paired import interval, told
 
 AGREES, DIFFERS, OPEN, MISSING = "agrees", "**differs**", "cannot be told", "not recorded"
+EQUAL = 0.03  # of Dice; a difference within it counts as none. Set before any of these rows was recorded
+LEAST = 6  # patients: all differences of 5 have one sign in 1 of 16 cases by chance alone, those of 6 in 1 of 32
 Trained = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
@@ -38,10 +40,13 @@ def findings(trained: Trained, cpu: Sequence[Mapping[str, Any]], gpu: Sequence[M
 
 def verdict(theirs: float, low: float, high: float) -> str:
     """Whether the paper's difference and our interval say the same: better, worse, or (0.005 and less of Dice, as printed) equal."""
-    equal = abs(theirs) < 0.005
+    if abs(theirs) < 0.005:
+        if low >= -EQUAL and high <= EQUAL:
+            return AGREES
+        return DIFFERS if low > EQUAL or high < -EQUAL else OPEN
     if low <= 0 <= high:
-        return AGREES if equal else OPEN
-    return DIFFERS if equal or (low > 0) != (theirs > 0) else AGREES
+        return OPEN
+    return AGREES if (low > 0) == (theirs > 0) else DIFFERS
 
 
 def _dice(trained: Trained, paper: Mapping[str, Any]) -> list[list[str]]:
@@ -56,7 +61,8 @@ def _dice(trained: Trained, paper: Mapping[str, Any]) -> list[list[str]]:
             if net in rows and "monet" in rows:
                 differences = paired_dice(rows["monet"]["patients"][data], rows[net]["patients"][data])
                 early = "" if rows["monet"]["converged"] and rows[net]["converged"] else ", not both converged"
-                cells = [told(differences) + early, verdict(theirs, *interval(differences)[1:])]
+                few = f", {len(differences)} patients" if len(differences) < LEAST else ""
+                cells = [told(differences) + early + few, OPEN if few else verdict(theirs, *interval(differences)[1:])]
             lines.append([f"{title}, Dice on {data}", f"{theirs:+.2f}", *cells])
     return lines
 

@@ -16,7 +16,7 @@ from monet_edge.architectures import ARCHITECTURES
 from monet_edge.spec import Spec, count_floats, fold, tensor_shapes
 
 from . import tables
-from .agreement import findings
+from .agreement import EQUAL, LEAST, findings
 
 RUNNERS = ("monet-edge", "PyTorch", "ONNX Runtime", "OpenVINO fp32")
 MISSING = "not recorded"
@@ -69,6 +69,8 @@ def page(results: Mapping[str, Any], pictures: Collection[str] = ()) -> str:
         figure4=_figure4(pictures),
         figure5=_figure5(trained, pictures),
         parity=_parity(trained),
+        equal=EQUAL,
+        least=LEAST,
         findings=findings(trained, _rows(results, TABLE2), _rows(results, GPU), PAPER),
         sources=_sources(results),
     )

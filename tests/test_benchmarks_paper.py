@@ -37,10 +37,10 @@ def training(net, data, dice, converged=True, external=()):
 @pytest.fixture
 def results():
     rows = [
-        training("monet", "pancreas-ct", (0.80, 0.70, 0.90)),
-        training("unet-64", "pancreas-ct", (0.70, 0.62, 0.78)),
-        training("monet", "brain-flair", (0.5, 0.7), external=(0.6, 0.4)),
-        training("unet-16", "brain-flair", (0.6, 0.9), converged=False),
+        training("monet", "pancreas-ct", (0.80, 0.70, 0.90) * 2),
+        training("unet-64", "pancreas-ct", (0.70, 0.60, 0.80) * 2),
+        training("monet", "brain-flair", (0.5, 0.7) * 3, external=(0.6, 0.4)),
+        training("unet-16", "brain-flair", (0.65, 0.85) * 3, converged=False, external=(0.3, 0.1)),
     ]
     return {f"paper-{row['net']}-{row['data']}": row for row in rows}
 
@@ -55,7 +55,7 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
     table = page[page.index("| pancreas-ct | Dice") :]
     row = line(table[: table.index("Ours is")], "MoNet")
     assert row == (
-        "| MoNet | 0.80 ± 0.10 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 3 "
+        "| MoNet | 0.80 ± 0.09 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 6 "
         "| converged, 54 epochs; Dice while training 0.810 at the best, 0.810 at the last | 0.78 |"
     )
     assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
@@ -65,10 +65,12 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
 
 def test_findings_are_paired_and_follow_the_rule(results):
     page = paper_page.page(results)
-    assert "| U-Net-64, Dice on pancreas-ct | +0.02 | +0.100 (+0.080 to +0.120) | agrees |" in page
+    assert "| U-Net-64, Dice on pancreas-ct | +0.02 | +0.100 (+0.100 to +0.100) | agrees |" in page
     assert line(page, "U-Net-16, Dice on pancreas-ct | +0.05 | not recorded").endswith("|  |")
-    brain = line(page, "U-Net-16, Dice on brain-flair | +0.00 | -0.150 (-0.200 to -0.100), not both converged")
+    brain = line(page, "U-Net-16, Dice on brain-flair | +0.00 | -0.150 (-0.150 to -0.150), not both converged")
     assert brain.endswith("| **differs** |")
+    few = line(page, "U-Net-16, Dice on brain-flair-external | +0.11 | +0.300 (+0.300 to +0.300), not both converged, 2 patients")
+    assert few.endswith("| cannot be told |")
     assert "70% of U-Net-64's are near zero, 30% of MoNet's | agrees |" in page
     assert "| U-Net-64, size | 66 times MoNet's | 77 times MoNet's | agrees |" in page
 
@@ -80,12 +82,25 @@ def test_findings_are_paired_and_follow_the_rule(results):
         (0.05, -0.10, -0.01, agreement.DIFFERS),
         (-0.05, -0.10, -0.01, agreement.AGREES),
         (0.05, -0.01, 0.10, agreement.OPEN),
-        (0.0, -0.01, 0.10, agreement.AGREES),
-        (0.0, 0.01, 0.10, agreement.DIFFERS),
+        (0.0, -0.03, 0.03, agreement.AGREES),
+        (0.0, 0.01, 0.02, agreement.AGREES),
+        (0.0, -0.01, 0.10, agreement.OPEN),
+        (0.0, -0.10, 0.05, agreement.OPEN),
+        (0.0, 0.01, 0.10, agreement.OPEN),
+        (0.0, 0.04, 0.10, agreement.DIFFERS),
+        (0.0, -0.10, -0.04, agreement.DIFFERS),
     ],
 )
-def test_a_verdict_needs_an_interval_without_0(theirs, low, high, expected):
+def test_a_verdict_follows_the_rule(theirs, low, high, expected):
     assert agreement.verdict(theirs, low, high) == expected
+
+
+@pytest.mark.parametrize(("patients", "told"), [(5, agreement.OPEN), (6, agreement.AGREES)])
+def test_few_patients_tell_nothing(patients, told):
+    rows = [training(net, "pancreas-ct", (dice,) * patients) for net, dice in (("monet", 0.8), ("unet-64", 0.7))]
+    page = paper_page.page({row["net"]: row for row in rows})
+    (found,) = [text for text in page.splitlines() if text.startswith("| U-Net-64, Dice on pancreas-ct |")]
+    assert found.endswith(f"| {told} |")
 
 
 def test_patients_are_matched_by_name():
