@@ -56,7 +56,7 @@ def _dice(trained: Trained, paper: Mapping[str, Any]) -> list[list[str]]:
         for net, title in tables.TITLES.items():
             if net == "monet":
                 continue
-            theirs = paper["monet"][data] - paper[net][data]
+            theirs = paper["monet"]["dice"][data][0] - paper[net]["dice"][data][0]
             cells = [MISSING, ""]
             if net in rows and "monet" in rows:
                 differences = paired_dice(rows["monet"]["patients"][data], rows[net]["patients"][data])

@@ -19,16 +19,40 @@ from . import tables
 from .agreement import EQUAL, LEAST, findings
 
 RUNNERS = ("monet-edge", "PyTorch", "ONNX Runtime", "OpenVINO fp32")
-MISSING = "not recorded"
-TABLE2, GPU = "paper-table2", "paper-gpu"  # the records that are not a training's
+MISSING, NOT_PRINTED = "not recorded", "not printed"
+TABLE2, GPU, EARLIER = "paper-table2", "paper-gpu", "training-h200"  # the records that are not a training's
 FIGURES = "pancreas-ct"  # whose scans may be shown: CC BY 3.0
 
-# the paper's figures: Table 1 (Dice by data set), Table 2 (seconds on an 8-core Intel i9, seconds per batch of 32 on a GPU), Table 3 (MB)
+# the paper's figures: Table 1 (mean and SD by data set), Table 2 (seconds on an 8-core Intel i9; of a batch of 32 on a GPU), Table 3 (MB)
 PAPER: dict[str, dict[str, Any]] = {
-    "monet": {"pancreas-ct": 0.78, "brain-flair-external": 0.70, "brain-flair": 0.77, "cpu": 14.88, "gpu": 0.462, "size": 1.8},
-    "unet-16": {"pancreas-ct": 0.73, "brain-flair-external": 0.59, "brain-flair": 0.77, "cpu": 7.03, "gpu": 0.152, "size": 7.6},
-    "unet-64": {"pancreas-ct": 0.76, "brain-flair-external": 0.50, "brain-flair": 0.78, "cpu": 45.34, "gpu": 0.747, "size": 118.6},
-    "attention-unet": {"pancreas-ct": 0.73, "brain-flair-external": 0.37, "brain-flair": 0.74, "cpu": 53.30, "gpu": 0.905, "size": None},
+    "monet": {
+        "dice": {"pancreas-ct": (0.78, 0.09), "brain-flair": (0.77, 0.13), "brain-flair-external": (0.70, 0.1)},
+        "hausdorff": {"pancreas-ct": (1.78, 0.61), "brain-flair": (2.04, 0.39)},
+        "cpu": 14.88,
+        "gpu": 0.462,
+        "size": 1.8,
+    },
+    "unet-16": {
+        "dice": {"pancreas-ct": (0.73, 0.10), "brain-flair": (0.77, 0.12), "brain-flair-external": (0.59, 0.2)},
+        "hausdorff": {"pancreas-ct": (1.96, 0.66), "brain-flair": (2.03, 0.38)},
+        "cpu": 7.03,
+        "gpu": 0.152,
+        "size": 7.6,
+    },
+    "unet-64": {
+        "dice": {"pancreas-ct": (0.76, 0.11), "brain-flair": (0.78, 0.12), "brain-flair-external": (0.50, 0.2)},
+        "hausdorff": {"pancreas-ct": (1.86, 0.66), "brain-flair": (2.01, 0.38)},
+        "cpu": 45.34,
+        "gpu": 0.747,
+        "size": 118.6,
+    },
+    "attention-unet": {
+        "dice": {"pancreas-ct": (0.73, 0.10), "brain-flair": (0.74, 0.15), "brain-flair-external": (0.37, 0.6)},
+        "hausdorff": {"pancreas-ct": (1.98, 0.66), "brain-flair": (2.09, 0.38)},
+        "cpu": 53.30,
+        "gpu": 0.905,
+        "size": None,
+    },
 }
 # what stands beside what: our data set, the paper's column, and how they differ
 DATA = {
@@ -56,8 +80,8 @@ def page(results: Mapping[str, Any], pictures: Collection[str] = ()) -> str:
     Parameters
     ----------
     results : mapping
-        By file name: ``paper-<net>-<data>`` (of `python -m benchmarks training`), ``paper-gpu`` (of `step`) and ``paper-table2``
-        (of `paper`).
+        By file name: ``paper-<net>-<data>`` (of `python -m benchmarks training`), ``paper-gpu`` (of `step`), ``paper-table2`` (of
+        `paper`) and ``training-h200``, which was written down while the trainer was made.
     pictures : collection of str
         Names of the picture files beside them.
     """
@@ -71,6 +95,7 @@ def page(results: Mapping[str, Any], pictures: Collection[str] = ()) -> str:
         parity=_parity(trained),
         equal=EQUAL,
         least=LEAST,
+        earlier=_earlier(results.get(EARLIER)),
         findings=findings(trained, _rows(results, TABLE2), _rows(results, GPU), PAPER),
         sources=_sources(results),
     )
@@ -101,10 +126,15 @@ def _table1(trained: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
             if net in found:
                 row = next(row for (name, _), row in trained.items() if name == net and data in row["patients"])
                 cells = [_spread(found[net], "dice", 2), _spread(found[net], "hausdorff", 1), _counts(found[net]), _state(row)]
-            lines.append([title, *cells, f"{PAPER[net][data]:.2f}"])
-        head = [data, "Dice", "Hausdorff, pixels", "patients", "training", f"paper's Dice: {theirs}"]
+            lines.append([title, *cells, *(_printed(PAPER[net][key].get(data)) for key in ("dice", "hausdorff"))])
+        head = [data, "Dice", "Hausdorff, pixels", "patients", "training", f"paper's Dice: {theirs}", "paper's Hausdorff"]
         sections.append(f"{tables.table(head, lines)}\n\n{differs}")
     return "\n\n".join(sections)
+
+
+def _printed(found: tuple[float, float] | None) -> str:
+    """A mean and its SD as the paper prints them."""
+    return NOT_PRINTED if found is None else f"{found[0]:.2f} ± {found[1]:g}"
 
 
 def _spread(rows: Sequence[Mapping[str, Any]], key: str, digits: int) -> str:
@@ -122,6 +152,31 @@ def _state(row: Mapping[str, Any]) -> str:
     what = "converged" if row["converged"] else "**not converged**"
     best, last = (f"{row[which]['val_dice_1']:.3f}" for which in ("best", "last"))
     return f"{what}, {row['epochs']} epochs; Dice while training {best} at the best, {last} at the last"
+
+
+def _earlier(found: Mapping[str, Any] | None) -> str:
+    """What was recorded of the paper's recipe before `benchmarks training` was there: no scores by patient, so no verdict."""
+    if found is None:
+        return MISSING
+    trained, machine = found["paper_recipe_on_brain_flair"], found["machine"]
+    lines = []
+    for net, title in tables.TITLES.items():
+        if net in trained:
+            row = trained[net]
+            dice = [f"{row[which]:.2f}" for which in ("best_val_dice", "last_val_dice")]
+            rate = f"{row['epochs'][0]['rate']:g} to {row['epochs'][-1]['rate']:g}"
+            lines.append([title, *dice, f"{row['best_epoch'] + 1} of {len(row['epochs'])}", rate, row["state"]])
+    head = ["brain-flair", "Dice, best epoch", "Dice, last epoch", "best epoch", "learning rate", "how it ended"]
+    step, both, theirs = found["step"], found["two_gpus"], 1e3 * PAPER["monet"]["gpu"]
+    sentences = [
+        f"`{trained['command']}`.",
+        f"A step of {step['what']}: {step['paper_ms']:.2f} ms, with the recipe `strong` {step['strong_ms']:.2f} ms;",
+        f"the paper {theirs:.0f} ms.",
+        f"An epoch (`{both['command']}`): {both['seconds_an_epoch_two']:.2f} s on two such GPUs,",
+        f"{both['seconds_an_epoch_one']:.2f} s on one, {both['times']:.2f} times as long.",
+        f"{machine['gpu']}, PyTorch {machine['torch']}, {machine['date']}; every epoch is in `results/{EARLIER}.json`.",
+    ]
+    return f"{tables.table(head, lines)}\n\n{' '.join(sentences)}"
 
 
 def _table2(results: Mapping[str, Any]) -> str:
@@ -143,7 +198,7 @@ def _table3() -> str:
         spec = ARCHITECTURES[network]()
         trained, folded, size = 4 * count_floats(spec), 4 * count_floats(fold(spec)), PAPER[network]["size"]
         megabytes = [f"{n / 1e6:.2f}" for n in (trained, folded, folded / 2, 2 * trained)]
-        lines.append([title, f"{count_floats(spec):,}", f"{_parameters(spec):,}", *megabytes, "not printed" if size is None else size])
+        lines.append([title, f"{count_floats(spec):,}", f"{_parameters(spec):,}", *megabytes, NOT_PRINTED if size is None else size])
     head = ["", "parameters (Keras)", "parameters (PyTorch)", "float32, MB", "folded, MB", "folded, float16, MB",
             "federated round, MB a site", "paper, MB"]  # fmt: skip
     return tables.table(head, lines)

@@ -1,8 +1,11 @@
 """The paper's page is filled from records alone, says what did not converge, and gives its verdicts by a rule."""
 
+import json
+
 import pytest
 
 from benchmarks import agreement, paper, paper_page
+from benchmarks.__main__ import RESULTS
 
 MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2026-12-01", "revision": "abc", "versions": {}}
 MACHINE |= {"gpu": "GPU X"}
@@ -56,10 +59,12 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
     row = line(table[: table.index("Ours is")], "MoNet")
     assert row == (
         "| MoNet | 0.80 ± 0.09 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 6 "
-        "| converged, 54 epochs; Dice while training 0.810 at the best, 0.810 at the last | 0.78 |"
+        "| converged, 54 epochs; Dice while training 0.810 at the best, 0.810 at the last | 0.78 ± 0.09 | 1.78 ± 0.61 |"
     )
     assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
-    assert "| MoNet | 0.50 ± 0.14 (median 0.50) |" in page[page.index("| brain-flair-external | Dice") :]
+    external = line(page[page.index("| brain-flair-external | Dice") :].split("Ours are")[0], "MoNet")
+    assert external.startswith("| MoNet | 0.50 ± 0.14 (median 0.50) |")
+    assert external.endswith("| 0.70 ± 0.1 | not printed |")
     assert "GPU X; CPU, 16 cores" in page
 
 
@@ -101,6 +106,15 @@ def test_few_patients_tell_nothing(patients, told):
     page = paper_page.page({row["net"]: row for row in rows})
     (found,) = [text for text in page.splitlines() if text.startswith("| U-Net-64, Dice on pancreas-ct |")]
     assert found.endswith(f"| {told} |")
+
+
+def test_the_earlier_training_is_shown_as_it_is():
+    page = paper_page.page({paper_page.EARLIER: json.loads((RESULTS / f"{paper_page.EARLIER}.json").read_text())})
+    assert "| MoNet | 0.17 | 0.16 | 15 of 27 | 0.0005 to 5e-10 | stopped by the clock after 27 epochs" in page
+    assert "| U-Net-16 | 0.73 | 0.73 | 30 of 50 | 0.0005 to 5e-17 | converged" in page
+    assert "18.73 ms" in page
+    assert "0.70 s on two such GPUs, 1.37 s on one, 1.96 times as long." in page
+    assert "U-Net-16, Dice on brain-flair | +0.00 | not recorded |  |" in page
 
 
 def test_patients_are_matched_by_name():
