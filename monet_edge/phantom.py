@@ -19,6 +19,7 @@ from .preprocess import resize
 
 SHAPE = (24, 256, 256)
 SPACING = (5.0, 0.9, 0.9)  # mm along Z, H, W: as clinical FLAIR is taken
+MOST_CASES = 100  # that `monet-edge phantom` makes; seeds count in steps of so many, so that no patient is in two data sets
 
 
 def make(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +96,7 @@ def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir(parents=True)
         for case in range(cases):
-            volume, mask = make(seed + case, shape)
+            volume, mask = make(MOST_CASES * seed + case, shape)
             save(volume, folder / "imagesTr" / f"phantom_{case:02d}.nii.gz")
             save(mask, folder / "labelsTr" / f"phantom_{case:02d}.nii.gz")
         labels = {"background": 0, "lesion": 1}

@@ -29,7 +29,7 @@ def make_sites(folder: Path, names=("north", "south")) -> list[dict]:
     """Prepared sites; what their SuperNodes would be told."""
     nodes = []
     for seed, name in enumerate(names):
-        phantom.write_dataset(folder / name, 3, 100 * seed, SHAPE)
+        phantom.write_dataset(folder / name, 3, seed, SHAPE)
         prepare(read(folder / name), folder / f"{name}-prepared")
         memory = str(folder / f"{name}.safetensors")
         nodes.append({"name": name, "prepared": str(folder / f"{name}-prepared"), "memory": memory, "device": "cpu"})

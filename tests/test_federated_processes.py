@@ -66,7 +66,7 @@ def test_two_sites_two_rounds(folder):
     """The usual case by the command; what Flower counted at its sockets agrees with what we count."""
     datasets = [folder / "north", folder / "south"]
     for seed, dataset in enumerate(datasets):
-        phantom.write_dataset(dataset, 3, 100 * seed, fed.SHAPE)
+        phantom.write_dataset(dataset, 3, seed, fed.SHAPE)
     process = start("federated", *datasets, "-o", folder / "run", "--size", 32, "--rounds", 2, "--set", "batch=8", "--device", "cpu")
     output, _ = process.communicate()
     assert process.returncode == 0, output

@@ -16,7 +16,7 @@ def test_the_data_set_is_valid_and_known(tmp_path):
     assert list(found.pairs) == ["phantom_00", "phantom_01"]
     assert found.labels == ("lesion",)
     assert [severity for _, severity, _ in dataset.check(found)] == ["ok", "ok"]
-    volume, mask = phantom.make(6)
+    volume, mask = phantom.make(501)
     image, label = (nibabel.load(path) for path in found.pairs["phantom_01"])
     assert np.array_equal(np.asanyarray(image.dataobj).T, volume)
     assert np.array_equal(np.asanyarray(label.dataobj).T, mask)
@@ -27,3 +27,11 @@ def test_an_existing_data_set_is_left_alone(tmp_path):
     result = CliRunner().invoke(app, ["phantom", str(tmp_path)])
     assert result.exit_code == 2
     assert "holds a data set already" in result.stderr
+
+
+def test_another_seed_is_other_patients(tmp_path):
+    """Or a network would be tested on the heads that it was trained on."""
+    for seed in range(3):
+        phantom.write_dataset(tmp_path / str(seed), 3, seed, (4, 16, 16))
+    heads = [path.read_bytes() for path in tmp_path.glob("*/imagesTr/*.nii.gz")]
+    assert len(heads) == len(set(heads)) == 9
