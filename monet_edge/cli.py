@@ -33,6 +33,7 @@ ModelOption = Annotated[
     typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model's name (see `models`) or a .safetensors file."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -61,7 +62,7 @@ def segment(
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Let file names into pictures, pages and tables: they may hold a patient's name.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -198,6 +199,7 @@ def demo(
     folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for the phantom, its lesion and the mask.")] = Path("demo"),
     model: ModelOption = "brain-flair",
     threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Segment a synthetic head whose lesion is known, and say how well it went."""
@@ -205,22 +207,29 @@ def demo(
         import numpy as np
 
         from . import phantom
-        from .jobs import Options, make_job
+        from .jobs import Options, check_path, make_folder, make_job
         from .volume import read
 
+        make_folder(folder)
+        options = Options(overwrite=overwrite)
+        job = make_job(folder / "phantom.nii.gz", None, options)
+        lesion = folder / "phantom_lesion.nii.gz"
+        for path in (job.scan, lesion, job.mask):
+            check_path(path, [], overwrite=overwrite)
+        ready = _load(model, threads, False)
         volume, truth = phantom.make()
-        folder.mkdir(parents=True, exist_ok=True)
-        scan = folder / "phantom.nii.gz"
-        phantom.save(volume, scan)
-        phantom.save(truth, folder / "phantom_lesion.nii.gz")
-        job = make_job(scan, None, Options())
-        _segment_one(job, _load(model, threads, False), False, Options(overwrite=True))
+        phantom.save(volume, job.scan, overwrite=overwrite)
+        phantom.save(truth, lesion, overwrite=overwrite)
+        _segment_one(job, ready, False, options)
         mask = read(job.mask).voxels.T
         dice = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
         print(f"Dice {dice:.2f} against the lesion as drawn")
         print(DISCLAIMER)
         if dice < 0.7:
-            raise MonetError(f"the demo scored Dice {dice:.2f}, expected at least 0.7: this installation or model is not sound")
+            raise MonetError(
+                f"the demo scored Dice {dice:.2f}, expected at least 0.7: this installation is not sound, "
+                "or the model is not one for tumours in FLAIR images"
+            )
 
 
 @app.command()

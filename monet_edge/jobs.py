@@ -108,9 +108,11 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
         return [make_job(scans[0], output, options)]
     if output is not None:
-        _make_folder(output, ENDINGS, len(scans), "--output")
+        _refuse_one_file(output, ENDINGS, len(scans), "--output")
+        make_folder(output)
     if options.report is not None and len(scans) > 1:
-        _make_folder(options.report, (".html",), len(scans), "--report")
+        _refuse_one_file(options.report, (".html",), len(scans), "--report")
+        make_folder(options.report)
     jobs = [make_job(scan, None if output is None else output / f"{stem(scan)}_seg.nii.gz", options) for scan in scans]
     taken: dict[str, Path] = {}
     for job in jobs:
@@ -120,10 +122,20 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     return jobs
 
 
-def _make_folder(folder: Path, endings: tuple[str, ...], count: int, option: str) -> None:
-    """Make the folder that several results go into; a name such as a file's is a mistake."""
+def _refuse_one_file(folder: Path, endings: tuple[str, ...], count: int, option: str) -> None:
+    """Several results go into a folder; a name such as a file's is a mistake."""
     if folder.name.endswith(endings):
         raise OutputError(f"{folder}: {count} scans cannot go into one file. Give a folder as {option}.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that results go into, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If the disk refuses.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -78,9 +78,9 @@ def to_image(volume: np.ndarray) -> nibabel.Nifti1Image:
     return image
 
 
-def save(volume: np.ndarray, path: Path) -> None:
+def save(volume: np.ndarray, path: Path, *, overwrite: bool = False) -> None:
     """Write a canonical volume (Z, H, W) as .nii.gz, whole or not at all."""
-    with atomic_write(path, overwrite=True) as file:
+    with atomic_write(path, overwrite=overwrite) as file:
         file.write(gzip.compress(to_image(volume).to_bytes(), 1, mtime=0))
 
 
@@ -90,9 +90,11 @@ def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int
     Raises
     ------
     OutputError
-        If the folder exists.
+        If the folder holds a data set already, or any part of one.
     """
     try:
+        if any((folder / part).exists() for part in ("dataset.json", "imagesTr", "labelsTr")):
+            raise FileExistsError
         for part in ("imagesTr", "labelsTr"):
             (folder / part).mkdir(parents=True)
         for case in range(cases):

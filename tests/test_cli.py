@@ -165,6 +165,20 @@ def test_demo_fails_with_a_model_that_finds_nothing(tmp_path, weights_file):
     assert "expected at least 0.7" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["phantom.nii.gz", "phantom_lesion.nii.gz", "phantom_seg.nii.gz"])
+def test_demo_replaces_nothing_unless_told(tmp_path, name, weights_file):
+    """phantom.nii.gz is also what a scanner's own quality check is called."""
+    (tmp_path / name).write_bytes(b"precious")
+    command = ["demo", "-o", str(tmp_path), "-m", str(weights_file)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 2
+    assert f"{name} exists already" in result.stderr
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"precious"]
+    runner.invoke(app, [*command, "--overwrite"])
+    assert len(files(tmp_path)) == 3
+    assert (tmp_path / name).read_bytes() != b"precious"
+
+
 def test_a_terminal_gets_a_bar(scan, weights_file):
     parent, child = pty.openpty()
     command = [sys.executable, "-m", "monet_edge", "segment", str(scan), "-m", str(weights_file)]

@@ -35,3 +35,9 @@ def test_another_seed_is_other_patients(tmp_path):
         phantom.write_dataset(tmp_path / str(seed), 3, seed, (4, 16, 16))
     heads = [path.read_bytes() for path in tmp_path.glob("*/imagesTr/*.nii.gz")]
     assert len(heads) == len(set(heads)) == 9
+
+
+def test_a_data_set_of_another_layout_is_left_alone_too(tmp_path):
+    (tmp_path / "dataset.json").write_text("precious")
+    assert CliRunner().invoke(app, ["phantom", str(tmp_path)]).exit_code == 2
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
