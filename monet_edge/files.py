@@ -59,8 +59,8 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.close(claim)
 
 
-def refuse_input(path: Path, scan: Path) -> None:
-    """Refuse to write to what is the scan itself, be it through a link.
+def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
+    """Refuse to write to what is the scan itself, be it through a link; ``option`` is what the path was given by.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def refuse_input(path: Path, scan: Path) -> None:
         If it is.
     """
     if path.exists() and scan.exists() and path.samefile(scan):
-        raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another --output.")
+        raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another {option}.")
 
 
 def _create(path: Path) -> tuple[Path, int]:

@@ -74,7 +74,7 @@ class Job:
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Every scan named, and those inside every folder named, in order; masks that we wrote are passed over in folders.
+    """Every scan named, and those inside every folder named, in order and once; masks that we wrote are passed over in folders.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
             scans.extend(found)
         else:
             scans.append(path)
-    return scans
+    return list(dict.fromkeys(scans))
 
 
 def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[Job]:
@@ -103,7 +103,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     Raises
     ------
     OutputError
-        If two results would have the same name, or what should be a folder is none.
+        If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
     if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
         return [make_job(scans[0], output, options)]
@@ -114,12 +114,36 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
         _refuse_one_file(options.report, (".html",), len(scans), "--report")
         make_folder(options.report)
     jobs = [make_job(scan, None if output is None else output / f"{stem(scan)}_seg.nii.gz", options) for scan in scans]
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    """Refuse a result that is another scan's result too, or another scan: with --overwrite it would be lost."""
+    scans = {_identity(job.scan): job.scan for job in jobs}
     taken: dict[str, Path] = {}
     for job in jobs:
-        other = taken.setdefault(os.path.normcase(os.path.abspath(job.mask)), job.scan)
-        if other != job.scan:
-            raise OutputError(f"{other} and {job.scan} would both be written to {job.mask}. Segment them into different folders.")
-    return jobs
+        for path in job.results:
+            other = taken.setdefault(absolute(path), job.scan)
+            if other != job.scan:
+                raise OutputError(f"{other} and {job.scan} would both be written to {path}. Segment them into different folders.")
+            there = _identity(path)
+            if there is not None and scans.get(there, job.scan) != job.scan:
+                raise OutputError(f"{path} is one of the scans: a result of {job.scan} may not replace it. Choose another --output.")
+
+
+def absolute(path: Path) -> str:
+    """A path as it can be compared with others."""
+    return os.path.normcase(os.path.abspath(path))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file have in common; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _refuse_one_file(folder: Path, endings: tuple[str, ...], count: int, option: str) -> None:
@@ -183,11 +207,19 @@ def check_output(job: Job, *, overwrite: bool) -> None:
         If a result is the input itself, exists already, or its folder does not exist.
     """
     for path in job.results:
-        check_path(path, [job.scan], overwrite=overwrite)
+        check_path(path, [job.scan], overwrite=overwrite, option="--report" if path == job.report else "--output")
 
 
-def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool) -> None:
+def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: str = "--output") -> None:
     """Refuse a result's path that is one of the scans, exists already, or whose folder does not exist.
+
+    Parameters
+    ----------
+    path : Path
+    scans : iterable of Path
+    overwrite : bool
+    option : str
+        Which the path was given by.
 
     Raises
     ------
@@ -196,10 +228,10 @@ def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool) -> None:
     """
     if path.exists():
         for scan in scans:
-            refuse_input(path, scan)
+            refuse_input(path, scan, option)
         if path.is_dir():
-            raise OutputError(f"{path} is a folder. Choose another --output.")
+            raise OutputError(f"{path} is a folder. Choose another {option}.")
         if not overwrite:
-            raise OutputError(f"{path} exists already. Choose another --output, or say --overwrite.")
+            raise OutputError(f"{path} exists already. Choose another {option}, or say --overwrite.")
     elif not path.parent.is_dir():
-        raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another --output.")
+        raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another {option}.")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import postprocess
+from .errors import OutputError
 from .files import atomic_write
-from .jobs import Job, Options, check_output, check_path, make_job
+from .jobs import Job, Options, absolute, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
 from .report import record
 from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
@@ -170,8 +171,14 @@ def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record:
         postprocess.library()
     if stats is not None:
         check_table(stats)
-    for path in filter(None, (stats, run_record)):
-        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite)
+    taken = {absolute(path) for job in jobs for path in job.results}
+    for option, path in (("--stats", stats), ("--run-record", run_record)):
+        if path is None:
+            continue
+        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
+        if absolute(path) in taken:
+            raise OutputError(f"{path} would be another result, too. Choose another {option}.")
+        taken.add(absolute(path))
     if len(jobs) == 1:
         check_output(jobs[0], overwrite=options.overwrite)
 

@@ -82,6 +82,17 @@ def test_a_folder_goes_on_after_a_broken_scan(call, scan):
     assert call(scan.parent, "-o", scan.parent / "out").exit_code == 2
 
 
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_a_scan_is_not_replaced_by_the_mask_of_another(call, scan, options):
+    """Somebody's own case_seg.nii.gz beside case.nii.gz is a scan to us: it was drawn by hand."""
+    drawn = write(scan.with_name("scan_seg.nii.gz"), scan.read_bytes())
+    result = call(scan.parent, *options)
+    assert result.exit_code == 2
+    assert f"{drawn} is one of the scans" in result.stderr
+    assert files(scan.parent) == ["scan.nii.gz", "scan_seg.nii.gz"]
+    assert drawn.read_bytes() == scan.read_bytes()
+
+
 BAD = {
     "missing file": (lambda folder, scan: [folder / "none.nii.gz"], "no such file"),
     "empty folder": (lambda folder, scan: [make(folder / "empty")], "no scan"),

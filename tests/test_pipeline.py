@@ -166,16 +166,17 @@ def test_a_constant_scan_gives_an_empty_mask_and_says_so(fill, tmp_path, model):
 
 
 def test_our_masks_in_a_folder_are_not_scans(tmp_path, scan, model):
-    assert find_scans([tmp_path]) == [scan]
+    assert find_scans([tmp_path, scan]) == [scan]
     monet_edge.segment(scan, model=model, probabilities=True)
-    assert find_scans([tmp_path]) == [scan]
+    assert find_scans([tmp_path, scan]) == [scan]
 
 
 def test_where_results_go(tmp_path):
     a, b = tmp_path / "a" / "x.nii", tmp_path / "b" / "x.nii.gz"
     assert [job.mask for job in plan_jobs([a, b], None, Options())] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
-    with pytest.raises(errors.OutputError, match="would both be written"):
-        plan_jobs([a, b], tmp_path / "out", Options())
+    for options in (Options(), Options(report=tmp_path / "out")):
+        with pytest.raises(errors.OutputError, match="would both be written"):
+            plan_jobs([a, b], None if options.report else tmp_path / "out", options)
     with pytest.raises(errors.OutputError, match="cannot go into one file"):
         plan_jobs([a, b], tmp_path / "out.nii.gz", Options())
     (job,) = plan_jobs([a], tmp_path / "new", Options(probabilities=True))

@@ -125,6 +125,8 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--run-record", "{folder}/none/run.json"], "no such folder"),
         (["--stats", "{scan}", "--overwrite"], ".json or .csv"),
         (["--run-record", "{scan}", "--overwrite"], "is the input itself"),
+        (["--stats", "{folder}/a.json", "--run-record", "{folder}/a.json"], "Choose another --run-record"),
+        (["--stats", "{folder}/none/s.csv"], "choose another --stats"),
         (["--report", "{there}/x/report.html"], "no such folder"),
         (["--report", "{folder}/report.txt"], "no such folder"),
     ],
