@@ -29,7 +29,7 @@ class Options:
     min_volume : float
         Remove connected pieces smaller than this, ml.
     probabilities : bool
-        Also write ``<stem>_prob.nii.gz``.
+        Also write ``<stem>_prob.nii.gz``; the stem of this and what follows is the mask's.
     preview : bool
         Also draw ``<stem>_preview.png``.
     report : path, optional
@@ -184,7 +184,7 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     return Job(
         scan,
         mask,
-        mask.with_name(f"{stem(scan)}_prob.nii.gz") if options.probabilities else None,
+        mask.with_name(f"{name}_prob.nii.gz") if options.probabilities else None,
         mask.with_name(f"{name}_preview.png") if options.preview else None,
         report,
     )

@@ -58,7 +58,7 @@ def test_quiet_prints_nothing(call, scan):
 def test_output_and_probabilities(call, scan):
     result = call(scan, "-o", scan.parent / "mask.nii", "--probabilities")
     assert result.exit_code == 0
-    assert files(scan.parent) == ["mask.nii", "scan.nii.gz", "scan_prob.nii.gz"]
+    assert files(scan.parent) == ["mask.nii", "mask_prob.nii.gz", "scan.nii.gz"]
 
 
 def test_a_folder_twice_gives_the_same(call, scan, rng):

@@ -179,6 +179,8 @@ def test_where_results_go(tmp_path):
             plan_jobs([a, b], None if options.report else tmp_path / "out", options)
     with pytest.raises(errors.OutputError, match="cannot go into one file"):
         plan_jobs([a, b], tmp_path / "out.nii.gz", Options())
+    (job,) = plan_jobs([a], tmp_path / "x_prob.nii.gz", Options(probabilities=True))
+    assert len(set(job.results)) == 2
     (job,) = plan_jobs([a], tmp_path / "new", Options(probabilities=True))
     assert (job.mask, job.probability) == (tmp_path / "new/x_seg.nii.gz", tmp_path / "new/x_prob.nii.gz")
     assert stem(b) == "x"

@@ -84,10 +84,11 @@ def test_no_name_gets_into_anything(call, folder, tmp_path):
             assert trace.encode() not in text, (name, trace)
 
 
-def test_pictures_and_pages_are_named_after_the_mask(call, folder, tmp_path):
+def test_all_results_are_named_after_the_mask(call, folder, tmp_path):
     (tmp_path / "out").mkdir()
-    call(folder / f"{NAME}_0.nii.gz", "-o", tmp_path / "out" / "case7.nii.gz", "--preview", "--report", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case7.nii.gz", "case7_preview.png", "case7_report.html"]
+    call(folder / f"{NAME}_0.nii.gz", "-o", tmp_path / "out" / "case7.nii.gz", "--preview", "--probabilities", "--report", tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"case7.nii.gz", "case7_preview.png", "case7_prob.nii.gz", "case7_report.html"}
 
 
 def test_names_are_there_when_asked_for(call, folder, tmp_path):

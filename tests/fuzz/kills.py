@@ -21,7 +21,7 @@ from conftest import random_tensors  # noqa: E402
 
 from fuzz import build, mutate  # noqa: E402
 
-RESULTS = {"mask.nii.gz", "scan_prob.nii.gz"}
+RESULTS = {"mask.nii.gz", "mask_prob.nii.gz"}
 
 
 @dataclass
