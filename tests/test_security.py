@@ -39,6 +39,8 @@ def test_a_run_touches_its_results_and_its_cache_and_nothing_else(weights_file, 
     (tmp_path / "in" / "scan.nii").write_bytes(nifti(head((32, 32, 6))))
     arguments = ["segment", tmp_path / "in" / "scan.nii", "-o", tmp_path / "out" / "mask.nii.gz", "-m", weights_file, "--preview"]
     (tmp_path / "out").mkdir()
+    beside = {"--stats": "s.csv", "--run-record": "run.json", "--report": "page.html"}
+    arguments += [part for option, name in beside.items() for part in (option, tmp_path / "out" / name)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     for number in range(2):  # compiling, and with the compiled
         done = subprocess.run(

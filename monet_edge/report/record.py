@@ -89,7 +89,7 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
         "disclaimer": DISCLAIMER,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"monet-edge": __version__, "python": platform.python_version(), **_versions()},
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",  # platform.platform() starts a program
         "cpu": cpu(),
         "threads": model.threads,
         "model": {
@@ -123,7 +123,7 @@ def cpu() -> str:
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return next(names, platform.machine())  # platform.processor() starts a program
 
 
 def _peak_memory() -> float | None:
