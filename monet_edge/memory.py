@@ -60,11 +60,10 @@ def peak(
     """
     voxels = prod(shape)
     volume = voxels * dtype.itemsize
-    measuring = volume if dtype.kind != "f" else 2 * volume + voxels  # sorted; floats without NaN, and which they were
     kept = voxels * (1 + 4 * classes * probabilities + 14 * cleaning)  # the mask; pieces are numbered in 4 bytes, counted in 8
     pixels = voxels // min(shape)  # of the largest slice
     slices = threads * (workspace + (36 + 12 * classes) * pixels)  # normalised in float64, resized in float32: 45 measured for one class
-    return volume + max(measuring, kept + slices) + _SLACK
+    return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
 
 
 def _machine(root: Path) -> int | None:
