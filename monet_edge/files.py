@@ -18,6 +18,9 @@ try:
 except ModuleNotFoundError:  # Windows; there a file that is open can neither be removed nor renamed, so it needs no lock
     fcntl = None  # type: ignore[assignment]
 
+# What a file system without links says; ENOTSUP and EOPNOTSUPP are one number on Linux, two on macOS.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+
 
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
@@ -106,7 +109,7 @@ def _place(temporary: Path, path: Path) -> None:
     try:
         os.link(temporary, path)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL):
+        if error.errno not in _NO_LINKS:
             raise
         # A file system without links (FAT, some network ones): claim the name, then take it. Killed between the two
         # lines, an empty file would stay.

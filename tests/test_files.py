@@ -73,6 +73,22 @@ def test_a_file_system_without_links(tmp_path, monkeypatch, meanwhile):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"theirs" if meanwhile else b"new"]
 
 
+def test_a_file_system_without_links_on_macos(tmp_path):
+    """There ENOTSUP, what link says on exFAT, and EOPNOTSUPP are two numbers."""
+    code = f"""
+import errno, os
+from pathlib import Path
+errno.EOPNOTSUPP = 102
+def link(*_): raise OSError(errno.ENOTSUP, "Operation not supported")
+os.link = link
+from monet_edge.files import atomic_write
+with atomic_write(Path({str(tmp_path)!r}) / "a.bin", overwrite=False) as file:
+    file.write(b"new")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+
+
 def test_a_link_is_replaced_and_its_target_kept(tmp_path):
     (tmp_path / "target").write_bytes(b"old")
     (tmp_path / "link").symlink_to("target")
