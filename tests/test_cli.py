@@ -1,5 +1,6 @@
 """The command line as a person meets it: what it prints, how it ends, what it leaves behind."""
 
+import json
 import os
 import pty
 import shutil
@@ -207,6 +208,22 @@ def test_a_terminal_gets_a_bar(scan, weights_file):
     assert process.wait() == 0
     assert "━" in shown.decode()
     assert f"{SHAPE[2]}/{SHAPE[2]}" in shown.decode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "iso-8859-1:strict"])
+def test_a_name_that_cannot_be_printed_is_no_failure(scan, weights_file, encoding):
+    """Of an old archive, in bytes that are no UTF-8; the arrow of our own line is not in every encoding either."""
+    folder = os.fsencode(scan.parent)
+    os.rename(scan, folder + b"/M\xfcller.nii.gz")
+    command = [sys.executable, "-m", "monet_edge", "segment", folder + b"/M\xfcller.nii.gz", "-m", str(weights_file)]
+    tables = [scan.parent / name for name in ("s.csv", "run.json")]
+    command += ["--with-identifiers", "--report", scan.parent, "--stats", tables[0], "--run-record", tables[1]]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0, done.stderr
+    assert b" ml " in done.stdout
+    assert all(b"ller.nii.gz" in table.read_bytes() for table in tables)
+    assert json.loads(tables[1].read_bytes())["scans"][0]["path"] == os.fsdecode(folder + b"/M\xfcller.nii.gz")
+    assert len(os.listdir(folder)) == 5
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path):

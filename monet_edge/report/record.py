@@ -103,7 +103,7 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
         "peak_memory_mb": _peak_memory(),
     }
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write((json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def _versions() -> dict[str, str]:

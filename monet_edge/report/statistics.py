@@ -177,7 +177,7 @@ def write_table(path: Path, model: str, scans: Sequence[Mapping[str, Any]], *, o
     else:
         text = _csv(scans)
     with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # a file name may hold bytes that are no text
 
 
 def _without_times(scan: Mapping[str, Any]) -> dict[str, Any]:
