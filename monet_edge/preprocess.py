@@ -65,7 +65,8 @@ class Preprocess:
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
             "labels must be 1 to 255 names of 1 to 100 characters": not 1 <= len(self.labels) <= 255
             or not all(isinstance(name, str) and 0 < len(name) <= 100 for name in self.labels),
-            f"percentiles must be out of {QUANTILES}": self.intensity == "percentile" and not {self.low, self.high} <= set(QUANTILES),
+            f"percentiles must be out of {QUANTILES}": self.intensity == "percentile"
+            and not all(value in QUANTILES for value in (self.low, self.high)),
         }
         for problem, found in problems.items():
             if found:

@@ -20,6 +20,7 @@ ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
 MAX_OPS = 1000  # a U-Net has about 60; more is a bomb, not a network
 MAX_CHANNELS = 8192  # U-Net-64 concatenates to 2048
 MAX_KERNEL = 64
+MAX_SIDE = 1 << 20  # pixels of any value; beyond, sizes multiplied by a bomb of transposed convolutions leave what a float can hold
 
 # Every kind with the attributes it must have, all of them, and nothing else.
 _KINDS: dict[str, dict[str, type]] = {
@@ -166,7 +167,7 @@ def infer_shapes(spec: Spec, height: int, width: int) -> dict[str, Shape]:
     Raises
     ------
     SpecError
-        If a value would be empty, or two values that meet differ in size (the input does not divide).
+        If a value would be empty or beyond all measure, or two values that meet differ in size (the input does not divide).
     """
     channels = infer_channels(spec)
     sizes = {INPUT: (height, width)}
@@ -177,6 +178,8 @@ def infer_shapes(spec: Spec, height: int, width: int) -> dict[str, Shape]:
         h, w = (_extent(op, extent) for extent in inputs[0])
         if h < 1 or w < 1:
             raise SpecError(f"op {op.name!r} leaves nothing of an input of {height}x{width}")
+        if max(h, w) > MAX_SIDE:
+            raise SpecError(f"op {op.name!r} makes {h}x{w} of an input of {height}x{width}, at most {MAX_SIDE:,} pixels a side are allowed")
         sizes[op.name] = (h, w)
     return {value: (channels[value], h, w) for value, (h, w) in sizes.items()}
 
@@ -197,7 +200,7 @@ def multiple_of(spec: Spec) -> int:
     for op in spec.ops:
         step = {"conv": op.attrs.get("stride", 1), "deconv": 1 / op.attrs.get("stride", 1), "maxpool": op.attrs.get("kernel", 1)}
         down[op.name] = max(down[value] for value in op.inputs) * step.get(op.kind, 1)
-    return round(max(down.values()))
+    return round(min(max(down.values()), MAX_SIDE))  # a thousand strides of 64 are infinite
 
 
 def tensor_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,20 @@ import pytest
 
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
 from monet_edge.errors import SpecError
-from monet_edge.spec import Op, Spec, count_floats, count_macs, fold, from_json, infer_shapes, multiple_of, tensor_shapes, to_json, validate
+from monet_edge.spec import (
+    MAX_SIDE,
+    Op,
+    Spec,
+    count_floats,
+    count_macs,
+    fold,
+    from_json,
+    infer_shapes,
+    multiple_of,
+    tensor_shapes,
+    to_json,
+    validate,
+)
 
 COUNTS = {  # Keras's count (paper, Table 3), PyTorch's parameters(), floats folded, GMAC a slice of 256x256
     "monet": (403_556, 401_666, 400_721, 4.758),
@@ -121,6 +134,11 @@ def test_channels_cannot_explode():
     ops += [Op(f"c{i}", "concat", (f"c{i - 1}",) * 2, {}) for i in range(1, 40)]
     with pytest.raises(SpecError, match="channels, at most"):
         validate(Spec("bomb", 1, tuple(ops)))
+
+
+def test_strides_cannot_leave_what_a_number_can_hold():
+    ops = [Op(f"c{i}", "conv", (f"c{i - 1}" if i else "image",), {**CONV, "kernel": 1, "stride": 64, "padding": 0}) for i in range(1000)]
+    assert multiple_of(Spec("bomb", 1, tuple(ops))) == MAX_SIDE
 
 
 def test_folding_adds_a_bias_and_keeps_the_affine():

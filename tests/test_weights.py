@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from monet_edge.spec import Op, fold, infer_shapes, tensor_shapes
 
 ROOT = Path(__file__).parents[1]
 RECORD = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+PERCENTILES = replace(RECORD, intensity="percentile", low=2.0, high=99.0)
 SPEC = fold(monet(filters=4, depth=1))
 TENSORS = random_tensors(SPEC)
 FIRST = next(iter(TENSORS))
@@ -89,6 +91,12 @@ def conv(name, source, filters, stride=1, padding=0, kernel=1, kind="conv"):
     return Op(name, kind, (source,), attrs if kind == "deconv" else {**attrs, "dilation": 1})
 
 
+def chain(kind, source, count):
+    """Convolutions that divide, or transposed ones that multiply, a side by 64, one after the other."""
+    names = [source, *(f"{kind}{i}" for i in range(count))]
+    return [conv(name, before, 1, 64, 0, 64, kind) for before, name in pairwise(names)]
+
+
 LATER = SPEC.ops[-1].name
 WHOLE = forged()
 HEADER = int.from_bytes(WHOLE[:8], "little")
@@ -129,11 +137,16 @@ REFUSED = {
     "no ops": (forged(texts=edited(lambda ops: ops.clear())), "1 to 1000 ops"),
     "100,000 ops": (forged(texts=edited(lambda ops: ops.extend([{}] * 100_000))), "at most 1000 ops"),
     "a million filters": (forged(texts=edited(lambda ops: ops[0].update(filters=10**6))), "filters must be 1 to"),
+    "sizes of 64^90": (forged(replace(SPEC, ops=(*chain("deconv", "image", 90), *chain("conv", "deconv89", 90)))), "pixels a side"),
     "unprintable name": (forged(replace(SPEC, name="\x1b[2Jmonet")), "cannot be printed"),
     "name of another type": (forged(texts=edited(lambda ops: None, name=5)), "needs a name"),
     "record is no JSON": (forged(texts={"preprocess": "nope"}), "preprocessing record is not JSON"),
     "record with an unknown key": (forged(texts={"preprocess": '{"code": 1}'}), "exactly"),
     "record with NaN": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("-3.0", "NaN")}), "low must be below high"),
+    "record with a list for a percentile": (
+        forged(texts={"preprocess": weights._preprocess.to_json(PERCENTILES).replace("2.0", "[]")}),
+        "low must be below high",
+    ),
     "record of another size": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("32", "33")}), "33"),
     "record of more labels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, labels=("a", "b")))}), "outputs"),
     "record of more channels": (forged(texts={"preprocess": weights._preprocess.to_json(replace(RECORD, context=1))}), "channels"),
@@ -171,10 +184,8 @@ def test_bombs_are_refused_before_anything_is_allocated():
     wide = replace(SPEC, ops=(conv("a", "image", 8192), conv("b", "a", 8192), conv("c", "b", 1)))
     with pytest.raises(ModelError, match="no sane one"):
         weights._check_fit(wide, replace(RECORD, size=512))
-    up = [conv(f"u{i}", f"u{i - 1}" if i else "image", 1, 64, 0, 64, "deconv") for i in range(2)]
-    down = [conv(f"d{i}", f"d{i - 1}" if i else "u1", 1, 64, 0, 64) for i in range(2)]
-    huge = replace(SPEC, ops=(*up, *down))
-    assert infer_shapes(huge, 32, 32)["u1"] == (1, 131072, 131072)
+    huge = replace(SPEC, ops=(*chain("deconv", "image", 2), *chain("conv", "deconv1", 2)))
+    assert infer_shapes(huge, 32, 32)["deconv1"] == (1, 131072, 131072)
     with pytest.raises(ModelError, match="no sane one"):
         weights._check_fit(huge, RECORD)
 
