@@ -63,7 +63,7 @@ def segment(
         bool, typer.Option("--with-identifiers", help="Let file names into pictures, pages and tables: they may hold a patient's name.")
     ] = False,
     overwrite: OverwriteOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
@@ -125,20 +125,21 @@ def _describe(outcome: Outcome) -> str:
 
 
 def _load(model: str, threads: int | None, quiet: bool) -> Model:
-    _compile(quiet)
-    from .model import load
+    from . import weights
+    from .model import Model
 
-    ready = load(model, threads)
+    found = weights.load(model)  # before anything is compiled: there may be no such model
+    _compile(quiet)
+    ready = Model(found, threads)
     if not quiet:
-        weights = ready.weights
-        print(f"{weights.name} ({weights.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
+        print(f"{found.name} ({found.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
     return ready
 
 
 @app.command()
-def models() -> None:
+def models(debug: DebugOption = False) -> None:
     """List the shipped models."""
-    with failing_clearly(False):
+    with failing_clearly(debug):
         from rich.console import Console
         from rich.table import Column, Table
 
@@ -155,9 +156,12 @@ def models() -> None:
 
 
 @app.command()
-def info(model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")]) -> None:
+def info(
+    model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")],
+    debug: DebugOption = False,
+) -> None:
     """Say what a model is, how it was made and what it expects."""
-    with failing_clearly(False):
+    with failing_clearly(debug):
         import json
         from dataclasses import asdict
 
@@ -176,9 +180,9 @@ def info(model: Annotated[str, typer.Argument(autocompletion=_model_names, help=
 
 
 @app.command()
-def warmup() -> None:
+def warmup(debug: DebugOption = False) -> None:
     """Compile the kernels for this CPU now, rather than at the first scan."""
-    with failing_clearly(False):
+    with failing_clearly(debug):
         start = time.perf_counter()
         _compile(quiet=False)
         print(f"ready ({time.perf_counter() - start:.1f} s)")
@@ -237,9 +241,10 @@ def phantom(
     folder: Annotated[Path, typer.Argument(help="The data set to write: imagesTr, labelsTr, dataset.json.")],
     cases: Annotated[int, typer.Option(min=1, max=100, help="How many heads.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other patients.")] = 0,
+    debug: DebugOption = False,
 ) -> None:
     """Write synthetic heads with known lesions, to train on and to try things with."""
-    with failing_clearly(False):
+    with failing_clearly(debug):
         from .phantom import write_dataset
 
         write_dataset(folder, cases, seed)

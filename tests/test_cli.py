@@ -144,6 +144,16 @@ def test_debug_shows_the_traceback(call, tmp_path):
     assert isinstance(result.exception, monet_edge.errors.ScanError)
 
 
+@pytest.mark.parametrize("command", ["demo", "info", "models", "phantom", "segment", "warmup"])
+def test_every_command_has_the_option_that_errors_name(command):
+    assert "--debug" in runner.invoke(app, [command, "--help"], env={"COLUMNS": "120"}).output
+
+
+def test_a_model_that_is_not_there_is_said_before_compiling(call, scan, monkeypatch):
+    monkeypatch.setattr("monet_edge.cli._compile", lambda quiet: pytest.fail("compiles"))
+    assert "no such model" in call(scan, model="typo").stderr
+
+
 @pytest.mark.parametrize("value", ["0", "1", "-3", "nan", "half"])
 def test_a_threshold_is_a_probability(call, scan, value):
     assert call(scan, "--threshold", value).exit_code == 2
