@@ -12,6 +12,7 @@ import typer
 from . import DISCLAIMER, __version__
 from .errors import MonetError
 from .terminal import complain, failing_clearly, make_app, progress_bar
+from .text import printable
 
 if TYPE_CHECKING:
     from .jobs import Job, Options
@@ -113,7 +114,7 @@ def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outco
     with progress_bar(f"segmenting {job.scan.name}", quiet) as progress:
         outcome = run(job, model, options, progress=progress)
     for warning in outcome.warnings:
-        print(f"monet-edge: {job.scan}: warning: {warning}", file=sys.stderr)
+        print(f"monet-edge: {printable(f'{job.scan}: warning: {warning}')}", file=sys.stderr)
     if not quiet:
         print(_describe(outcome))
     return outcome
@@ -121,7 +122,7 @@ def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outco
 
 def _describe(outcome: Outcome) -> str:
     volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes.items())
-    return f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)"
+    return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
 def _load(model: str, threads: int | None, quiet: bool) -> Model:

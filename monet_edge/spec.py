@@ -113,8 +113,8 @@ def validate(spec: Spec) -> Spec:
 
 
 def _validate_op(op: Op) -> None:
-    if type(op.name) is not str or not 0 < len(op.name) <= 100:
-        raise SpecError(f"an op's name must be 1 to 100 characters, found {op.name!r}")
+    if type(op.name) is not str or not 0 < len(op.name) <= 100 or not op.name.isprintable():
+        raise SpecError(f"an op's name must be 1 to 100 printable characters, found {op.name!r}")
     if type(op.kind) is not str or op.kind not in _KINDS:
         raise SpecError(f"op {op.name!r} is of unknown kind {op.kind!r}; known are {', '.join(sorted(_KINDS))}")
     required, optional = _KINDS[op.kind], _TRAINING.get(op.kind, ())

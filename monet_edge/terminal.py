@@ -13,6 +13,7 @@ import typer
 
 from . import DISCLAIMER
 from .errors import MonetError
+from .text import printable
 
 
 def make_app(purpose: str) -> typer.Typer:
@@ -28,6 +29,7 @@ def make_app(purpose: str) -> typer.Typer:
 @contextmanager
 def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None]:
     """A bar on a terminal, one plain line elsewhere, nothing when quiet; yields a function of (done, total, ...)."""
+    title = printable(title)
     if quiet or not sys.stderr.isatty():
         if not quiet:
             print(title, file=sys.stderr, flush=True)
@@ -36,7 +38,7 @@ def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, *_: bar.update(task, completed=done, total=total)
@@ -60,11 +62,11 @@ def failing_clearly(debug: bool) -> Iterator[None]:
 
 
 def complain(error: Exception) -> None:
-    """Print an error as one line on stderr."""
+    """Print an error as one line on stderr; file names in it cannot steer the terminal."""
     if isinstance(error, MonetError):
         message = str(error)
     elif isinstance(error, MemoryError):
         message = "not enough memory. Close other programs, or segment a smaller scan."
     else:
         message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
-    print(f"monet-edge: {' '.join(message.split())}", file=sys.stderr)
+    print(f"monet-edge: {printable(' '.join(message.split()))}", file=sys.stderr)

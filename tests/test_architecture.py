@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
-    ["errors"],
+    ["errors", "text"],
     ["spec", "files", "terminal"],
     ["architectures", "preprocess", "postprocess", "memory"],
     ["volume.labels", "volume.nifti", "volume.orientation", "volume.scan", "volume.stream"],

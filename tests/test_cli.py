@@ -201,10 +201,10 @@ def test_demo_replaces_nothing_unless_told(tmp_path, name, weights_file):
     assert (tmp_path / name).read_bytes() != b"precious"
 
 
-def test_a_terminal_gets_a_bar(scan, weights_file):
+def on_a_terminal(*command):
+    """What a command shows on a terminal."""
     parent, child = pty.openpty()
-    command = [sys.executable, "-m", "monet_edge", "segment", str(scan), "-m", str(weights_file)]
-    process = subprocess.Popen(command, stdout=child, stderr=child)
+    process = subprocess.Popen([sys.executable, "-m", "monet_edge", *map(str, command)], stdout=child, stderr=child)
     os.close(child)
     shown = b""
     while True:
@@ -216,8 +216,21 @@ def test_a_terminal_gets_a_bar(scan, weights_file):
             break
         shown += piece
     assert process.wait() == 0
-    assert "━" in shown.decode()
-    assert f"{SHAPE[2]}/{SHAPE[2]}" in shown.decode()
+    return shown.decode()
+
+
+def test_a_terminal_gets_a_bar(scan, weights_file):
+    shown = on_a_terminal("segment", scan, "-m", weights_file)
+    assert "━" in shown
+    assert f"{SHAPE[2]}/{SHAPE[2]}" in shown
+
+
+def test_a_file_name_cannot_steer_the_terminal(scan, weights_file):
+    """Neither by escape sequences nor by what rich takes for markup."""
+    hostile = scan.rename(scan.with_name("a[red]b\x1b]2;c.nii.gz"))
+    shown = on_a_terminal("segment", hostile, "-m", weights_file)
+    assert "segmenting a[red]b?]2;c.nii.gz" in shown
+    assert "\x1b]2;" not in shown
 
 
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "iso-8859-1:strict"])

@@ -139,6 +139,7 @@ REFUSED = {
     "a million filters": (forged(texts=edited(lambda ops: ops[0].update(filters=10**6))), "filters must be 1 to"),
     "sizes of 64^90": (forged(replace(SPEC, ops=(*chain("deconv", "image", 90), *chain("conv", "deconv89", 90)))), "pixels a side"),
     "unprintable name": (forged(replace(SPEC, name="\x1b[2Jmonet")), "cannot be printed"),
+    "unprintable name of an op": (forged(texts=edited(lambda ops: ops[0].update(name="\x1b[2J"))), "printable characters"),
     "name of another type": (forged(texts=edited(lambda ops: None, name=5)), "needs a name"),
     "record is no JSON": (forged(texts={"preprocess": "nope"}), "preprocessing record is not JSON"),
     "record with an unknown key": (forged(texts={"preprocess": '{"code": 1}'}), "exactly"),

@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from .. import DISCLAIMER, __version__
-from ..volume.labels import colour, printable
+from ..text import printable
+from ..volume.labels import colour
 from ..weights import Weights, shipped
 from .slices import Finding, Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics, describe

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import DISCLAIMER
 from ..files import atomic_write
 from ..preprocess import SLICINGS
-from ..volume.labels import colour, printable
+from ..text import printable
+from ..volume.labels import colour
 from .slices import Finding, Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics
 

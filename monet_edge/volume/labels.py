@@ -10,6 +10,8 @@ from xml.sax.saxutils import escape
 
 from nibabel.nifti1 import Nifti1Extension
 
+from ..text import printable
+
 CARET = 30  # the extension code registered for it
 # Apart from each other also for colour-blind eyes, and none of them grey: they are drawn over a grey scan.
 COLOURS = (
@@ -35,8 +37,3 @@ def extension(names: Sequence[str]) -> Nifti1Extension:
     ).encode()
     # Blanks up to the multiple of 16 that NIfTI asks for: after the root element they are still XML, zero bytes are not.
     return Nifti1Extension(CARET, xml + b" " * (-(len(xml) + 8) % 16))
-
-
-def printable(text: str) -> str:
-    """The text with "?" for control characters, which neither XML nor a picture can show."""
-    return "".join(character if character.isprintable() else "?" for character in text)
