@@ -70,7 +70,7 @@ def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
     OutputError
         If it is.
     """
-    if path.exists() and scan.exists() and path.samefile(scan):
+    if os.path.exists(path) and os.path.exists(scan) and os.path.samefile(path, scan):
         raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another {option}.")
 
 

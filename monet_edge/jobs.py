@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import OutputError, ScanError
 from .files import refuse_input
-from .volume import ENDINGS, SCANS, is_ours
+from .volume import ENDINGS, SCANS, is_ours, peek
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     """
     scans: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             try:
                 inside = sorted(file for file in path.iterdir() if file.name.endswith(SCANS) and not file.name.startswith("."))
             except OSError as error:
@@ -199,19 +199,22 @@ def stem(path: Path) -> str:
 
 
 def check_output(job: Job, *, overwrite: bool) -> None:
-    """Refuse before any work what could not be written after it.
+    """Refuse before any work what could not be done or written after it.
 
     Raises
     ------
+    ScanError
+        If the scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
     OutputError
-        If a result is the input itself, exists already, or its folder does not exist.
+        If a result is the input itself, exists already, or cannot be written where it should go.
     """
+    peek(job.scan)
     for path in job.results:
         check_path(path, [job.scan], overwrite=overwrite, option="--report" if path == job.report else "--output")
 
 
 def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: str = "--output") -> None:
-    """Refuse a result's path that is one of the scans, exists already, or whose folder does not exist.
+    """Refuse a result's path that is one of the scans, exists already, or cannot be written.
 
     Parameters
     ----------
@@ -226,12 +229,19 @@ def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: st
     OutputError
         Saying which.
     """
-    if path.exists():
-        for scan in scans:
-            refuse_input(path, scan, option)
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder. Choose another {option}.")
-        if not overwrite:
-            raise OutputError(f"{path} exists already. Choose another {option}, or say --overwrite.")
-    elif not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another {option}.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path.parent}: nothing can be written to this folder. Choose another {option}.")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # the name is too long
+        raise OutputError(f"{path}: cannot be written: {error.strerror}. Choose another {option}.") from None
+    for scan in scans:
+        refuse_input(path, scan, option)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} is a folder. Choose another {option}.")
+    if not overwrite:
+        raise OutputError(f"{path} exists already. Choose another {option}, or say --overwrite.")

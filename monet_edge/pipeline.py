@@ -90,7 +90,7 @@ def segment(
     """
     chosen = Options(**options)
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
-    check_output(job, overwrite=chosen.overwrite)
+    check([job], chosen, None, None)
     ready = model if isinstance(model, Model) else load(model, threads)
     return run(job, ready, chosen, progress=progress)
 

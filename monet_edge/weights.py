@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -108,7 +109,7 @@ def find(model: str) -> Path:
     path = Path(model)
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"{path}: no such file. Shipped models are {', '.join(models) or 'none'}.")
     return path
 

@@ -97,6 +97,8 @@ def test_a_scan_is_not_replaced_by_the_mask_of_another(call, scan, options):
 BAD = {
     "missing file": (lambda folder, scan: [folder / "none.nii.gz"], "no such file"),
     "empty folder": (lambda folder, scan: [make(folder / "empty")], "no scan"),
+    "mistyped folder": (lambda folder, scan: [folder / "sacn" / "scan.nii.gz"], "scan.nii.gz: no such file"),
+    "name too long": (lambda folder, scan: [write(folder / f"{'x' * 248}.nii.gz", scan.read_bytes())], "File name too long"),
     "text renamed": (lambda folder, scan: [write(folder / "text.nii.gz", b"hello, this is text\n" * 50)], "not a NIfTI file"),
     "truncated gzip": (lambda folder, scan: [write(folder / "cut.nii.gz", scan.read_bytes()[:-400])], "truncated"),
     "4-D": (lambda folder, scan: [save4d(folder / "four.nii.gz")], "--volume 0 or --volume 1"),
@@ -135,6 +137,7 @@ def test_bad_input_gives_one_clear_line_and_writes_nothing(case, call, scan, tmp
     (line,) = result.stderr.splitlines()[-1:]
     assert line.startswith("monet-edge: ")
     assert message in line
+    assert "unexpected" not in line
     assert "Traceback" not in result.output
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -199,6 +202,11 @@ def test_demo_replaces_nothing_unless_told(tmp_path, name, weights_file):
     runner.invoke(app, [*command, "--overwrite"])
     assert len(files(tmp_path)) == 3
     assert (tmp_path / name).read_bytes() != b"precious"
+
+
+def test_demo_says_so_where_a_file_is(tmp_path):
+    write(tmp_path / "demo", b"precious")
+    assert "cannot be made a folder" in runner.invoke(app, ["demo", "-o", str(tmp_path / "demo")]).stderr
 
 
 def on_a_terminal(*command):

@@ -50,7 +50,7 @@ def test_a_read_only_folder(command, tmp_path):
     folder.mkdir(mode=0o500)
     done = command("-o", folder / "mask.nii", before=ordinary)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"monet-edge: {folder / 'mask.nii'}: cannot be written: Permission denied"
+    assert done.stderr == f"monet-edge: {folder}: nothing can be written to this folder. Choose another --output.\n"
     assert not list(folder.iterdir())
 
 
@@ -63,6 +63,22 @@ def test_what_may_not_be_read(command, tmp_path):
     done = command(before=ordinary)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"monet-edge: {tmp_path / 'scan.nii'}: cannot be read: Permission denied"
+
+
+def test_what_lies_in_a_closed_folder(command, tmp_path):
+    """Python 3.11 raises PermissionError when asked whether such a file exists."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    (closed / "scan.nii").touch()
+    closed.chmod(0)
+    done = command(closed / "scan.nii", before=ordinary)
+    assert done.returncode == 1  # the other scan is segmented
+    assert f"monet-edge: {closed / 'scan.nii'}: cannot be read: Permission denied\n" in done.stderr
+    for arguments, message in ((["-o", closed / "mask.nii"], "nothing can be written"), (["-m", closed / "a.safetensors"], "no such file")):
+        done = command(*arguments, "--overwrite", before=ordinary)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "unexpected" not in done.stderr
 
 
 @pytest.mark.parametrize("where", ["not writable", "damaged"])

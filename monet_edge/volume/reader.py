@@ -6,6 +6,7 @@ included.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,8 @@ def _halves(path: Path) -> tuple[Path, ...]:
     for ending in (".hdr.gz", ".img.gz", ".hdr", ".img"):
         if path.name.endswith(ending):
             stem, other = path.name.removesuffix(ending), {".hdr": ".img", ".img": ".hdr"}[ending[:4]]
-            found = [path.with_name(stem + other + gz) for gz in ("", ".gz") if path.with_name(stem + other + gz).exists()]
-            if path.exists() and not found:
+            found = [half for gz in ("", ".gz") if os.path.exists(half := path.with_name(stem + other + gz))]
+            if os.path.exists(path) and not found:
                 raise ScanError(f"{path}: half of a pair; its other half {stem}{other} is missing")
             return tuple(sorted([path, *found[:1]], key=lambda half: half.name.endswith((".img", ".img.gz"))))
     return (path,)
