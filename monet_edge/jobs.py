@@ -85,10 +85,10 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if os.path.isdir(path):
             try:
-                inside = sorted(file for file in path.iterdir() if file.name.endswith(SCANS) and not file.name.startswith("."))
+                files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SCANS) and not file.name.startswith("."))
             except OSError as error:
                 raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
-            found = [file for file in inside if not is_ours(file)]
+            found = [file for file in files if not is_ours(file)]
             if not found:
                 raise ScanError(f"{path}: no scan (.nii, .nii.gz or .img) in this folder")
             scans.extend(found)
@@ -98,24 +98,49 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
 
 
 def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[Job]:
-    """Where every result goes: beside its scan, or into the folder ``output`` (created) when there are several scans.
+    """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Raises
     ------
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
-    if len(scans) == 1 and (output is None or output.name.endswith(ENDINGS)):
-        return [make_job(scans[0], output, options)]
     if output is not None:
-        _refuse_one_file(output, ENDINGS, len(scans), "--output")
-        make_folder(output)
-    if options.report is not None and len(scans) > 1:
-        _refuse_one_file(options.report, (".html",), len(scans), "--report")
-        make_folder(options.report)
-    jobs = [make_job(scan, None if output is None else output / f"{stem(scan)}_seg.nii.gz", options) for scan in scans]
+        _make_place(output, ENDINGS, len(scans), "--output")
+    if options.report is not None:
+        _make_place(options.report, (".html",), len(scans), "--report")
+    masks: list[Path | None] = [output] * len(scans)
+    if output is not None and not output.name.endswith(ENDINGS):
+        masks = [output / f"{stem(scan)}_seg.nii.gz" for scan in scans]
+    jobs = [make_job(scan, mask, options) for scan, mask in zip(scans, masks, strict=True)]
     _refuse_collisions(jobs)
     return jobs
+
+
+def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -> None:
+    """A file's name is for one scan; a folder is made, unless its name has an ending and may be a file's that is mistyped."""
+    if path.name.endswith(endings):
+        if count > 1:
+            raise OutputError(f"{path}: {count} scans cannot go into one file. Give a folder as {option}.")
+    elif path.suffix and not os.path.isdir(path):
+        one = f"a name in {' or '.join(endings)}"
+        raise OutputError(f"{path}: neither a folder that exists nor {one}. Choose such a name for {option}, or make the folder.")
+    else:
+        make_folder(path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder: {error.strerror}") from None
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
@@ -146,26 +171,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _refuse_one_file(folder: Path, endings: tuple[str, ...], count: int, option: str) -> None:
-    """Several results go into a folder; a name such as a file's is a mistake."""
-    if folder.name.endswith(endings):
-        raise OutputError(f"{folder}: {count} scans cannot go into one file. Give a folder as {option}.")
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder that results go into, if it is not there.
-
-    Raises
-    ------
-    OutputError
-        If the disk refuses.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made a folder: {error.strerror}") from None
-
-
 def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
 
@@ -193,8 +198,8 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
 def stem(path: Path) -> str:
     """The file's name without .nii, .nii.gz, .img or .hdr."""
     for ending in (*SCANS, ".hdr.gz", ".hdr"):
-        if path.name.endswith(ending):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending):
+            return path.name[: -len(ending)]
     return path.stem
 
 

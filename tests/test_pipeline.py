@@ -186,6 +186,22 @@ def test_where_results_go(tmp_path):
     assert stem(b) == "x"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_for_results_is_made_for_one_scan_as_for_several(tmp_path, count):
+    scans = [tmp_path / f"{i}.nii" for i in range(count)]
+    jobs = plan_jobs(scans, tmp_path / "masks", Options(report=tmp_path / "pages"))
+    assert {path.parent for job in jobs for path in job.results} == {tmp_path / "masks", tmp_path / "pages"}
+    assert all(path.parent.is_dir() for job in jobs for path in job.results)
+    (tmp_path / "v1.0").mkdir()
+    assert plan_jobs(scans, tmp_path / "v1.0", Options())[0].mask == tmp_path / "v1.0" / "0_seg.nii.gz"
+
+
+def test_endings_in_capitals_are_scans_too(tmp_path, scan):
+    loud = scan.rename(tmp_path / "SCAN.NII.GZ")
+    assert find_scans([tmp_path]) == [loud]
+    assert plan_jobs([loud], None, Options())[0].mask == tmp_path / "SCAN_seg.nii.gz"
+
+
 def test_the_phantom_is_hard_for_a_threshold():
     for seed in range(5):
         volume, mask = phantom.make(seed)

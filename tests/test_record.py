@@ -129,7 +129,9 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--stats", "{folder}/a.json", "--run-record", "{folder}/a.json"], "Choose another --run-record"),
         (["--stats", "{folder}/none/s.csv"], "choose another --stats"),
         (["--report", "{there}/x/report.html"], "no such folder"),
-        (["--report", "{folder}/report.txt"], "no such folder"),
+        (["--report", "{folder}/report.txt"], "neither a folder that exists nor a name in .html"),
+        (["-o", "{folder}/mask.nrrd"], "neither a folder that exists nor a name in .nii.gz or .nii"),
+        (["-o", "{folder}/mask.NII.GZ"], "Choose such a name for --output, or make the folder"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, call, folder, tmp_path):
