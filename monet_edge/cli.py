@@ -68,8 +68,6 @@ def segment(
     debug: DebugOption = False,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
-    if threshold is not None and not 0 < threshold < 1:
-        raise typer.BadParameter(f"expected a probability between 0 and 1, found {threshold}", param_hint="--threshold")
     with failing_clearly(debug):
         from .jobs import Options, find_scans, plan_jobs
         from .pipeline import check, write_tables

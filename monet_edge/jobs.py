@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-from .errors import OutputError, ScanError
+from .errors import MonetError, OutputError, ScanError
 from .files import refuse_input
+from .preprocess import check_threshold
 from .volume import ENDINGS, SCANS, is_ours, peek
 
 
@@ -32,7 +34,7 @@ class Options:
         Also write ``<stem>_prob.nii.gz``; the stem of this and what follows is the mask's.
     preview : bool
         Also draw ``<stem>_preview.png``.
-    report : path, optional
+    report : str or Path, optional
         Also write this page (.html), or ``<stem>_report.html`` into this folder.
     with_identifiers : bool
         Show the scan's file name in pictures, pages and tables.
@@ -47,9 +49,14 @@ class Options:
     min_volume: float = 0.0
     probabilities: bool = False
     preview: bool = False
-    report: Path | None = None
+    report: str | Path | None = None
     with_identifiers: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        if not 0 <= self.min_volume < inf:
+            raise MonetError(f"min_volume: expected a number of ml, 0 or more, found {self.min_volume}")
 
     @property
     def cleaning(self) -> bool:
@@ -108,7 +115,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     if output is not None:
         _make_place(output, ENDINGS, len(scans), "--output")
     if options.report is not None:
-        _make_place(options.report, (".html",), len(scans), "--report")
+        _make_place(Path(options.report), (".html",), len(scans), "--report")
     masks: list[Path | None] = [output] * len(scans)
     if output is not None and not output.name.endswith(ENDINGS):
         masks = [output / f"{stem(scan)}_seg.nii.gz" for scan in scans]
@@ -183,7 +190,7 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     if not mask.name.endswith(ENDINGS):
         raise OutputError(f"{mask}: a mask is written as .nii.gz or .nii. Choose such a name for --output.")
     name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
-    report = options.report
+    report = None if options.report is None else Path(options.report)
     if report is not None and report.suffix != ".html":
         report = report / f"{name}_report.html"
     return Job(

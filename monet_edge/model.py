@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from . import fingerprint, memory, preprocess, volume
-from .errors import ModelError
+from . import fingerprint, memory, preprocess
+from . import volume as _volume
+from .errors import ModelError, ScanError
+from .flip import mirrored
 from .runtime import Engine
 from .spec import multiple_of
 from .weights import DEFAULT, Weights
@@ -87,8 +88,23 @@ class Model:
             raise ModelError(f"predict expects sides that divide by {multiple}, found {images.shape[2]}x{images.shape[3]}")
         return self.engine.run(images)
 
-    def segment(self, image: nibabel.spatialimages.SpatialImage | str | Path) -> nibabel.Nifti1Image:
+    def segment(
+        self,
+        image: nibabel.spatialimages.SpatialImage | str | Path,
+        *,
+        volume: int | None = None,
+        threshold: float | None = None,
+        flip: bool = False,
+    ) -> nibabel.Nifti1Image:
         """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
+
+        Parameters
+        ----------
+        image : nibabel image, str or Path
+        volume : int, optional
+            Which volume of a file that has several, from 0.
+        threshold, flip :
+            As for `segment_scan`.
 
         Raises
         ------
@@ -103,16 +119,18 @@ class Model:
             Of what `segment_scan` finds doubtful: an empty mask, a scan unlike those of the training.
         """
         if isinstance(image, (str, Path)):
-            scan = self.read_scan(Path(image))
+            scan = self.read_scan(Path(image), volume)
+        elif volume is not None:
+            raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
         else:
-            scan = volume.from_image(image)
-            self._demand_memory(scan.shape, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
-        result = self.segment_scan(scan)
+            scan = _volume.from_image(image)
+            self._demand_memory(scan.shape, scan.affine, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
+        result = self.segment_scan(scan, threshold=threshold, flip=flip)
         for warning in result.warnings:
             warnings.warn(warning, stacklevel=2)
-        return volume.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
+        return _volume.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
 
-    def read_scan(self, path: Path, index: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> volume.Scan:
+    def read_scan(self, path: Path, index: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> _volume.Scan:
         """Read a scan, having seen by its header that there is memory to segment it.
 
         Parameters
@@ -130,9 +148,9 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        layout = volume.peek(path)
+        layout = _volume.peek(path)
         self._demand_memory(layout.shape, layout.dtype, f"{path}: segmenting it", probabilities=probabilities, cleaning=cleaning)
-        return volume.read(path, index)
+        return _volume.read(path, index)
 
     def _demand_memory(
         self,
@@ -159,7 +177,7 @@ class Model:
 
     def segment_scan(
         self,
-        scan: volume.Scan,
+        scan: _volume.Scan,
         *,
         threshold: float | None = None,
         probabilities: bool = False,
@@ -179,17 +197,23 @@ class Model:
             Average with the prediction of the mirrored slice: twice the work, and for models trained with flips only.
         progress : callable, optional
             Called with the number of slices done, and of all.
+
+        Raises
+        ------
+        ModelError
+            If the threshold is no probability.
         """
+        preprocess.check_threshold(threshold)
         record, classes = self.weights.preprocess, self.weights.spec.classes
         axes = preprocess.SLICINGS[record.slicing]
-        voxels, _ = volume.to_canonical(scan.voxels, scan.affine, axes)
+        voxels, _ = _volume.to_canonical(scan.voxels, scan.affine, axes)
         statistics = preprocess.measure(voxels, scan.slope, scan.inter)
         mask = np.zeros(scan.shape, np.uint8, order="F")
-        mask_slices, _ = volume.to_canonical(mask, scan.affine, axes)
+        mask_slices, _ = _volume.to_canonical(mask, scan.affine, axes)
         kept, kept_slices = None, []
         if probabilities:
             kept = np.zeros((*scan.shape, classes), np.float32, order="F")
-            kept_slices = [volume.to_canonical(kept[..., c], scan.affine, axes)[0] for c in range(classes)]
+            kept_slices = [_volume.to_canonical(kept[..., c], scan.affine, axes)[0] for c in range(classes)]
         limit = record.threshold if threshold is None else threshold
 
         def load(z: int) -> np.ndarray:
@@ -210,19 +234,21 @@ class Model:
         if statistics.constant:
             pass  # nothing to see: the mask stays empty
         elif flip:
-            self.engine.map(2 * count, *_mirrored(load, store), lambda done: report(done // 2))
+            self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
         else:
             self.engine.map(count, load, store, report)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
         doubts = scan.warnings + _warnings(statistics, mask)
+        if threshold is not None and classes > 1:
+            doubts += (f"the threshold is ignored: {self.weights.name} has several labels, and the likeliest counts",)
         if flip and not self.weights.saw_flips:
             doubts += (f"{self.weights.name} was trained without mirrored slices: averaging with them (flip) may do harm",)
         if self._is_foreign(voxels, statistics, scan):
             doubts += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
         return Segmentation(mask, kept, statistics, doubts)
 
-    def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: volume.Scan) -> bool:
+    def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: _volume.Scan) -> bool:
         usual = self.weights.fingerprint
         if usual is None or statistics.constant:
             return False
@@ -253,29 +279,6 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows cannot say
         return os.cpu_count() or 1
-
-
-def _mirrored(
-    load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None]
-) -> tuple[Callable[[int], np.ndarray], Callable[[int, np.ndarray], None]]:
-    """Twice as many items: 2 z is slice z, 2 z + 1 its mirror image; the mean of both is stored."""
-    waiting: dict[int, np.ndarray] = {}
-    lock = threading.Lock()
-
-    def load_either(i: int) -> np.ndarray:
-        image = load(i // 2)
-        return np.ascontiguousarray(image[..., ::-1]) if i % 2 else image
-
-    def store_mean(i: int, probability: np.ndarray) -> None:
-        one = probability[..., ::-1] if i % 2 else probability
-        with lock:
-            other = waiting.pop(i // 2, None)
-            if other is None:
-                waiting[i // 2] = one.copy()
-        if other is not None:
-            store(i // 2, (one + other) / 2)
-
-    return load_either, store_mean
 
 
 def _warnings(statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:

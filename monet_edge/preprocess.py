@@ -254,6 +254,18 @@ def network_input(
     return np.stack([resize(normalise(raw, record, statistics, slope, inter), record.size, record.size) for raw in slices])
 
 
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no probability.
+
+    Raises
+    ------
+    ModelError
+        Saying what was expected.
+    """
+    if threshold is not None and not 0 < threshold < 1:
+        raise ModelError(f"threshold: expected a probability between 0 and 1, found {threshold}")
+
+
 def to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:
     """Probabilities (C, H, W), already of the wanted size, to labels (H, W) uint8: threshold for C = 1, else the likeliest."""
     if len(probability) == 1:

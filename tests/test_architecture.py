@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["errors", "text"],
     ["spec", "files", "terminal"],
-    ["architectures", "preprocess", "postprocess", "memory"],
+    ["architectures", "preprocess", "postprocess", "memory", "flip"],
     ["volume.labels", "volume.nifti", "volume.orientation", "volume.scan", "volume.stream"],
     ["volume.reader", "volume.writer"],
     ["volume.image"],

@@ -1,20 +1,23 @@
 """A scan in, a mask out: the grid is the scan's own, whatever its axis order, and nothing else is touched."""
 
 import hashlib
+import sys
 from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel
 import numpy as np
 import pytest
-from conftest import DATA, needs_data
+from conftest import DATA, needs_data, random_tensors
 from scans import SHAPE, blob, image_of
 
 import monet_edge
-from monet_edge import errors, phantom
+from monet_edge import errors, phantom, weights
+from monet_edge.architectures import monet
 from monet_edge.jobs import Options, find_scans, plan_jobs, stem
 from monet_edge.model import Model
-from monet_edge.preprocess import measure
+from monet_edge.preprocess import Preprocess, measure
+from monet_edge.spec import fold
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,55 @@ def test_probabilities_agree_with_the_mask(scan, model):
     assert np.array_equal(mask, probability > np.float32(0.3))
     voxel = 0.8 * 0.9 * 3 / 1000
     assert outcome.volumes["blob"] == pytest.approx(mask.sum() * voxel)
+
+
+def test_the_python_function_takes_what_the_command_takes(tmp_path, rng, model):
+    """What a 4-D scan's refusal says to choose, and what else one may want without a file in between."""
+    voxels = blob(rng)
+    nibabel.save(image_of(np.stack([voxels * 0, voxels], axis=-1)), tmp_path / "four.nii")
+    with pytest.raises(errors.ScanError, match="--volume 0 or --volume 1"):
+        model.segment(tmp_path / "four.nii")
+    found = model.segment(tmp_path / "four.nii", volume=1, threshold=0.3, flip=True)
+    ref = model.segment_scan(monet_edge.volume.from_image(image_of(voxels)), threshold=0.3, flip=True).mask
+    np.testing.assert_array_equal(np.asanyarray(found.dataobj), ref)
+    with pytest.raises(errors.ScanError, match="of an image in memory give one volume"):
+        model.segment(image_of(voxels), volume=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"threshold": 3}, "probability between 0 and 1"), ({"min_volume": np.inf}, "0 or more"), ({"min_volume": np.nan}, "0 or more")],
+)
+def test_a_senseless_value_is_refused_before_any_work(tmp_path, options, message):
+    with pytest.raises(errors.MonetError, match=message):
+        monet_edge.segment(tmp_path / "nowhere.nii", model="nowhere", **options)
+
+
+def test_a_threshold_is_refused_where_there_is_no_file(rng, model):
+    with pytest.raises(errors.ModelError, match="probability between 0 and 1"):
+        model.segment(image_of(blob(rng)), threshold=3)
+
+
+def test_a_threshold_for_several_labels_is_warned_of(tmp_path, rng):
+    spec = fold(monet(filters=4, depth=1, classes=3))
+    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a", "b"))
+    weights.save(tmp_path / "two.safetensors", spec, random_tensors(spec), record, {})
+    several = monet_edge.load(tmp_path / "two.safetensors", 1)
+    scan = monet_edge.volume.from_image(image_of(blob(rng)))
+    told = [any("threshold is ignored" in one for one in several.segment_scan(scan, threshold=t).warnings) for t in (0.3, None)]
+    assert told == [True, False]
+
+
+def test_paths_may_be_text(scan, model, tmp_path):
+    outcome = monet_edge.segment(str(scan), str(tmp_path / "mask.nii"), model=model, report=str(tmp_path / "page.html"))
+    assert outcome.job.report.is_file()
+
+
+def test_what_is_missing_is_said_before_the_network_runs(scan, monkeypatch, model):
+    monkeypatch.setitem(sys.modules, "cc3d", None)
+    monkeypatch.setattr(Model, "segment_scan", lambda *_, **__: pytest.fail("was segmented"))
+    with pytest.raises(errors.MonetError, match="connected-components-3d"):
+        monet_edge.segment(scan, model=model, keep_largest=True)
 
 
 def test_flip_is_the_mean_of_both_mirror_images(rng, model):

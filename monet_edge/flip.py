@@ -1,0 +1,45 @@
+"""Average every slice's probabilities with those of its mirror image: twice as many items for the engine, the mean of two stored."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+Load = Callable[[int], np.ndarray]
+Store = Callable[[int, np.ndarray], None]
+
+
+def mirrored(load: Load, store: Store) -> tuple[Load, Store]:
+    """Twice as many items: 2 z is slice z, 2 z + 1 its mirror image; the mean of both is stored.
+
+    Parameters
+    ----------
+    load : callable
+        ``load(z)`` returns slice z, (C, H, W).
+    store : callable
+        ``store(z, probabilities)``; called by whichever thread has the second of the two.
+
+    Returns
+    -------
+    load, store
+        The same of items 2 z and 2 z + 1.
+    """
+    waiting: dict[int, np.ndarray] = {}
+    lock = threading.Lock()
+
+    def load_either(i: int) -> np.ndarray:
+        image = load(i // 2)
+        return np.ascontiguousarray(image[..., ::-1]) if i % 2 else image
+
+    def store_mean(i: int, probability: np.ndarray) -> None:
+        one = probability[..., ::-1] if i % 2 else probability
+        with lock:
+            other = waiting.pop(i // 2, None)
+            if other is None:
+                waiting[i // 2] = one.copy()
+        if other is not None:
+            store(i // 2, (one + other) / 2)
+
+    return load_either, store_mean
