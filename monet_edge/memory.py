@@ -8,8 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from .errors import ResourceError
+from .limits import groups, lines
 
 _SLACK = 32 << 20  # compressors, code loaded late, the allocator's own
+_GROUP_FILES = {  # of a control group, by its version: limit, usage, and what of the usage is cache
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def available(root: Path = Path("/")) -> int | None:
@@ -75,7 +80,7 @@ def _machine(root: Path) -> int | None:
 
 def _address_space(root: Path) -> int | None:
     """What `ulimit -v` leaves."""
-    for line in _lines(root / "proc/self/limits"):
+    for line in lines(root / "proc/self/limits"):
         if line.startswith("Max address space"):
             limit = line.split()[3]
             used = _table(root / "proc/self/status").get("VmSize:", 0)
@@ -86,36 +91,20 @@ def _address_space(root: Path) -> int | None:
 def _control_groups(root: Path) -> list[int]:
     """What every limit on the way up from this process's group leaves; page cache that can be dropped does not count as used."""
     rooms = []
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            base, limit, usage, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, limit, usage, cache = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-        else:
-            continue
-        inside = Path(path.lstrip("/"))
-        for group in (inside, *inside.parents):  # inside a container only the last, its own root, may exist
-            folder = root / base / group
-            most, used = _number(folder / limit), _number(folder / usage)
-            if most is not None and used is not None:
-                rooms.append(most - used + _table(folder / "memory.stat").get(cache, 0))
+    for version, folder in groups("memory", root):
+        limit, usage, cache = _GROUP_FILES[version]
+        most, used = _number(folder / limit), _number(folder / usage)
+        if most is not None and used is not None:
+            rooms.append(most - used + _table(folder / "memory.stat").get(cache, 0))
     return rooms
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
-
-
 def _number(path: Path) -> int | None:
-    text = "".join(_lines(path)).strip()
+    text = "".join(lines(path)).strip()
     return int(text) if text.isdecimal() else None  # "max" where there is no limit
 
 
 def _table(path: Path) -> dict[str, int]:
     """Lines such as ``SwapFree:  0 kB`` as a dict of their numbers."""
-    rows = (line.split() for line in _lines(path))
+    rows = (line.split() for line in lines(path))
     return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from . import fingerprint, memory, preprocess
 from . import volume as _volume
 from .errors import ModelError, ScanError
 from .flip import mirrored
+from .limits import usable_cores
 from .runtime import Engine
 from .spec import multiple_of
 from .weights import DEFAULT, Weights
@@ -271,14 +271,6 @@ def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
         If there is no such model, or its file is not intact.
     """
     return Model(load_weights(model), threads)
-
-
-def usable_cores() -> int:
-    """The number of cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows cannot say
-        return os.cpu_count() or 1
 
 
 def _warnings(statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:

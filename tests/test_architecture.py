@@ -15,7 +15,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["errors", "text"],
-    ["spec", "files", "terminal"],
+    ["spec", "files", "terminal", "limits"],
     ["architectures", "preprocess", "postprocess", "memory", "flip"],
     ["volume.labels", "volume.nifti", "volume.orientation", "volume.scan", "volume.stream"],
     ["volume.reader", "volume.writer"],
