@@ -50,7 +50,8 @@ def peak(
 
     Parameters
     ----------
-    shape : (X, Y, Z)
+    shape : (Z, H, W)
+        As the model cuts it.
     dtype : numpy dtype
         As stored.
     classes : int
@@ -66,8 +67,10 @@ def peak(
     voxels = prod(shape)
     volume = voxels * dtype.itemsize
     kept = voxels * (1 + 4 * classes * probabilities + 14 * cleaning)  # the mask; pieces are numbered in 4 bytes, counted in 8
-    pixels = voxels // min(shape)  # of the largest slice
-    slices = threads * (workspace + (36 + 12 * classes) * pixels)  # normalised in float64, resized in float32: 45 measured for one class
+    depth, height, width = shape
+    at_once = threads if 2 * depth >= threads else 1  # fewer are taken one after the other; mirrored, they are twice as many
+    pixels = at_once * height * width
+    slices = threads * workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
     return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
 
 

@@ -149,12 +149,14 @@ class Model:
             Naming the file, what is needed and what there is.
         """
         layout = _volume.peek(path)
-        self._demand_memory(layout.shape, layout.dtype, f"{path}: segmenting it", probabilities=probabilities, cleaning=cleaning)
+        what = f"{path}: segmenting it"
+        self._demand_memory(layout.shape, layout.affine, layout.dtype, what, probabilities=probabilities, cleaning=cleaning)
         return _volume.read(path, index)
 
     def _demand_memory(
         self,
         shape: tuple[int, ...],
+        affine: np.ndarray,
         dtype: np.dtype,
         what: str,
         *,
@@ -163,12 +165,13 @@ class Model:
         cleaning: bool = False,
     ) -> None:
         """Refuse a volume (X, Y, Z) of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
-        size = self.weights.preprocess.size
+        record = self.weights.preprocess
+        cut, _ = _volume.to_canonical(np.broadcast_to(np.uint8(0), shape), affine, preprocess.SLICINGS[record.slicing])
         needed = memory.peak(
-            shape,
+            cut.shape,
             dtype,
             classes=self.weights.spec.classes,
-            workspace=self.engine.workspace_bytes(size, size),
+            workspace=self.engine.workspace_bytes(record.size, record.size),
             threads=self.threads,
             probabilities=probabilities,
             cleaning=cleaning,

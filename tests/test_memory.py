@@ -140,6 +140,14 @@ def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, optio
     assert used <= estimate <= 1.6 * used + memory._SLACK
 
 
+def test_few_slices_on_many_cores_are_taken_one_by_one():
+    """As `Engine.map` does: one picture of 17 million pixels does not need 64 slices of them."""
+    wanted = {"classes": 1, "workspace": 30_000_000, "probabilities": False, "cleaning": False}
+    one, many = (memory.peak((depth, 4096, 4096), np.dtype(np.uint8), threads=64, **wanted) for depth in (1, 64))
+    assert 64 * 30e6 + 48 * 4096**2 < one < 4e9
+    assert many > 64 * 48 * 4096**2
+
+
 def test_a_limit_of_the_shell_is_a_clear_refusal(tmp_path, weights_file):
     """`ulimit -v`: no MemoryError, no traceback, nothing written."""
     (tmp_path / "scan.nii").write_bytes(nifti(data=b"", fields={"dim": [3, 600, 600, 600, 1, 1, 1, 1]}))
