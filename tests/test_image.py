@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from fuzz.build import OBLIQUE, head
+from fuzz.build import OBLIQUE, head, nifti
 from scans import DTYPES, GZ, RAW
 
 from monet_edge import volume
@@ -41,3 +41,15 @@ def test_an_image_that_is_no_scan():
             volume.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
     with pytest.raises(ScanError, match=r"singular|affine"):
         volume.from_image(nibabel.spatialimages.SpatialImage(head(), np.diag([1, 1, 0, 1])))
+
+
+def test_a_huge_sentinel_is_infinite_in_memory_as_it_is_in_a_file(put):
+    """Its square would overflow: the SD infinite, every mask empty. The caller's array stays as it is."""
+    voxels = head().astype(np.float64)
+    voxels[2, 3, 4] = -1e300
+    kept = voxels.copy()
+    comp = volume.from_image(nibabel.Nifti1Image(voxels, OBLIQUE)).voxels
+    np.testing.assert_array_equal(comp, volume.read(put(nifti(voxels))).voxels)
+    assert np.isinf(comp[2, 3, 4])
+    assert not comp.flags.writeable
+    np.testing.assert_array_equal(voxels, kept)

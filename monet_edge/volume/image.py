@@ -13,7 +13,7 @@ from nibabel.nifti2 import Nifti2Header
 
 from ..errors import ScanError
 from . import nifti
-from .reader import read
+from .reader import read, without_huge
 from .scan import ENDINGS, Scan
 from .writer import result_header
 
@@ -53,6 +53,8 @@ def from_image(image: Any) -> Scan:
     if voxels.dtype.kind not in "uif" or voxels.dtype.itemsize > 8:
         raise ScanError(f"its voxels are {voxels.dtype}; expected integers or floats of at most 64 bits")
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
+    voxels.flags.writeable = False  # it is the caller's
+    voxels = without_huge(voxels)
     voxels.flags.writeable = False
     return Scan(None, voxels, 1.0, 0.0, affine, header, layout.warnings)
 

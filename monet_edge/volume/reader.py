@@ -70,11 +70,24 @@ def read(path: Path, volume: int | None = None) -> Scan:
         warnings = layout.warnings + _finish(stream, layout)
     if not layout.dtype.isnative:
         voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
-    if voxels.dtype == np.float64:
-        for plane in voxels.T:  # beyond float32 it is no intensity, and its square would overflow: as good as infinite
-            plane[np.abs(plane) > _HUGE] = np.inf
+    voxels = without_huge(voxels)
     voxels.flags.writeable = False
     return Scan(path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings)
+
+
+def without_huge(voxels: np.ndarray) -> np.ndarray:
+    """The voxels, where those beyond float32 are infinite: they are no intensities, and their squares would overflow.
+
+    In place, or in a copy where the array is read-only and holds any.
+    """
+    if voxels.dtype != np.float64:
+        return voxels
+    for z in range(voxels.shape[2]):  # plane by plane: no second volume
+        huge = np.abs(voxels[:, :, z]) > _HUGE
+        if huge.any():
+            voxels = voxels if voxels.flags.writeable else voxels.copy(order="K")
+            voxels[:, :, z][huge] = np.inf
+    return voxels
 
 
 @contextmanager
