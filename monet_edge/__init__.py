@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 DISCLAIMER = "Research use only, not a medical device."
+DEFAULT = "brain-flair"  # the model that is used unless another is named
 __all__ = ["Model", "Outcome", "errors", "load", "segment"]
 
 _HOMES = {"Model": "model", "Outcome": "pipeline", "load": "model", "segment": "pipeline"}

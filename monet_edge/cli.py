@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import DISCLAIMER, __version__
+from . import DEFAULT, DISCLAIMER, __version__
 from .errors import MonetError
 from .terminal import complain, failing_clearly, make_app, progress_bar
 from .text import printable
@@ -46,7 +46,7 @@ def segment(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")
     ] = None,
-    model: ModelOption = "brain-flair",
+    model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
     threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel counts, for a binary model.")] = None,
     volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan, counted from 0.")] = None,
@@ -200,7 +200,7 @@ def _compile(quiet: bool) -> None:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for the phantom, its lesion and the mask.")] = Path("demo"),
-    model: ModelOption = "brain-flair",
+    model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,

@@ -10,14 +10,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from . import fingerprint, memory, preprocess
+from . import DEFAULT, fingerprint, memory, preprocess
 from . import volume as _volume
 from .errors import ModelError, ScanError
 from .flip import mirrored
 from .limits import usable_cores
 from .runtime import Engine
 from .spec import multiple_of
-from .weights import DEFAULT, Weights
+from .weights import Weights
 from .weights import load as load_weights
 
 Progress = Callable[[int, int], None]  # called with the number of slices done, and of all

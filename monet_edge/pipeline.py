@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import postprocess
+from . import DEFAULT, postprocess
 from .errors import OutputError
 from .files import atomic_write
 from .jobs import Job, Options, absolute, check_output, check_path, make_job
@@ -18,7 +18,6 @@ from .model import Model, Progress, Segmentation, load
 from .report import record
 from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
 from .volume import Scan, write
-from .weights import DEFAULT
 
 if TYPE_CHECKING:
     from .report.slices import Finding

@@ -31,7 +31,6 @@ from .errors import ModelError, ResourceError
 from .files import atomic_write
 
 FORMAT = "monet-edge"
-DEFAULT = "brain-flair"
 MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9

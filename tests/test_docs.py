@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from monet_edge import phantom, weights
+from monet_edge import DEFAULT, phantom, weights
 from monet_edge.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -57,13 +57,13 @@ def masked(text):
     return re.sub(r"[ ━╺╸]+", " ", re.sub(r"-?\d+(\.\d+)*(e[+-]\d+)?", "#", text))
 
 
-@pytest.mark.skipif(weights.DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
+@pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()
     assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
 
 
-@pytest.mark.skipif(weights.DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
+@pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
 def test_the_python_shown_runs(tmp_path, monkeypatch):
     block = re.search(r"^    import monet_edge\n(    .*\n)+", (DOCS.parent / "README.md").read_text(), re.MULTILINE)[0]
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ def test_the_python_shown_runs(tmp_path, monkeypatch):
 def test_links_lead_somewhere():
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            drawn = target.startswith("images/") and weights.DEFAULT not in weights.shipped()  # with the default model
+            drawn = target.startswith("images/") and DEFAULT not in weights.shipped()  # with the default model
             if "://" not in target and not drawn:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
