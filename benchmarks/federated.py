@@ -81,7 +81,7 @@ class Bench:
         if federation.batch_norm == "local":
             result["own"] = {}
             for node in nodes:
-                own = Memory.read(Path(node["memory"]), to_json(self.settings), fresh=False).own
+                own = Memory.read(Path(node["memory"]), found[1]["run"], fresh=False).own
                 result["own"] |= self._score({**tensors, **own}, self.parts[node["name"]]["val"])
         return {**result, "seconds": time.perf_counter() - started}
 
@@ -107,7 +107,7 @@ def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
         state = new_state(these, torch.device("cpu")).network.state_dict()
         tensors = {name: tensor.contiguous().numpy() for name, tensor in state.items()}
         for compression in COMPRESSIONS:
-            content = round_content(Federation(compression=compression), these, Run(tensors, [], []), 1)
+            content = round_content(Federation(compression=compression), these, Run("0" * 16, tensors, [], []), 1)
             up = layout(shapes, compression, down=False)
             about: dict[str, Any] = {"metrics": MetricRecord({"num-examples": 1, "loss": 0.1}), "site": ConfigRecord({"name": SITES[0]})}
             reply = RecordDict({"arrays": wire.pack(encode(tensors, up), up), **about})

@@ -1,5 +1,6 @@
 """A site in one process: it refuses what is not its network's, keeps its own to itself, and trains as `fit` does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from trainer.train import fit
 
 @pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])
 def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
-    config = {"settings": to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
+    config = {"run": "1", "settings": to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
     content = RecordDict({"arrays": bad_arrays(alike, change), "config": ConfigRecord({**config, "server-round": 1})})
     message = Message(content=content, message_type="train", dst_node_id=1)
     answer = client_app.train(message, Context(0, 1, {"prepared": "/nowhere", "memory": "/nowhere", "name": "a"}, RecordDict(), {}))
@@ -43,14 +44,14 @@ def test_what_fails_at_a_site_stays_in_its_own_log(alike, tmp_path):
 
 
 def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path):
-    """One site, one round: what `fit` would do in its first epoch, bit for bit."""
+    """One site, one round: what `fit` would do in its first epochs, but for the one rounding of an update, which is a difference."""
     federation = Federation(rounds=1, epochs=2, sites=1, minimum=1)
     run_here(sites[:1], fed.make_config(tmp_path / "run", federation, tiny), client_app.app)
     prepared = open_prepared(Path(sites[0]["prepared"]))
     ref = fit(fed.make_settings(federation, tiny), prepared, split(list(prepared.keys))[0], tmp_path / "pooled", device="cpu")
     found = tensors(tmp_path / "run")
     for name, tensor in ref.state_dict().items():
-        np.testing.assert_allclose(found[name], tensor.numpy(), atol=1e-6)  # an update is a difference: rounded once
+        np.testing.assert_allclose(found[name], tensor.numpy(), atol=1e-6)
 
 
 def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
@@ -83,13 +84,25 @@ def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, 
     assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
 
 
-def test_a_site_remembers_nothing_of_another_training(tmp_path):
-    memory = site.Memory(tmp_path / "m", "these", {"a.bn.bias": np.ones(2, np.float32)}, {"a.weight": np.ones(3, np.float32)})
+def test_a_site_remembers_nothing_of_another_run(tmp_path):
+    memory = site.Memory(tmp_path / "m", "this", {"a.bn.bias": np.ones(2, np.float32)}, {"a.weight": np.ones(3, np.float32)})
     memory.write()
-    found = site.Memory.read(tmp_path / "m", "these", fresh=False)
+    found = site.Memory.read(tmp_path / "m", "this", fresh=False)
     assert found.own.keys() == {"a.bn.bias"}
     assert found.residual.keys() == {"a.weight"}
-    for settings_json, fresh in (("these", True), ("others", False)):
-        found = site.Memory.read(tmp_path / "m", settings_json, fresh)
+    for run, fresh in (("this", True), ("another", False)):
+        found = site.Memory.read(tmp_path / "m", run, fresh)
         assert not found.own
         assert not found.residual
+
+
+def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, tiny, tmp_path):
+    """The same settings with `--batch-norm local` first, then averaged: the second is what it is without the first."""
+    federation = Federation(rounds=2, sites=2)
+    nodes = [{**node, "memory": str(tmp_path / node["name"])} for node in sites]
+    run_here(nodes, fed.make_config(tmp_path / "local", replace(federation, batch_norm="local"), tiny))
+    assert all(Path(node["memory"]).exists() for node in nodes)
+    run_here(nodes, fed.make_config(tmp_path / "next", federation, tiny))
+    run_here(sites, fed.make_config(tmp_path / "alone", federation, tiny))
+    ref, comp = tensors(tmp_path / "alone"), tensors(tmp_path / "next")
+    assert all(np.array_equal(ref[name], comp[name]) for name in ref)

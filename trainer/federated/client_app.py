@@ -78,7 +78,8 @@ def _evaluate(message: Message, context: Context) -> RecordDict:
 def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, Site, Memory]:
     """Check a message and open what it needs: its configuration, the network's tensors, the site, and its memory."""
     config = message.content.get("config")
-    kinds: dict[str, Any] = {"settings": str, "epochs": int, "fresh": bool, "batch-norm": str, "compression": str, "server-round": int}
+    kinds: dict[str, Any] = {"run": str, "settings": str, "epochs": int, "fresh": bool}
+    kinds |= {"batch-norm": str, "compression": str, "server-round": int}
     if not isinstance(config, ConfigRecord) or any(type(config.get(key)) is not kind for key, kind in kinds.items()):
         raise wire.MessageError(f"its configuration must hold {', '.join(kinds)}")
     task: dict[str, Any] = dict(config)
@@ -87,4 +88,4 @@ def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, 
     received = wire.unpack(message.content, expected)
     node = context.node_config
     site = open_site(text, str(node["prepared"]), str(node.get("splits", "")), str(node.get("device", "")))
-    return task, received, site, Memory.read(Path(str(node["memory"])), text, task["fresh"])
+    return task, received, site, Memory.read(Path(str(node["memory"])), task["run"], task["fresh"])

@@ -7,6 +7,7 @@ for sites for ever and cannot go on from a round.
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -58,6 +59,8 @@ class Run:
 
     Attributes
     ----------
+    id : str
+        Of this run and no other, by which sites know what they remember of it.
     tensors : dict of str to float32 array
         The network's state dict.
     history : list of dict
@@ -68,6 +71,7 @@ class Run:
         What every site finds of the final network on its own validation patients.
     """
 
+    id: str
     tensors: Tensors
     history: list[dict[str, Any]]
     scores: list[dict[str, Any]]
@@ -137,17 +141,18 @@ def _start(federation: Federation, settings: Settings, folder: Path, resume: boo
     found = checkpoint.newest(folder)
     if found is None:
         network = new_state(settings, torch.device("cpu")).network
-        return Run({name: tensor.contiguous().numpy().copy() for name, tensor in network.state_dict().items()}, [], [])
-    tensors, state = found
+        tensors = {name: tensor.contiguous().numpy().copy() for name, tensor in network.state_dict().items()}
+        return Run(secrets.token_hex(8), tensors, [], [])
+    stored, state = found
     if not resume:
         raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
     if state["federation"] != asdict(federation) or state["settings"] != to_json(settings):
         raise OutputError(f"{folder} was started with other settings. Use the same ones, or another --output.")
-    return Run({name: tensor.numpy() for name, tensor in tensors.items()}, state["history"], [])
+    return Run(state["run"], {name: tensor.numpy() for name, tensor in stored.items()}, state["history"], [])
 
 
 def _write(run: Run, federation: Federation, settings: Settings, folder: Path) -> None:
-    state = {"federation": asdict(federation), "settings": to_json(settings), "history": run.history}
+    state = {"run": run.id, "federation": asdict(federation), "settings": to_json(settings), "history": run.history}
     checkpoint.keep_epoch(folder, len(run.history), {name: torch.from_numpy(tensor) for name, tensor in run.tensors.items()}, state)
     with atomic_write(folder / ROUNDS, overwrite=True) as file:
         file.write(json.dumps({"federation": asdict(federation), "rounds": run.history, "scores": run.scores}, indent=1).encode())
@@ -157,6 +162,7 @@ def round_content(federation: Federation, settings: Settings, run: Run, number: 
     """What every site gets: the network and how to train it."""
     expected = layout(tensor_shapes(settings), federation.compression, down=True)
     config: dict[str, Any] = {
+        "run": run.id,
         "settings": to_json(settings),
         "epochs": federation.epochs,
         "fresh": not any(row["kept"] for row in run.history),

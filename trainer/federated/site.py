@@ -116,19 +116,19 @@ class Memory:
     """
 
     path: Path
-    settings_json: str
+    run: str
     own: Tensors = field(default_factory=dict)
     residual: Tensors = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: Path, settings_json: str, fresh: bool) -> Memory:
-        """What the site remembers of this very training; nothing while the network is untrained."""
-        memory = cls(path, settings_json)
+    def read(cls, path: Path, run: str, fresh: bool) -> Memory:
+        """What the site remembers of this very run; nothing while the network is untrained."""
+        memory = cls(path, run)
         try:
             tensors, state = checkpoint.load(path)
         except ModelError:
             return memory
-        if not fresh and state == {"settings": settings_json}:
+        if not fresh and state == {"run": run}:
             for name, tensor in tensors.items():
                 part, _, key = name.partition(".")
                 getattr(memory, part)[key] = tensor.numpy()
@@ -138,4 +138,4 @@ class Memory:
         """Keep it, whole or not at all."""
         tensors = {f"{part}.{key}": torch.from_numpy(array) for part in ("own", "residual") for key, array in getattr(self, part).items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(self.path, tensors, {"settings": self.settings_json})
+        checkpoint.save(self.path, tensors, {"run": self.run})
