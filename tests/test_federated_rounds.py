@@ -139,6 +139,26 @@ def test_noise_clips_every_update_and_is_accounted_for(tiny, alike, tmp_path):
     assert found["rounds"][1]["epsilon"] > found["rounds"][0]["epsilon"]
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e-10])
+def test_noise_survives_an_update_of_nothing(value, alike):
+    """What Flower divides by is the float32 length of the difference that is left in float32."""
+    start = {name: np.full(shape, 0.5, np.float32) for name, shape in tensor_shapes(alike).items()}
+    change = {name: np.full(shape, value, np.float32) for name, shape in tensor_shapes(alike).items()}
+    with pytest.raises(wire.MessageError, match="zero"):
+        rounds._as_reply(start, wire.Update("a", 1, 0.1, change, 1.0), Federation(noise=1.0))
+
+
+def test_a_site_that_learnt_nothing_does_not_end_a_run_with_noise(tiny, alike, tmp_path):
+    federation = Federation(rounds=2, sites=2, noise=1e-6)
+
+    def idle_at_first(message, context):
+        return fed.reply(message, alike, value=1e-30 if message.content["config"]["server-round"] == 1 else 0.5)
+
+    found = train(tmp_path, federation, tiny, idle_at_first, alike)
+    assert [row["kept"] for row in found["rounds"]] == [False, True]
+    assert "zero" in found["rounds"][0]["sites"][0]["refused"]
+
+
 def test_noise_needs_every_site(tiny, alike, tmp_path):
     federation = Federation(rounds=1, sites=2, minimum=1, noise=1.0)
     with pytest.raises(MonetError, match="no round had enough"):

@@ -20,6 +20,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from flwr.supercore.differential_privacy import get_norm
 
 from monet_edge.errors import MonetError, OutputError
 from monet_edge.files import atomic_write
@@ -211,12 +212,12 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
 
 def _as_reply(tensors: Tensors, update: wire.Update, federation: Federation) -> RecordDict:
     """An update as the reply that Flower's strategies average: a whole network, and nothing else of what came."""
-    if federation.noise and not update.norm:
-        raise wire.MessageError("its update is zero")  # Flower would divide by its norm
     with np.errstate(over="ignore"):
         trained = {name: tensor + update.change[name] for name, tensor in tensors.items()}
     if not all(np.isfinite(tensor).all() for tensor in trained.values()):
         raise wire.MessageError("its update leads beyond the range of float32")
+    if federation.noise and not get_norm([trained[name] - tensor for name, tensor in tensors.items()]):
+        raise wire.MessageError("its update is zero, or lost in rounding")  # Flower would divide by this very norm
     # with noise, every site counts the same: its share must be known beforehand
     return RecordDict({"arrays": _record(trained), "metrics": MetricRecord({"num-examples": 1 if federation.noise else update.examples})})
 
