@@ -14,7 +14,7 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 
 import federation as fed
 from federation import NODES, TWO, bad_arrays, result, scored, tensors, train
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from monet_edge import weights
 from monet_edge.errors import MonetError, OutputError
@@ -157,6 +157,19 @@ def test_a_site_that_learnt_nothing_does_not_end_a_run_with_noise(tiny, alike, t
     found = train(tmp_path, federation, tiny, idle_at_first, alike)
     assert [row["kept"] for row in found["rounds"]] == [False, True]
     assert "zero" in found["rounds"][0]["sites"][0]["refused"]
+
+
+def test_scores_count_once_and_cannot_name_another_site(tiny, alike, tmp_path, monkeypatch):
+    once = Grid.send_and_receive
+    monkeypatch.setattr(Grid, "send_and_receive", lambda self, messages, timeout: 2 * once(self, messages))
+
+    def client(message, context):
+        if message.metadata.message_type == "train":
+            return fed.reply(message, alike, name=f"site {context.node_id}")
+        return Message(RecordDict({"metrics": MetricRecord({"val_loss": 0.5, "node": 7, "name": 8})}), reply_to=message)
+
+    run_here(NODES[:2], fed.make_config(tmp_path, replace(TWO, rounds=1), tiny), client)
+    assert result(tmp_path)["scores"] == [{"val_loss": 0.5, "node": node, "name": f"site {node}"} for node in (1, 2)]
 
 
 def test_noise_needs_every_site(tiny, alike, tmp_path):

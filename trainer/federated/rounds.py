@@ -239,12 +239,14 @@ def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run,
     content = round_content(federation, settings, run, len(run.history))
     names = {site["node"]: site.get("name", "") for row in run.history for site in row["sites"]}
     messages = [Message(content=content, message_type=MessageType.EVALUATE, dst_node_id=node) for node in nodes]
+    silent = {node: {"node": node, "name": names.get(node, "")} for node in nodes}
     scores = []
     for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
-        node = reply.metadata.src_node_id
-        about = {"node": node, "name": names.get(node, "")}
+        about = silent.pop(reply.metadata.src_node_id, None)
+        if about is None:  # of nobody who was asked, or a second one
+            continue
         try:
-            scores.append({**about, **wire.read_scores(reply)})
+            scores.append({**wire.read_scores(reply), **about})
         except wire.MessageError as error:
             scores.append({**about, "refused": str(error)})
     return scores
