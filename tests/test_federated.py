@@ -1,4 +1,4 @@
-"""Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what is never open."""
+"""Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +10,10 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 
 from federation import TWO
 from flwr.app import RecordDict
+from flwr.common.config import parse_config_args
 
 from monet_edge.errors import MonetError
-from trainer.federated import run, settings, wire
+from trainer.federated import launch, run, settings, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.privacy import epsilon
 from trainer.federated.settings import Federation
@@ -102,3 +103,16 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "1"
     assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
+
+
+@pytest.mark.parametrize("name", ["", "N" * 65, 'the "Clinic"', "line\nbreak"])
+def test_a_name_that_no_round_would_accept_is_refused_before_training(name, tmp_path):
+    with pytest.raises(MonetError, match="name"):
+        launch.node_config(name, tmp_path, tmp_path / "memory", "")
+
+
+@pytest.mark.parametrize("name", ["Universität \\ O'Brien", "a=b c=[d]", "医院 🏥", "N" * 64])
+def test_flower_is_told_names_and_folders_as_they_are(name, tmp_path):
+    node = launch.node_config(name, tmp_path / name, tmp_path / "memory", "cpu")
+    command = run.supernode_command("127.0.0.1:8000", node, 9000, None, None)
+    assert parse_config_args([command[command.index("--node-config") + 1]]) == node

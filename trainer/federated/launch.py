@@ -15,6 +15,7 @@ from ..train import choose_device
 from . import run
 from .rounds import MODEL, ROUNDS
 from .settings import Federation, for_sites, to_run_config
+from .wire import MAX_NAME
 
 Progress = Callable[[int], None]
 
@@ -133,8 +134,20 @@ def join(
 
 
 def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[str, str]:
-    """What `client_app` is told about its site."""
-    return {"name": name, "prepared": str(prepared.resolve()), "memory": str(memory), "device": device}
+    """What `client_app` is told about its site.
+
+    Raises
+    ------
+    MonetError
+        If the server would refuse the name in every round, or Flower cannot be told a name or folder.
+    """
+    if not 0 < len(name) <= MAX_NAME:
+        raise MonetError(f"a site's name has 1 to {MAX_NAME} characters, found {len(name)}: {name[:MAX_NAME]}")
+    node = {"name": name, "prepared": str(prepared.resolve()), "memory": str(memory), "device": device}
+    for value in node.values():
+        if not value.isprintable() or '"' in value:
+            raise MonetError(f"{value!r}: Flower takes no name or folder with a double quote or a control character; choose another")
+    return node
 
 
 def _train(

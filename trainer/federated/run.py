@@ -86,7 +86,7 @@ def supernode_command(address: str, node: dict[str, str], port: int, authority: 
         If it would speak to another machine without both.
     """
     command = ["flower-supernode", "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--node-config", " ".join(f"{name}={json.dumps(value)}" for name, value in node.items())]
+    command += ["--node-config", " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())]
     if authority is not None and key is not None:
         return [*command, "--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
     if not is_loopback(address.rpartition(":")[0]):
