@@ -11,8 +11,11 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 from federation import TWO
 from flwr.app import RecordDict
 from flwr.common.config import parse_config_args
+from typer.testing import CliRunner
 
 from monet_edge.errors import MonetError
+from trainer.cli import app
+from trainer.config_text import to_json
 from trainer.federated import launch, run, settings, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.privacy import epsilon
@@ -116,3 +119,12 @@ def test_flower_is_told_names_and_folders_as_they_are(name, tmp_path):
     node = launch.node_config(name, tmp_path / name, tmp_path / "memory", "cpu")
     command = run.supernode_command("127.0.0.1:8000", node, 9000, None, None)
     assert parse_config_args([command[command.index("--node-config") + 1]]) == node
+
+
+def test_the_most_slices_of_a_site_can_be_set(alike, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(launch, "serve", lambda settings, federation, output, **_: found.append(federation) or output)
+    (tmp_path / "config.json").write_text(to_json(alike))
+    words = ["federated-server", tmp_path / "config.json", "-o", tmp_path / "run", "--sites", 1, "--most-slices", 200_000]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    assert found[0].most_examples == 200_000

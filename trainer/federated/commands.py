@@ -28,6 +28,7 @@ CompressionOption = Annotated[str, typer.Option("--compress", help="Of what trav
 BatchNormOption = Annotated[str, typer.Option(help="averaged, or local: every site trains with its own (FedBN).")]
 NoiseOption = Annotated[float, typer.Option(min=0, help="Noise multiplier of differential privacy; 0 is without.")]
 ClipOption = Annotated[float, typer.Option(help="Longest update of a site (L2 norm) where there is noise.")]
+SlicesOption = Annotated[int, typer.Option(min=1, help="A site that claims to have trained on more is not believed.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last round of the run in --output.")]
 CertificateAuthority = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Who signed the server's certificate (PEM).")]
 
@@ -48,6 +49,7 @@ def federated(
     batch_norm: BatchNormOption = "averaged",
     noise: NoiseOption = 0.0,
     clip: ClipOption = 1.0,
+    most_slices: SlicesOption = 100_000,
     device: DeviceOption = "",
     resume: ResumeOption = False,
     quiet: QuietOption = False,
@@ -63,7 +65,7 @@ def federated(
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
     count = len(names)
-    federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip)
+    federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip, most_slices)
     sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
     settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
     with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
@@ -90,6 +92,7 @@ def federated_server(
     batch_norm: BatchNormOption = "averaged",
     noise: NoiseOption = 0.0,
     clip: ClipOption = 1.0,
+    most_slices: SlicesOption = 100_000,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -104,7 +107,7 @@ def federated_server(
         raise MonetError("TLS needs --certificate, --key and --authority")
     tls = Tls(certificate, private_key, authority) if certificate and private_key and authority else None
     settings = read_settings(like)
-    federation = Federation(rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, noise, clip)
+    federation = Federation(rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, noise, clip, most_slices)
     with _rounds_bar(f"training {settings.net} with {sites} sites", federation, quiet) as progress:
         model = serve(settings, federation, output, host=host, port=port, tls=tls, keys=site_keys or [], resume=resume, progress=progress)
     _tell(model, quiet)

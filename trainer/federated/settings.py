@@ -41,10 +41,10 @@ class Federation:
         Noise multiplier of differential privacy; 0 is without.
     clip : float
         Longest update of a site (L2 norm) where there is noise.
-    delta : float
-        For which epsilon is told.
     most_examples : int
         A site that claims to have trained on more slices is not believed.
+    delta : float
+        For which epsilon is told.
     """
 
     rounds: int = 30
@@ -57,8 +57,8 @@ class Federation:
     batch_norm: str = "averaged"
     noise: float = 0.0
     clip: float = 1.0
-    delta: float = 1e-5
     most_examples: int = 100_000
+    delta: float = 1e-5
 
     def __post_init__(self) -> None:
         for name in ("rounds", "epochs", "sites", "minimum", "wait", "timeout", "clip", "most_examples"):
