@@ -1,4 +1,4 @@
-"""Federated training with Flower's real processes: SuperLink, SuperNodes and what they start. None may be left afterwards."""
+"""Federated training with Flower's real processes: SuperLink, SuperNodes, workers and what they start. None may be left afterwards."""
 
 import datetime
 import ipaddress
@@ -21,9 +21,10 @@ from cryptography.x509.oid import NameOID
 
 from monet_edge import phantom, weights
 from trainer.config_text import to_json
-from trainer.federated import run
+from trainer.federated import launch, run
 from trainer.federated.rounds import MODEL, ROUNDS
 from trainer.federated.settings import Federation
+from trainer.prepare import open_prepared
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
@@ -80,6 +81,38 @@ def test_two_sites_two_rounds(folder):
     assert all(network <= site[way] <= 1.01 * network for site in sites for way in ("sent", "received"))
     traffic = json.loads((folder / "run" / "flower.json").read_text())["network-traffic"]
     assert traffic["inbound-bytes"] >= sum(site["received"] for site in sites)
+
+
+FOREIGN = """
+from pathlib import Path
+from trainer.federated import client_app
+Path({trace!r}).touch()
+app = client_app.app
+"""
+
+
+@linux
+@pytest.mark.timeout(300)
+def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
+    """The bundle names a ClientApp of its own and holds it, as whoever operates the server can make it."""
+    trace = folder / "trace"
+
+    def write_app(home, config, write=run.write_app):
+        write(home, config)
+        (home / "foreign.py").write_text(FOREIGN.format(trace=str(trace)))
+        page = home / "pyproject.toml"
+        page.write_text(page.read_text().replace("trainer.federated.client_app:app", "foreign:app"))
+
+    monkeypatch.setattr(run, "write_app", write_app)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    [node] = fed.make_sites(folder / "sites", ["north"])
+    federation = Federation(rounds=1, sites=1, minimum=1, timeout=100)
+    settings = fed.make_settings(federation, "monet")
+    sites = {"north": open_prepared(Path(node["prepared"]))}
+    launch.train_here(sites, settings, federation, folder / "run", resume=False, device="cpu", progress=lambda _: None)
+    assert "foreign:app" in (folder / "run" / "flower" / "app" / "pyproject.toml").read_text()
+    assert not trace.exists()
 
 
 def write_certificate(folder: Path) -> run.Tls:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from monet_edge import weights
 from trainer import checkpoint
 from trainer.config_text import to_json
 from trainer.dataset import split
-from trainer.federated import client_app, rounds, site
+from trainer.federated import client_app, rounds, site, worker
 from trainer.federated.local import run_here
 from trainer.federated.settings import Federation
 from trainer.prepare import open_prepared
@@ -106,3 +107,13 @@ def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, t
     run_here(sites, fed.make_config(tmp_path / "alone", federation, tiny))
     ref, comp = tensors(tmp_path / "alone"), tensors(tmp_path / "next")
     assert all(np.array_equal(ref[name], comp[name]) for name in ref)
+
+
+def test_a_worker_refuses_a_kind_of_message_it_does_not_know(alike, monkeypatch):
+    message, sent = Message(content=RecordDict(), message_type="query", dst_node_id=1), []
+    monkeypatch.setattr(worker, "HeartbeatSender", Mock())
+    monkeypatch.setattr(worker, "pull_task_input", lambda client: (message, Context(0, 1, {}, RecordDict(), {}), None, None))
+    monkeypatch.setattr(worker, "push_message", lambda client, reply, context: sent.append(reply))
+    monkeypatch.setattr(worker, "push_task_output", lambda *_: None)
+    worker.answer("127.0.0.1:1", "token")
+    assert "nothing else" in sent[0].error.reason

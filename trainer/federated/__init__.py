@@ -1,4 +1,5 @@
 """Hospitals train one network together on Flower; their scans stay where they are. Needs the extra `federated`.
 
-`server_app` and `client_app` are what Flower starts, `rounds` and `site` are what they do; `run` starts Flower's own processes.
+`server_app` and `client_app` are the programs of the two sides, `rounds` and `site` what they do; `worker` answers a site's
+messages; `run` starts and stops all processes, `launch` a whole training.
 """

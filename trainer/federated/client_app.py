@@ -1,4 +1,4 @@
-"""What Flower starts at a site for every message: check it, train or evaluate, answer. Only arrays and a few figures leave.
+"""What a site does with every message: check it, train or evaluate, answer. Only arrays and a few figures leave.
 
 A SuperNode is told with `--node-config`: `prepared` (the folder of its scans), `memory` (a file of its own), `name`, and if
 need be `splits` and `device`.

@@ -64,7 +64,7 @@ def train_here(
     commands = [run.superlink_command("127.0.0.1", port, None)]
     for name, prepared in sites.items():
         node = node_config(name, prepared.folder, home / f"{name}.safetensors", device)
-        commands.append(run.supernode_command(f"127.0.0.1:{port}", node, run.free_port(), None, None))
+        commands += _site(f"127.0.0.1:{port}", node, None, None)
     return _train(commands, f"127.0.0.1:{port}", None, (), settings, federation, output, resume, progress)
 
 
@@ -119,12 +119,13 @@ def join(
     choose_device(device)
     home = folder.resolve()
     node = node_config(name, prepared.folder, home / "memory.safetensors", device)
-    command = run.supernode_command(address, node, run.free_port(), authority, key)
+    commands = _site(address, node, authority, key)
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
         started = time.monotonic()
-        with run.daemons([command], home) as (process,):
-            process.wait()
+        with run.daemons(commands, home) as processes:
+            while all(process.poll() is None for process in processes):
+                time.sleep(0.5)
         if time.monotonic() - started > 60:  # it takes a SuperNode some 10 s to give up
             deadline = time.monotonic() + wait
         time.sleep(5)
@@ -148,6 +149,12 @@ def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[st
         if not value.isprintable() or '"' in value:
             raise MonetError(f"{value!r}: Flower takes no name or folder with a double quote or a control character; choose another")
     return node
+
+
+def _site(address: str, node: dict[str, str], authority: Path | None, key: Path | None) -> list[list[str]]:
+    """A site's two processes: the SuperNode that speaks to the server, and the worker that sees the scans."""
+    port = run.free_port()
+    return [run.supernode_command(address, node, port, authority, key), run.worker_command(port)]
 
 
 def _train(

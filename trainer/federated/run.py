@@ -1,4 +1,4 @@
-"""Flower's own processes, started, watched and stopped: SuperLink (server), SuperNodes (sites) and `flwr run`.
+"""Flower's processes, started, watched and stopped: SuperLink (server), SuperNodes and workers (sites), and `flwr run`.
 
 Without TLS nothing but loopback is allowed. No telemetry, no look for updates, nothing installed while running.
 """
@@ -26,6 +26,7 @@ from monet_edge.errors import MonetError
 from .rounds import ERROR, MODEL, ROUNDS
 
 LINK = "monet"  # what the SuperLink is called in Flower's configuration
+OURS = (sys.executable, "-P", "-m")  # our own modules, not what lies in the folder where somebody happens to be
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
 
 
 def supernode_command(address: str, node: dict[str, str], port: int, authority: Path | None, key: Path | None) -> list[str]:
-    """How to start a site's SuperNode.
+    """How to start a site's SuperNode; it waits for a worker that answers its messages, and starts nothing itself.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def supernode_command(address: str, node: dict[str, str], port: int, authority: 
     node : dict
         See `client_app`.
     port : int
-        A free one, on loopback, for the SuperNode's own children.
+        A free one, on loopback, for the worker.
     authority : Path, optional
         Certificate of whoever signed the server's.
     key : Path, optional
@@ -85,13 +86,18 @@ def supernode_command(address: str, node: dict[str, str], port: int, authority: 
     MonetError
         If it would speak to another machine without both.
     """
-    command = ["flower-supernode", "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
+    command = ["flower-supernode", "--superlink", address, "--host", "127.0.0.1", "--port", str(port), "--isolation", "process"]
     command += ["--node-config", " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())]
     if authority is not None and key is not None:
         return [*command, "--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
     if not is_loopback(address.rpartition(":")[0]):
         raise MonetError(f"{address} is another machine: give --authority (who signed its certificate) and --key (this site's own)")
     return [*command, "--insecure"]
+
+
+def worker_command(port: int) -> list[str]:
+    """How to start what answers the messages of the SuperNode at a port."""
+    return [*OURS, "trainer.federated.worker", f"127.0.0.1:{port}"]
 
 
 def environment(home: Path) -> dict[str, str]:

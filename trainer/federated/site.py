@@ -73,7 +73,7 @@ class Site:
         self.step.state.network.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()})
 
 
-@lru_cache(maxsize=8)  # one process drives all sites of an experiment; a SuperNode starts a process for every message
+@lru_cache(maxsize=8)  # one process drives all sites of an experiment; a site's worker starts one for every message
 def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site:
     """Load a site's prepared scans.
 
