@@ -1,5 +1,6 @@
 """Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,13 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 from federation import TWO
 from flwr.app import RecordDict
 from flwr.common.config import parse_config_args
+from starlette.responses import Response
 from typer.testing import CliRunner
 
 from monet_edge.errors import MonetError
 from trainer.cli import app
 from trainer.config_text import to_json
-from trainer.federated import launch, run, settings, wire
+from trainer.federated import launch, run, settings, superlink, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.privacy import epsilon
 from trainer.federated.settings import Federation
@@ -106,6 +108,29 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "1"
     assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "client", "answer"),
+    [
+        ("/v1/fleet/pull-messages", ("192.0.2.7", 50000), 200),
+        ("/v1/control/start-run", ("192.0.2.7", 50000), 403),
+        ("/v1/runtime/acquire-task", ("192.0.2.7", 50000), 403),
+        ("/v1/fleet", ("192.0.2.7", 50000), 403),
+        ("/v1/control/start-run", ("127.0.0.1", 50000), 403),  # not the address that was called
+        ("/v1/control/start-run", None, 403),
+        ("/v1/control/start-run", ("192.0.2.1", 50000), 200),
+    ],
+)
+def test_other_machines_reach_the_fleet_api_only(path, client, answer):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": path, "client": client, "server": ("192.0.2.1", 8000)}
+    asyncio.run(superlink.fleet_only(Response(status_code=200))(scope, None, send))
+    assert sent[0]["status"] == answer
 
 
 @pytest.mark.parametrize("name", ["", "N" * 65, 'the "Clinic"', "line\nbreak"])

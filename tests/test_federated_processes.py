@@ -1,11 +1,13 @@
 """Federated training with Flower's real processes: SuperLink, SuperNodes, workers and what they start. None may be left afterwards."""
 
-import datetime
-import ipaddress
 import json
 import os
+import re
+import shutil
+import ssl
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -14,10 +16,9 @@ import pytest
 pytest.importorskip("flwr", reason="the extra federated is not installed")
 
 import federation as fed
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+import httpx
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from monet_edge import phantom, weights
 from trainer.config_text import to_json
@@ -115,34 +116,22 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     assert not trace.exists()
 
 
-def write_certificate(folder: Path) -> run.Tls:
-    """An authority and a server's certificate that it signed, for 127.0.0.1."""
-    now = datetime.datetime.now(datetime.UTC)
-    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "server")}
-    names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) for name in keys}
-    for name, key in keys.items():
-        builder = x509.CertificateBuilder(names["authority"], names[name], key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(name == "authority", None), critical=True)
-        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-        builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        certificate = builder.sign(keys["authority"], hashes.SHA256())
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    write_private(folder / "server.key", keys["server"], serialization.PrivateFormat.PKCS8)
-    return run.Tls(folder / "server.pem", folder / "server.key", folder / "authority.pem")
+def write_certificate(folder: Path, name: str) -> run.Tls:
+    """What the documentation says, for sites that call the server by a name (`DNS:...` or `IP:...`)."""
+    [command] = re.findall(r"^    openssl .*\\\n.*$", (ROOT / "docs" / "federated.md").read_text(), re.MULTILINE)
+    command = command.replace("DNS:server.example", name)
+    subprocess.run(textwrap.dedent(command), shell=True, cwd=folder, check=True, capture_output=True)
+    return run.Tls(folder / "server.pem", folder / "server.key", folder / "server.pem")
 
 
 def write_site_key(folder: Path, name: str) -> Path:
     """A key pair as `ssh-keygen -t ecdsa` makes it: NAME and NAME.pub."""
     key = ec.generate_private_key(ec.SECP384R1())
-    write_private(folder / name, key, serialization.PrivateFormat.OpenSSH)
+    form = serialization.PrivateFormat.OpenSSH
+    (folder / name).write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     (folder / f"{name}.pub").write_bytes(public)
     return folder / name
-
-
-def write_private(path: Path, key, form) -> None:
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
 
 
 def wait_for(condition, process, seconds=240):
@@ -153,27 +142,40 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.3)
 
 
+def status(address: str, path: str, tls: run.Tls) -> int:
+    """What the server answers to somebody who has its certificate and no key."""
+    context = ssl.create_default_context(cafile=tls.authority)
+    return httpx.post(f"https://{address}{path}", headers={"content-type": "application/protobuf"}, verify=context).status_code
+
+
 @linux
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 @pytest.mark.timeout(900)
 def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folder):
-    """Encrypted and authenticated: a site whose key nobody registered stays out; the server comes back and goes on."""
-    tls, port = write_certificate(folder), run.free_port()
+    """Encrypted and authenticated: a site whose key nobody registered stays out; the server comes back and goes on.
+
+    Sites call 127.0.0.2, which they do from 127.0.0.1: from another machine, as far as the server can see.
+    """
+    tls, port = write_certificate(folder, "IP:127.0.0.2"), run.free_port()
     settings = folder / "config.json"
     settings.write_text(to_json(fed.make_settings(Federation(), "monet")))
     names = ("north", "south", "stranger")
     keys = {name: write_site_key(folder, name) for name in names}
     nodes = fed.make_sites(folder / "sites")
-    server = ["federated-server", settings, "-o", folder / "run", "--sites", 2, "--rounds", 2, "--port", port, "--timeout", 60]
-    server += ["--certificate", tls.certificate, "--key", tls.key, "--authority", tls.authority]
+    server = ["federated-server", settings, "-o", folder / "run", "--sites", 2, "--rounds", 2, "--timeout", 60]
+    server += ["--host", "0.0.0.0", "--port", port, "--certificate", tls.certificate, "--key", tls.key, "--authority", tls.authority]
     server += [word for name in ("north", "south") for word in ("--site-key", f"{keys[name]}.pub")]
     first = start(*server)
     sites = {}
     try:
         for name, node in zip(names, [*nodes, nodes[0]], strict=True):
-            words = [f"127.0.0.1:{port}", node["prepared"], "-o", folder / f"home-{name}", "--name", name, "--device", "cpu"]
+            words = [f"127.0.0.2:{port}", node["prepared"], "-o", folder / f"home-{name}", "--name", name, "--device", "cpu"]
             sites[name] = start("federated-site", *words, "--authority", tls.authority, "--key", keys[name])
         rounds = folder / "run" / ROUNDS
         wait_for(rounds.exists, first)
+        control = [f"/v1/control/{name}" for name in ("list-runs", "start-run", "register-node")]
+        assert {status(f"127.0.0.2:{port}", path, tls) for path in (*control, "/v1/runtime/acquire-task", "/docs")} == {403}
+        assert status(f"127.0.0.1:{port}", control[0], tls) == 200
         first.kill()
         first.wait()
         for number, command in processes_of(folder / "run" / "flower").items():

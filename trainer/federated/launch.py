@@ -97,9 +97,9 @@ def serve(
     """
     if tls is not None and len(keys) < federation.sites:
         raise MonetError(f"{federation.sites} sites need as many public keys, found {len(keys)}: give --site-key for each")
-    local = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else f"{host}:{port}"
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     command = run.superlink_command(host, port, tls)
-    return _train([command], local, tls.authority if tls else None, keys, settings, federation, output, resume, progress)
+    return _train([command], f"{here}:{port}", tls.authority if tls else None, keys, settings, federation, output, resume, progress)
 
 
 def join(

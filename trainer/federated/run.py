@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
 
 
 def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
-    """How to start the server's SuperLink; with TLS, only sites whose keys were registered may join.
+    """How to start the server's SuperLink, see `superlink`; with TLS, only sites whose keys were registered may join.
 
     It keeps nothing on disk: after a crash our own checkpoints go on, not a half-finished run of Flower's.
 
@@ -58,7 +58,7 @@ def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
     """
     if tls is None and not is_loopback(host):
         raise MonetError(f"{host} can be reached from other machines: give --certificate, --key and --authority, or use 127.0.0.1")
-    command = ["flower-superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
+    command = [*OURS, "trainer.federated.superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
     if tls is None:
         return [*command, "--insecure"]
     command += ["--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority)]

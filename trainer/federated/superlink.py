@@ -1,0 +1,54 @@
+"""Flower's SuperLink, open to other machines at one of its APIs only: Fleet, which knows every site by its key.
+
+    python -m trainer.federated.superlink OPTIONS-OF-FLOWER-SUPERLINK
+
+Flower 1.41 serves Fleet, Control and Runtime on one port and has no option to part them or, outside its enterprise edition, to
+ask for a password. Whoever reaches Control may start a program of his own at the server and register sites; whoever reaches
+Runtime may take the place of our ServerApp.
+"""
+
+from __future__ import annotations
+
+import uvicorn
+from flwr.supercore.http_logging import get_uvicorn_log_config
+from flwr.supercore.logger import console_handler
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
+from flwr.superlink.main import create_app
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def fleet_only(app: ASGIApp) -> ASGIApp:
+    """An application that answers 403 to other machines, except below ``/v1/fleet/``."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or scope["path"].startswith("/v1/fleet/") or is_from_here(scope):
+            await app(scope, receive, send)
+        else:
+            await Response(status_code=403)(scope, receive, send)
+
+    return guarded
+
+
+def is_from_here(scope: Scope) -> bool:
+    """Whether a request comes from this machine: from the very address that it was sent to, which no other machine has."""
+    client, server = scope.get("client"), scope.get("server")
+    return bool(client and server and client[0] == server[0])
+
+
+def main() -> None:
+    """`flower-superlink` with `fleet_only` around its application."""
+    config = _parse_superlink_lifespan_config()
+    uvicorn.run(
+        fleet_only(create_app(config, SuperLinkLifespan)),
+        host=config.host,
+        port=config.port,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        proxy_headers=False,  # where a request comes from is never taken from the request
+        log_config=get_uvicorn_log_config(console_handler.level),
+    )
+
+
+if __name__ == "__main__":
+    main()
