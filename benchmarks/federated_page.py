@@ -101,6 +101,10 @@ def _privacy(runs: Runs) -> list[str]:
     if any(name.startswith("noise") for name in runs):
         told_ = f"{max(useful):.3f} is the best Dice below that" if useful else "no multiplier here comes below that"
         lines[-1] += f" With {len(SITES)} sites, {told_}."
+    lines.append(
+        "With noise, updates are shortened to the median length of those without. That length was learnt from the scans: epsilon "
+        "does not cover it."
+    )
     return lines
 
 
@@ -118,7 +122,7 @@ def _traffic(traffic: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str
             rows.append([title, name, f"{both['down']:,}", f"{both['up']:,}", f"{sum(both.values()) / plain:.2f}"])
     note = (
         "Bytes of the messages' records as Flower's own size mods count them: the network and the settings down, the update up; names and "
-        "headers included, held by a test to what the apps exchange. The wire adds gRPC's framing and heartbeats."
+        "headers included, held by a test to what the apps exchange. The wire adds HTTP's headers and heartbeats."
     )
     return [tables.table(["network", "arrays", "to a site", "from it", "of float32's"], rows), note]
 
