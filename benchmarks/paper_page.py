@@ -68,8 +68,8 @@ DATA = {
     ),
     "brain-flair-external": (
         "independent CTs of the pancreas",
-        "Ours are three BRATS 2013 volumes, skull-stripped, by the weights of brain-flair: a development set, and three patients tell "
-        "differences of 0.1 at best.",
+        "Ours are three BRATS 2013 volumes, skull-stripped, by the weights of brain-flair: a development set, and three patients "
+        "are too few to tell.",
     ),
 }
 
