@@ -113,34 +113,43 @@ def startup(found: Row) -> str:
 def targets(results: dict[str, Any]) -> str:
     """What this runtime promises, beside what was measured."""
 
-    def median(isa: str, network: str, mode: str, threads: int, runner: str, own: int | None = None) -> float | None:
+    def timed(isa: str, network: str, mode: str, threads: int, runner: str, own: int | None = None) -> Row | None:
         for row in results.get(f"network-{isa}", {}).get("rows", ()):
             key = (row["network"], row["mode"], row["process_threads"], row["runner"], row["threads"])
             if key == (network, mode, threads, runner, own or threads) and "median" in row:
-                return float(row["median"])
+                return row
         return None
 
-    def ratio(slow: float | None, fast: float | None) -> str:
-        return f"{slow / fast:.2f} times" if slow and fast else MISSING
+    def ratio(slow: Row | None, fast: Row | None) -> str:
+        if not slow or not fast:
+            return MISSING
+        return f"{slow['median'] / fast['median']:.2f} times ({slow['min'] / fast['min']:.2f})"
 
     def against(isa: str, network: str, rival: str = RIVAL) -> str:
-        return ratio(median(isa, network, "slice", 1, rival), median(isa, network, "slice", 1, OURS))
+        return ratio(timed(isa, network, "slice", 1, rival), timed(isa, network, "slice", 1, OURS))
 
     def fastest(isa: str, network: str) -> str:
         """The float32 peer to beat: under SSE4.2 that need not be OpenVINO."""
         rows = results.get(f"network-{isa}", {}).get("rows", ())
-        peers = {row["runner"] for row in rows} - {OURS, "OpenVINO bf16"}
-        return min(peers, key=lambda name: median(isa, network, "slice", 1, name) or float("inf"), default=RIVAL)
+        alike = [row for row in rows if (row["network"], row["mode"], row["process_threads"]) == (network, "slice", 1)]
+        peers = {row["runner"]: row["median"] for row in alike if "median" in row}
+        return min(peers.keys() - {OURS, "OpenVINO bf16"}, key=peers.__getitem__, default=RIVAL)
 
     def gain(mode: str) -> str:
-        return ratio(median("native", "monet", mode, 2, OURS, 1), median("native", "monet", mode, 2, OURS))
+        return ratio(timed("native", "monet", mode, 2, OURS, 1), timed("native", "monet", mode, 2, OURS))
+
+    def seconds(row: Row | None, less: Row | None = None) -> str:
+        if not row:
+            return MISSING
+        median, least = (row[key] - (less[key] if less else 0) for key in ("median", "min"))
+        return f"{median:.2f} s ({least:.2f})"
 
     start = results.get("startup-native", {}).get("rows", {})
     cold, warm = (start.get("first_slice", {}).get(name) for name in ("monet-edge, cold", OURS))
     errors = [row[key] for name, found in results.items() if name.startswith("network-") for row in found["rows"]
               if row["runner"] == OURS for key in ("error32", "error64") if key in row]  # fmt: skip
     return table(
-        ["what", "must", "reach for", "measured"],
+        ["what", "must", "reach for", "measured: medians (minima)"],
         [
             ["MoNet, one thread, against OpenVINO fp32", "2.2 times", "3 times", against("native", "monet")],
             ["the same with trained weights, those of brain-flair", "2.2 times", "3 times", against("native", "brain-flair")],
@@ -153,13 +162,8 @@ def targets(results: dict[str, Any]) -> str:
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
             ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else MISSING],
-            [
-                "compilation (cold less warm first slice)",
-                "2.5 s",
-                "1.5 s",
-                f"{cold['min'] - warm['min']:.2f} s" if cold and warm else MISSING,
-            ],
-            ["start to end of the first slice, warm", "0.6 s", "0.4 s", f"{warm['min']:.2f} s" if warm else MISSING],
+            ["compilation (cold less warm first slice)", "2.5 s", "1.5 s", seconds(cold, warm)],
+            ["start to end of the first slice, warm", "0.6 s", "0.4 s", seconds(warm)],
             ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else MISSING],
         ],
     )
