@@ -19,7 +19,8 @@ def measure(threads: int, held_to: str) -> dict[str, Any]:
     """
     _jit.load()  # initialises LLVM
     target = _jit.target()
-    found = foreign_instructions(held_to, _jit.compile_object(target))
+    everything = tuple(kernel for kernels in _jit.FAMILIES.values() for kernel in kernels)
+    found = foreign_instructions(held_to, _jit.compile_object(everything, target))
     if found["foreign"]:
         raise RuntimeError(f"{found['foreign']} instructions of our kernels for {target.cpu} are foreign to {held_to}")
     return {"isa": held_to, "cpu": target.cpu, **found}

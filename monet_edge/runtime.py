@@ -41,8 +41,8 @@ class Engine:
         self.spec = spec
         self.threads = max(1, threads)
         self._tensors = tensors
-        self._kernels = _jit.load()
-        self._plan = Plan(spec, tensors, self._kernels.isa)
+        self._plan = Plan(spec, tensors, _jit.target().isa)
+        self._kernels = _jit.load(self._plan.kernels)
         self._programs: dict[tuple[int, int, int], list[Program]] = {}  # by height, width and parts; idle ones
         self._lock = threading.Lock()
 
@@ -124,7 +124,7 @@ class Engine:
         """
         image = np.ascontiguousarray(image, np.float32)
         plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
-        program = Program(plan, self._kernels.addresses, *self._check(image), keep=True)
+        program = Program(plan, _jit.load(plan.kernels).addresses, *self._check(image), keep=True)
         self._execute(program, image, threading.Event())
         return {layer.name: program.value(layer.name) for layer in plan.layers}
 

@@ -92,8 +92,10 @@ def test_a_cache_folder_that_cannot_be_used(command, tmp_path, where):
     assert done.stderr.count("cannot be kept") == (1 if where == "not writable" else 0)
     first = (tmp_path / "scan_seg.nii.gz").read_bytes()
     if where == "damaged":
-        (kept,) = (tmp_path / "home").rglob("*.o")
-        kept.write_bytes(kept.read_bytes()[:-100])
+        kept = list((tmp_path / "home").rglob("*.o"))
+        assert kept
+        for file in kept:
+            file.write_bytes(file.read_bytes()[:-100])
         assert command("--overwrite", env=environment).returncode == 0
         assert (tmp_path / "scan_seg.nii.gz").read_bytes() == first
 

@@ -168,12 +168,28 @@ LOAD = """if True:
 def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
-    (file,) = (tmp_path / "monet-edge").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert file.parent.stat().st_mode & 0o777 == 0o700
-    file.write_bytes(file.read_bytes()[:-1])  # truncated: compiled anew, never run
+    files = sorted((tmp_path / "monet-edge").iterdir())
+    assert [file.name.split("-")[0] for file in files] == sorted(_jit.FAMILIES)
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert files[0].parent.stat().st_mode & 0o777 == 0o700
+    files[1].write_bytes(files[1].read_bytes()[:-1])  # truncated: compiled anew, never run
     assert run("from monet_edge.kernels import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
     assert "+" in _jit.target().features
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@pytest.mark.parametrize(("classes", "families"), [(1, {"convolutions"}), (3, {"convolutions", "others"})])
+def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
+    code = f"""if True:
+        from conftest import random_tensors
+        from monet_edge.architectures import monet
+        from monet_edge.runtime import Engine
+        from monet_edge.spec import fold
+        spec = fold(monet(filters=4, depth=1, classes={classes}))
+        Engine(spec, random_tensors(spec))
+    """
+    run(code, XDG_CACHE_HOME=str(tmp_path), PYTHONPATH=str(ROOT / "tests"))
+    assert {file.name.split("-")[0] for file in (tmp_path / "monet-edge").iterdir()} == families
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")

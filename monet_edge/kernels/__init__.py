@@ -18,7 +18,7 @@ def compile_all(progress: Callable[[int, int, str], None] | None = None) -> None
     """
     from ._jit import load
 
-    load(progress)
+    load(progress=progress)
 
 
 def is_cached() -> bool:

@@ -20,8 +20,8 @@ from ..files import atomic_write
 _MARK = b"monet-edge kernels\n"  # then 32 bytes of SHA-256, then the object file
 
 
-def locate(made_by: Iterable[object]) -> Path | None:
-    """The file for kernels that everything in ``made_by``, and the sources here, decide; None where nothing can be kept."""
+def locate(family: str, made_by: Iterable[object]) -> Path | None:
+    """The file for a family of kernels that ``made_by``, and the sources here, decide; None where nothing can be kept."""
     home = folder()
     if home is None:
         return None
@@ -34,7 +34,7 @@ def locate(made_by: Iterable[object]) -> Path | None:
         release = version("monet-edge")
     except PackageNotFoundError:  # run from a checkout
         release = "source"
-    return home / f"kernels-{release}-{digest.hexdigest()[:32]}.o"
+    return home / f"{family}-{release}-{digest.hexdigest()[:32]}.o"
 
 
 def folder() -> Path | None:

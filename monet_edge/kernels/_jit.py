@@ -1,7 +1,7 @@
 """Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba and targets.
 
 Numba translates the loops (plain Python functions of one `STEP` record), llvmlite the micro-kernels they call; both are
-linked into one object file. Later processes load that file through llvmlite and never import Numba, which would cost more
+linked into one object file a family. Later processes load it through llvmlite and never import Numba, which would cost more
 time and memory than a slice.
 
 The file's name holds the version of the package and a hash of everything the code depends on: the sources of this package,
@@ -14,9 +14,9 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
@@ -26,25 +26,32 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from . import _cache, finish, gemm, memory, planes, pointwise, winograd
+from . import _cache, gemm, planes, pointwise, winograd
 from .simd import Isa, Micro, choose_isa, emit_module
 from .step import STEP, offset
 
-KERNELS: tuple[Callable[[Any], None], ...] = (
-    gemm.conv_gemm,
-    winograd.conv_winograd,
-    pointwise.maxpool,
-    pointwise.pointwise,
-    pointwise.product,
-    pointwise.concat,
-    pointwise.softmax_pixels,
-    planes.conv_planes,
-    planes.conv_dot,
-    planes.from_planes,
-    planes.to_planes,
-)
-MODULES = (memory, finish, gemm, winograd, pointwise, planes)
-MICROS: tuple[Micro, ...] = tuple({v.name: v for module in MODULES for v in vars(module).values() if isinstance(v, Micro)}.values())
+Kernel = Callable[[Any], None]
+# Each family is compiled into a file of its own when one of its kernels is first asked for: a MoNet with one label needs the
+# first only, which takes three quarters of the time.
+FAMILIES: dict[str, tuple[Kernel, ...]] = {
+    "convolutions": (gemm.conv_gemm, winograd.conv_winograd, planes.conv_planes, planes.conv_dot),
+    "others": (
+        pointwise.maxpool,
+        pointwise.pointwise,
+        pointwise.product,
+        pointwise.concat,
+        pointwise.softmax_pixels,
+        planes.from_planes,
+        planes.to_planes,
+    ),
+}
+
+
+def micros_of(kernels: Iterable[Kernel]) -> tuple[Micro, ...]:
+    """The micro-kernels that ``kernels`` call."""
+    called = [kernel.__globals__.get(name) for kernel in kernels for name in kernel.__code__.co_names]
+    return tuple({value.name: value for value in called if isinstance(value, Micro)}.values())
+
 
 # The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A kernel is called as
 # Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is not zero and returns
@@ -107,6 +114,7 @@ yield:
 """
 
 Progress = Callable[[int, int, str], None]  # done, total, what
+Report = Callable[[int, str], None]  # done, what
 
 
 @dataclass(frozen=True)
@@ -133,61 +141,80 @@ def target() -> Target:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Machine code, ready to run: the address of every kernel, and the interpreter."""
+    """Machine code, ready to run: the addresses of kernels, and the interpreter."""
 
     isa: Isa
     addresses: dict[str, int]
     run: Callable[[int, int, int], int]  # (steps, begin, end) -> where it stopped; releases the GIL
-    engine: Any  # owns the memory of the code
+    engines: tuple[Any, ...]  # own the memory of the code
 
 
 _lock = threading.Lock()
-_loaded: list[Kernels] = []
+_engines: dict[str, Any] = {}  # of the families that this process has loaded
 
 
-def load(progress: Progress | None = None) -> Kernels:
+def load(names: Iterable[str] | None = None, progress: Progress | None = None) -> Kernels:
     """The kernels of this process, from the cache or compiled now.
 
     Parameters
     ----------
+    names : iterable of str, optional
+        Kernels that are needed; all if not given.
     progress : callable, optional
         Called as ``progress(done, total, name)`` while compiling; never when the cache has them.
     """
+    wanted = None if names is None else set(names)
     with _lock:
-        if not _loaded:
-            _loaded.append(_load(progress))
-        return _loaded[0]
+        needed = [family for family, kernels in FAMILIES.items() if wanted is None or wanted & _names(kernels)]
+        total = sum(len(FAMILIES[family]) + 1 for family in needed)
+        done = 0
+        for family in needed:
+            if family not in _engines:
+                _engines[family] = _load(family, progress and partial(_tell, progress, done, total))
+            done += len(FAMILIES[family]) + 1
+        engines = [_engines[family] for family in needed]
+        addresses = {name: _engines[family].get_function_address(name) for family in needed for name in _names(FAMILIES[family])}
+    addresses["barrier"] = engines[0].get_function_address("barrier")
+    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engines[0].get_function_address("run"))
+    return Kernels(target().isa, addresses, run, tuple(engines))
 
 
 def is_cached() -> bool:
-    """Whether `load` is quick: the kernels are compiled for this CPU already."""
-    return bool(_loaded) or is_kept()
+    """Whether `load` of everything is quick: all kernels are compiled for this CPU already."""
+    return all(family in _engines or _cache.read(_cache_file(family)) is not None for family in FAMILIES)
 
 
 def is_kept() -> bool:
-    """Whether the cache folder holds the kernels."""
-    return _cache.read(_cache_file()) is not None
+    """Whether the cache folder holds all kernels."""
+    return all(_cache.read(_cache_file(family)) is not None for family in FAMILIES)
+
+
+def _tell(progress: Progress, before: int, total: int, done: int, name: str) -> None:
+    progress(before + done, total, name)
+
+
+def _names(kernels: Iterable[Kernel]) -> set[str]:
+    return {kernel.__name__ for kernel in kernels}
 
 
 @cache
-def _cache_file() -> Path | None:
-    return _cache.locate((target(), version("numba"), llvmlite.__version__, np.__version__, sys.version))
+def _cache_file(family: str) -> Path | None:
+    return _cache.locate(family, (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version))
 
 
-def _load(progress: Progress | None) -> Kernels:
+def _load(family: str, report: Report | None) -> Any:
+    """LLVM's engine with the code of a family."""
     for initialize in (llvm.initialize_native_target, llvm.initialize_native_asmprinter, llvm.initialize_native_asmparser):
         initialize()
-    file = _cache_file()
+    file = _cache_file(family)
     code = _cache.read(file)
     if code is None:
-        code = compile_object(target(), progress)
+        code = compile_object(FAMILIES[family], target(), report)
         _cache.write(file, code)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine_for(target()))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engine.get_function_address("run"))
-    names = [kernel.__name__ for kernel in KERNELS] + ["barrier"]
-    return Kernels(target().isa, {name: engine.get_function_address(name) for name in names}, run, engine)
+    return engine
 
 
 def machine_for(target: Target) -> Any:
@@ -201,24 +228,23 @@ def machine_for(target: Target) -> Any:
 # -- compiling
 
 
-def compile_object(target: Target, progress: Progress | None = None) -> bytes:
-    """Compile everything: each kernel and each micro-kernel exactly once, into one object file."""
-    report = progress or (lambda done, total, name: None)
-    total = len(KERNELS) + 1
-    module = llvm.parse_assembly(emit_module(MICROS, target.triple, target.isa))
+def compile_object(kernels: tuple[Kernel, ...], target: Target, report: Report | None = None) -> bytes:
+    """Compile kernels and what they call, each exactly once, into one object file."""
+    report = report or (lambda done, name: None)
+    module = llvm.parse_assembly(emit_module(micros_of(kernels), target.triple, target.isa))
     module.link_in(llvm.parse_assembly(_RUN))
-    for done, kernel in enumerate(KERNELS):
-        report(done, total, kernel.__name__)
+    for done, kernel in enumerate(kernels):
+        report(done, kernel.__name__)
         module.link_in(_translate(kernel))
-    report(len(KERNELS), total, "machine code")
+    report(len(kernels), "machine code")
     machine = machine_for(target)
-    public = {"run", "barrier"} | {kernel.__name__ for kernel in KERNELS}
+    public = {"run", "barrier"} | _names(kernels)
     for function in module.functions:
         if not function.is_declaration and function.name not in public:
             function.linkage = "internal"
     optimise(module, machine)
     code = machine.emit_object(module)
-    report(total, total, "done")
+    report(len(kernels) + 1, "done")
     return code
 
 

@@ -102,6 +102,14 @@ class Plan:
             self.border = max((layer.op["padding"] for layer in first), default=0)
         self.packed = {layer.name: self._pack(layer, tensors) for layer in self.layers}
 
+    @property
+    def kernels(self) -> set[str]:
+        """Names of all kernels that its programs call."""
+        names = {packed.kernel for packed in self.packed.values()}
+        way_in = {"from_planes"} if self.border is None else set()
+        way_out = {"to_planes"} if self.packed[self.spec.output].kernel != "conv_dot" else set()
+        return names | way_in | way_out
+
     def lanes(self, values: tuple[str, ...]) -> np.ndarray:
         """Where each channel of ``values``, side by side, sits among their blocks' lanes."""
         lanes, start = [], 0
