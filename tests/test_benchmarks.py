@@ -142,3 +142,11 @@ def test_the_chart_says_what_was_recorded(tmp_path):
     assert texts(command.HERE / "speed.svg") == texts(tmp_path / "speed.svg")
     ours = next(row for row in found["network-native"]["rows"] if row["runner"] == "monet-edge")
     assert f"{1e3 * ours['median']:.0f} ms" in texts(tmp_path / "speed.svg")
+
+
+def test_the_speed_in_the_readme_is_the_recorded_one():
+    found = command.load(command.RESULTS)["network-native"]["rows"]
+    alike = [row for row in found if (row["network"], row["mode"], row["process_threads"]) == ("monet", "slice", 1)]
+    ms = {row["runner"]: 1e3 * row["median"] for row in alike}
+    text = (command.HERE.parent / "README.md").read_text(encoding="utf-8")
+    assert f"{ms['monet-edge']:.0f} ms, OpenVINO 2026.4 {ms['OpenVINO fp32']:.0f} ms" in text
