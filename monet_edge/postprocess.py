@@ -20,7 +20,7 @@ def library() -> ModuleType:
     try:
         import cc3d
     except ImportError:
-        raise MonetError("--keep-largest and --min-volume need connected-components-3d: pip install 'monet-edge[components]'") from None
+        raise MonetError("--keep-largest and --min-volume need connected-components-3d: pip install '.[components]'") from None
     return cc3d
 
 

@@ -19,6 +19,7 @@ from .. import checkpoint
 from ..config_text import from_json
 from ..data import Slices, build
 from ..dataset import read_splits, split
+from ..options import choose_split
 from ..prepare import open_prepared
 from ..state import new_state, start_at_prior
 from ..step import Step
@@ -97,7 +98,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     prepared = open_prepared(Path(folder))
     if not settings.merged and prepared.labels != settings.preprocess.labels:
         raise DatasetError(f"{folder} has the labels {', '.join(prepared.labels)}, the training {', '.join(settings.preprocess.labels)}")
-    found = read_splits(Path(splits))[0] if splits else split(list(prepared.keys))[0]
+    found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys)), None)
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)
     place = choose_device(device)
