@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: tiny networks, synthetic heads to train on, and the real data where it is."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,10 @@ from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import fold, tensor_shapes
+
+# Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not on this machine")
