@@ -27,7 +27,7 @@ def op(name, kind, *inputs, **attrs):
     return Op(name, kind, inputs, attrs)
 
 
-def check(ops, channels, height, width, kernel=None, image=None, fused=True):
+def assert_as_defined(ops, channels, height, width, kernel=None, image=None, fused=True):
     """Run ops three times, compare every value of the last run with the definition; ``kernel`` must be among those used."""
     spec = validate(Spec("test", channels, tuple(ops)))
     tensors = random_tensors(spec, seed=height * 1000 + width)
@@ -52,18 +52,18 @@ def check(ops, channels, height, width, kernel=None, image=None, fused=True):
 @pytest.mark.parametrize("dilation", [1, 2, 3, 4, 9])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (4, 4), (5, 3), (17, 16), (16, 33), (2, 64)])
 def test_winograd(height, width, dilation):
-    check([conv("c", "image", 16, dilation=dilation, activation="elu")], 16, height, width, "conv_winograd")
+    assert_as_defined([conv("c", "image", 16, dilation=dilation, activation="elu")], 16, height, width, "conv_winograd")
 
 
 @pytest.mark.parametrize("tiles", [1, 7, 8, 9, 11, 12, 13, 23, 24, 25, 47, 48, 49, 97])
 @pytest.mark.parametrize(("channels", "filters"), [(16, 16), (32, 48)])
 def test_winograd_around_a_strip(tiles, channels, filters):
-    check([conv("c", "image", filters)], channels, 4, 4 * tiles, "conv_winograd")
+    assert_as_defined([conv("c", "image", filters)], channels, 4, 4 * tiles, "conv_winograd")
 
 
 @pytest.mark.parametrize(("channels", "filters"), [(5, 7), (15, 17), (16, 33), (48, 16), (31, 64), (80, 5)])
 def test_winograd_any_channels(channels, filters):
-    check([conv("c", "image", filters, dilation=2, activation="relu")], channels, 13, 10, "conv_winograd")
+    assert_as_defined([conv("c", "image", filters, dilation=2, activation="relu")], channels, 13, 10, "conv_winograd")
 
 
 GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 1, 1), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
@@ -72,43 +72,45 @@ GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), GEMM)
 @pytest.mark.parametrize(("height", "width"), [(9, 9), (10, 47), (9, 98)])
 def test_gemm(kernel, stride, dilation, padding, height, width):
-    check([conv("c", "image", 20, kernel, stride, dilation, padding, activation="elu")], 40, height, width, "conv_gemm")
+    assert_as_defined([conv("c", "image", 20, kernel, stride, dilation, padding, activation="elu")], 40, height, width, "conv_gemm")
 
 
 @pytest.mark.parametrize("pixels", [1, 5, 6, 7, 23, 24, 25, 47, 48, 49, 97])
 @pytest.mark.parametrize("filters", [16, 32, 48])
 def test_gemm_around_a_strip(pixels, filters):
-    check([conv("c", "image", filters, kernel=1)], 40, 1, pixels, "conv_gemm")
+    assert_as_defined([conv("c", "image", filters, kernel=1)], 40, 1, pixels, "conv_gemm")
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (5, 3, 2), (2, 3, 0), (4, 4, 0), (6, 2, 2)])
 @pytest.mark.parametrize(("height", "width"), [(1, 2), (7, 8), (5, 50)])
 def test_transposed_gemm(kernel, stride, padding, height, width):
-    check([deconv("d", "image", 21, kernel, stride, padding, activation="relu")], 19, height, width, "conv_gemm")
+    assert_as_defined([deconv("d", "image", 21, kernel, stride, padding, activation="relu")], 19, height, width, "conv_gemm")
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 4), (4, 5), (8, 31), (4, 196)])
 @pytest.mark.parametrize(("channels", "filters"), [(16, 16), (20, 50), (64, 32)])
 def test_transposed_winograd(height, width, channels, filters):
-    check([deconv("d", "image", filters, 4, 2, 1, activation="elu")], channels, height, width, "conv_winograd")
+    assert_as_defined([deconv("d", "image", filters, 4, 2, 1, activation="elu")], channels, height, width, "conv_winograd")
 
 
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("operands", [("a", "d"), ("d", "a")])
 def test_transposed_winograd_and_a_sum(activation, operands):
     down = [conv("a", "image", 20), conv("b", "a", 24, 4, 2, padding=1), deconv("d", "b", 20, 4, 2, 1)]
-    plan, _ = check([*down, op("s", "add", *operands, activation=activation)], 17, 10, 14, "conv_winograd")
+    plan, _ = assert_as_defined([*down, op("s", "add", *operands, activation=activation)], 17, 10, 14, "conv_winograd")
     assert [layer.name for layer in plan.layers] == ["a", "b", "s"]  # the sum is fused
 
 
 @pytest.mark.parametrize(("channels", "kernel", "dilation"), [(1, 3, 1), (4, 3, 2), (1, 5, 1), (2, 3, 9), (3, 1, 1), (1, 6, 1)])
 @pytest.mark.parametrize(("height", "width"), [(6, 6), (7, 24), (6, 47), (8, 49)])
 def test_first_convolution_from_planes(channels, kernel, dilation, height, width):
-    check([conv("c", "image", 35, kernel, dilation=dilation, activation="elu")], channels, height, width, "conv_planes")
+    assert_as_defined([conv("c", "image", 35, kernel, dilation=dilation, activation="elu")], channels, height, width, "conv_planes")
 
 
 def test_two_first_convolutions_with_unlike_borders():
-    plan, _ = check([conv("a", "image", 16, 3), conv("b", "image", 16, 5), op("j", "concat", "a", "b"), conv("c", "j", 8)], 1, 12, 20)
+    plan, _ = assert_as_defined(
+        [conv("a", "image", 16, 3), conv("b", "image", 16, 5), op("j", "concat", "a", "b"), conv("c", "j", 8)], 1, 12, 20
+    )
     assert [plan.packed[name].kernel for name in "ab"] == ["conv_planes", "conv_planes"]
 
 
@@ -116,7 +118,7 @@ def test_two_first_convolutions_with_unlike_borders():
 @pytest.mark.parametrize("activation", ["none", "elu", "relu", "sigmoid"])
 @pytest.mark.parametrize("channels", [7, 16, 40])
 def test_head_to_planes(width, activation, channels):
-    check([conv("a", "image", channels), conv("h", "a", 1, kernel=1, activation=activation)], 12, 3, width, "conv_dot")
+    assert_as_defined([conv("a", "image", channels), conv("h", "a", 1, kernel=1, activation=activation)], 12, 3, width, "conv_dot")
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -124,7 +126,7 @@ def test_head_to_planes(width, activation, channels):
 def test_sums_and_affines(fused, activation):
     ops = [conv("a", "image", 18, activation=activation), op("n", "affine", "a"), conv("b", "n", 18, activation=activation),
            op("s", "add", "n", "b", activation="none"), conv("c", "s", 18), op("t", "add", "c", "s", activation=activation)]  # fmt: skip
-    plan, _ = check(ops, 17, 9, 11, fused=fused)
+    plan, _ = assert_as_defined(ops, 17, 9, 11, fused=fused)
     modes = [layer.mode for layer in plan.layers]
     last = finish.RESIDUAL if activation == "none" else finish.SUM
     assert not fused or modes == [finish.AFFINE, finish.RESIDUAL, last]
@@ -136,26 +138,26 @@ def test_concat(fused, channels):
     parts = [conv(f"p{i}", "image", count) for i, count in enumerate(channels)]
     names = tuple(part.name for part in parts)
     joined = [op("j", "concat", *names), conv("c", "j", 16), deconv("d", "j", 8, 2, 2, 0)]
-    plan, _ = check([*parts, *joined], 10, 6, 10, fused=fused)
+    plan, _ = assert_as_defined([*parts, *joined], 10, 6, 10, fused=fused)
     assert fused != ("j" in {layer.name for layer in plan.layers})
 
 
 @pytest.mark.parametrize("window", [2, 3, 5])
 @pytest.mark.parametrize("channels", [3, 16, 33])
 def test_maxpool(window, channels):
-    check([op("m", "maxpool", "image", kernel=window)], channels, 11, 31, "maxpool")
+    assert_as_defined([op("m", "maxpool", "image", kernel=window)], channels, 11, 31, "maxpool")
 
 
 @pytest.mark.parametrize("single", [False, True])
 @pytest.mark.parametrize("channels", [2, 16, 37])
 def test_product(single, channels):
     factor = conv("f", "image", 1 if single else channels, kernel=1, activation="sigmoid")
-    check([factor, op("m", "mul", "image", "f")], channels, 5, 9, "product")
+    assert_as_defined([factor, op("m", "mul", "image", "f")], channels, 5, 9, "product")
 
 
 @pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 40])
 def test_softmax(classes):
-    check([conv("c", "image", classes, kernel=1), op("s", "softmax", "c")], 5, 4, 7, "softmax_pixels")
+    assert_as_defined([conv("c", "image", classes, kernel=1), op("s", "softmax", "c")], 5, 4, 7, "softmax_pixels")
 
 
 @pytest.mark.parametrize("activation", ["elu", "relu", "sigmoid"])
@@ -164,7 +166,7 @@ def test_activations_over_the_whole_range(activation):
     image = np.stack([x, np.zeros_like(x)])[:, None]
     ops = [op("a", "add", "image", "image", activation=activation)]
     with np.errstate(over="ignore"):
-        _, program = check(ops, 2, 1, x.size, image=image / 2, fused=False)
+        _, program = assert_as_defined(ops, 2, 1, x.size, image=image / 2, fused=False)
         reference = naive.activate(x.astype(np.float64), activation)
     assert np.abs(program.value("a")[0, 0] - reference)[x < 1].max() <= 2e-7
 

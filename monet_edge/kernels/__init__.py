@@ -1,4 +1,4 @@
-"""The hot loops and nothing else; README.md here explains layouts, names and derivations.
+"""The hot loops, and what compiles and keeps them; README.md here explains layouts, names and derivations.
 
 Importing this package is cheap. The first call compiles, or loads what an earlier process compiled.
 """
