@@ -1,7 +1,8 @@
 """Where our findings agree with the paper and where they do not: its comparisons, each beside ours, with a verdict that a rule gives.
 
 The rule for Dice: differences are paired by patient; one whose 95 % interval holds 0 cannot be told, nor can anything of a few
-patients. Where the paper sees none to speak of, the interval must lie within a margin. For times, sizes and activations: the same side of equality.
+patients. Where the paper sees none to speak of, the interval must lie within a margin. For times, sizes and activations: the same
+side of equality.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
     row = line(table[: table.index("Ours is")], "MoNet")
     assert row == (
         "| MoNet | 0.80 ± 0.09 (median 0.80) | 10.0 ± 0.0 (median 10.0) | 6 "
-        "| converged, 54 epochs, the rate a hundredth after 3; Dice while training 0.810 at the best, 0.810 at the last | 0.78 ± 0.09 | 1.78 ± 0.61 |"
+        "| converged, 54 epochs, the rate a hundredth after 3; Dice while training 0.810 at the best, 0.810 at the last "
+        "| 0.78 ± 0.09 | 1.78 ± 0.61 |"
     )
     assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
     external = line(page[page.index("| brain-flair-external | Dice") :].split("Ours are")[0], "MoNet")
