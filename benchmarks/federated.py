@@ -28,7 +28,6 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import Preprocess
-from trainer import checkpoint
 from trainer.config import STRONG, Settings
 from trainer.config_text import override, to_json
 from trainer.data import Slices, build
@@ -36,7 +35,7 @@ from trainer.dataset import institution, read_splits
 from trainer.federated import wire
 from trainer.federated.compress import encode, layout
 from trainer.federated.local import run_here
-from trainer.federated.rounds import ROUNDS, Run, round_content
+from trainer.federated.rounds import ROUNDS, Run, newest, round_content
 from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
 from trainer.federated.site import Memory
 from trainer.prepare import Prepared, open_prepared
@@ -74,14 +73,14 @@ class Bench:
         nodes = [self._node(site, folder) for site in sites]
         np.random.seed(0)  # Flower's noise; outside an experiment it must never be known  # noqa: NPY002
         run_here(nodes, to_run_config(federation, self.settings, str(folder), False))
-        found = checkpoint.newest(folder)
+        found = newest(folder)
         assert found is not None
-        tensors = {key: tensor.numpy() for key, tensor in found[0].items()}
+        tensors, identity = found[0].tensors, found[0].id
         result = {"dice": self._score(tensors, self.parts["pooled"]["val"]), **json.loads((folder / ROUNDS).read_text())}
         if federation.batch_norm == "local":
             result["own"] = {}
             for node in nodes:
-                own = Memory.read(Path(node["memory"]), found[1]["run"], fresh=False).own
+                own = Memory.read(Path(node["memory"]), identity, federation.rounds + 1).own
                 result["own"] |= self._score({**tensors, **own}, self.parts[node["name"]]["val"])
         return {**result, "seconds": time.perf_counter() - started}
 
@@ -107,7 +106,7 @@ def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
         state = new_state(these, torch.device("cpu")).network.state_dict()
         tensors = {name: tensor.contiguous().numpy() for name, tensor in state.items()}
         for compression in COMPRESSIONS:
-            content = round_content(Federation(compression=compression), these, Run("0" * 16, tensors, [], []), 1)
+            content = round_content(Federation(compression=compression), these, Run("0" * 16, tensors, {}, [], []), 1)
             up = layout(shapes, compression, down=False)
             about: dict[str, Any] = {"metrics": MetricRecord({"num-examples": 1, "loss": 0.1}), "site": ConfigRecord({"name": SITES[0]})}
             reply = RecordDict({"arrays": wire.pack(encode(tensors, up), up), **about})

@@ -9,7 +9,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from monet_edge import phantom
 from monet_edge.preprocess import Preprocess
-from trainer import checkpoint
 from trainer.config import STRONG, Augmentation, Settings
 from trainer.dataset import read
 from trainer.federated import rounds, wire
@@ -31,7 +30,7 @@ def make_sites(folder: Path, names=("north", "south")) -> list[dict]:
     for seed, name in enumerate(names):
         phantom.write_dataset(folder / name, 3, seed, SHAPE)
         prepare(read(folder / name), folder / f"{name}-prepared")
-        memory = str(folder / f"{name}.safetensors")
+        memory = str(folder / f"{name}-memory")
         nodes.append({"name": name, "prepared": str(folder / f"{name}-prepared"), "memory": memory, "device": "cpu"})
     return nodes
 
@@ -65,9 +64,9 @@ def result(folder: Path) -> dict:
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
-    found = checkpoint.newest(folder)
+    found = rounds.newest(folder)
     assert found is not None
-    return {name: tensor.numpy() for name, tensor in found[0].items()}
+    return found[0].tensors
 
 
 def scored(message: Message) -> Message:

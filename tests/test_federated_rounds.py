@@ -124,6 +124,17 @@ def test_replies_weigh_as_many_slices_as_they_have(tiny, alike, tmp_path):
     np.testing.assert_allclose(tensors(tmp_path)[name], start[name] + 3.5, rtol=1e-6)  # (3 * 4.5 + 0.5) / 4
 
 
+def test_the_server_goes_on_along_its_last_step(tiny, alike, tmp_path):
+    """Every round's replies move everything by 0.5; only what is trained has momentum, and noise or none makes no difference."""
+    for noise in (0.0, 1e-9):
+        federation = replace(TWO, rounds=3, momentum=0.5, noise=noise, clip=1e3)
+        train(tmp_path / str(noise), federation, tiny, lambda message, context: fed.reply(message, alike), alike)
+        start = rounds._start(federation, alike, tmp_path / "new", resume=False).tensors
+        for name, tensor in tensors(tmp_path / str(noise)).items():
+            # 0.5, then 0.5 + 0.25, then 0.5 + 0.375
+            np.testing.assert_allclose(tensor, start[name] + (1.5 if ".running_" in name else 2.125), atol=1e-4)
+
+
 def test_a_variance_never_falls_below_zero(tiny, alike, tmp_path):
     train(tmp_path, replace(TWO, rounds=1), tiny, lambda message, context: fed.reply(message, alike, value=-9.0), alike)
     found = tensors(tmp_path)
@@ -131,7 +142,7 @@ def test_a_variance_never_falls_below_zero(tiny, alike, tmp_path):
 
 
 def test_noise_clips_every_update_and_is_accounted_for(tiny, alike, tmp_path):
-    federation = Federation(rounds=2, sites=2, noise=1e-6, clip=1.0)
+    federation = Federation(rounds=2, sites=2, noise=1e-6, clip=1.0, momentum=0)
     found = train(tmp_path, federation, tiny, lambda message, context: fed.reply(message, alike), alike)
     start = rounds._start(federation, alike, tmp_path / "new", resume=False).tensors
     moved = math.sqrt(sum(float(np.square(tensor - start[name]).sum()) for name, tensor in tensors(tmp_path).items()))

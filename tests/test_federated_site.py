@@ -44,9 +44,10 @@ def test_what_fails_at_a_site_stays_in_its_own_log(alike, tmp_path):
     assert "Smith" not in answer.error.reason
 
 
-def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path):
-    """One site, one round: what `fit` would do in its first epochs, but for the one rounding of an update, which is a difference."""
-    federation = Federation(rounds=1, epochs=2, sites=1, minimum=1)
+@pytest.mark.parametrize(("rounds", "epochs"), [(1, 2), (2, 1)])
+def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path, rounds, epochs):
+    """What `fit` would do in its first epochs, its optimiser's moments included, but for the rounding of updates, which are differences."""
+    federation = Federation(rounds=rounds, epochs=epochs, sites=1, minimum=1, momentum=0)
     run_here(sites[:1], fed.make_config(tmp_path / "run", federation, tiny), client_app.app)
     prepared = open_prepared(Path(sites[0]["prepared"]))
     ref = fit(fed.make_settings(federation, tiny), prepared, split(list(prepared.keys))[0], tmp_path / "pooled", device="cpu")
@@ -57,9 +58,9 @@ def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path):
 
 def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
     nodes = [{**site, "memory": str(tmp_path / site["name"])} for site in sites]
-    federation = Federation(rounds=2, sites=2, batch_norm="local", compression="int8")
+    federation = Federation(rounds=2, sites=2, batch_norm="local", momentum=0, compression="int8")
     run_here(nodes, fed.make_config(tmp_path / "run", federation, tiny))
-    north, south = (checkpoint.load(tmp_path / site["name"])[0] for site in sites)
+    north, south = (checkpoint.load(tmp_path / site["name"] / "round-0.safetensors")[0] for site in sites)
     own = [name for name in north if name.startswith("own.")]
     assert len(own) == 4 * sum(name.endswith(".bn.weight") for name in own) > 0
     assert not any(np.array_equal(north[name], south[name]) for name in own if name.endswith("running_mean"))
@@ -85,16 +86,21 @@ def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, 
     assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
 
 
-def test_a_site_remembers_nothing_of_another_run(tmp_path):
-    memory = site.Memory(tmp_path / "m", "this", {"a.bn.bias": np.ones(2, np.float32)}, {"a.weight": np.ones(3, np.float32)})
-    memory.write()
-    found = site.Memory.read(tmp_path / "m", "this", fresh=False)
-    assert found.own.keys() == {"a.bn.bias"}
-    assert found.residual.keys() == {"a.weight"}
-    for run, fresh in (("this", True), ("another", False)):
-        found = site.Memory.read(tmp_path / "m", run, fresh)
-        assert not found.own
-        assert not found.residual
+def test_a_site_remembers_the_last_round_but_nothing_of_another_run(tmp_path):
+    def read(run, before):
+        found = site.Memory.read(tmp_path / "m", run, before)
+        return found.round, {part: sorted(getattr(found, part)) for part in ("moments", "own", "residual")}
+
+    nothing = (0, {"moments": [], "own": [], "residual": []})
+    assert read("this", 9) == nothing
+    for number in (1, 2, 3):
+        kept = {part: {f"{part}.{number}": np.ones(2, np.float32)} for part in nothing[1]}
+        site.Memory(tmp_path / "m", "this", number, **kept).write()
+    last, before = ((n, {part: [f"{part}.{n}"] for part in nothing[1]}) for n in (3, 2))
+    assert read("this", 4) == last
+    assert read("this", 3) == before  # a round that is asked for again starts where it started
+    assert read("this", 0) == nothing  # the network is untrained
+    assert read("another", 4) == nothing
 
 
 def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, tiny, tmp_path):

@@ -1,6 +1,6 @@
 """What a site does with every message: check it, train or evaluate, answer. Only arrays and a few figures leave.
 
-A SuperNode is told with `--node-config`: `prepared` (the folder of its scans), `memory` (a file of its own), `name`, and if
+A SuperNode is told with `--node-config`: `prepared` (the folder of its scans), `memory` (a folder of its own), `name`, and if
 need be `splits` and `device`.
 """
 
@@ -50,9 +50,11 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _train(message: Message, context: Context) -> RecordDict:
-    config, received, site, memory = _open(message, context)
-    start = (config["server-round"] - 1) * config["epochs"]
-    trained, loss = site.train({**received, **memory.own}, range(start, start + config["epochs"]), config["fresh"])
+    config, received, site = _open(message, context)
+    number, each = config["server-round"], config["epochs"]
+    memory = _remember(context, config, 0 if config["fresh"] else number)
+    epochs = range((number - 1) * each, number * each)
+    trained, memory.moments, loss = site.train({**received, **memory.own}, epochs, config["fresh"], memory.moments)
     change = {name: trained[name] - received[name] for name in received}
     if config["batch-norm"] == "local":
         memory.own = {name: trained[name] for name in received if ".bn." in name}
@@ -62,21 +64,25 @@ def _train(message: Message, context: Context) -> RecordDict:
     arrays = encode(change, sent)
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
-    if memory.own or memory.residual:
-        memory.write()
+    memory.round = number
+    memory.write()
     about = ConfigRecord({"name": str(context.node_config["name"])})
     metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
     return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": about})
 
 
 def _evaluate(message: Message, context: Context) -> RecordDict:
-    _, received, site, memory = _open(message, context)
-    scores = site.evaluate({**received, **memory.own})
+    config, received, site = _open(message, context)
+    scores = site.evaluate({**received, **_remember(context, config, config["server-round"] + 1).own})
     return RecordDict({"metrics": MetricRecord({"patients": len(site.validation.names), **scores})})
 
 
-def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, Site, Memory]:
-    """Check a message and open what it needs: its configuration, the network's tensors, the site, and its memory."""
+def _remember(context: Context, config: dict[str, Any], before: int) -> Memory:
+    return Memory.read(Path(str(context.node_config["memory"])), config["run"], before)
+
+
+def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, Site]:
+    """Check a message and open what it needs: its configuration, the network's tensors and the site."""
     config = message.content.get("config")
     kinds: dict[str, Any] = {"run": str, "settings": str, "epochs": int, "fresh": bool}
     kinds |= {"batch-norm": str, "compression": str, "server-round": int}
@@ -88,4 +94,4 @@ def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, 
     received = wire.unpack(message.content, expected)
     node = context.node_config
     site = open_site(text, str(node["prepared"]), str(node.get("splits", "")), str(node.get("device", "")))
-    return task, received, site, Memory.read(Path(str(node["memory"])), task["run"], task["fresh"])
+    return task, received, site

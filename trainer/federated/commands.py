@@ -26,6 +26,7 @@ WaitOption = Annotated[float, typer.Option(min=0, help="Longest wait for sites t
 TimeoutOption = Annotated[float, typer.Option(min=1, help="Longest wait for the replies of a round, in seconds.")]
 CompressionOption = Annotated[str, typer.Option("--compress", help="Of what travels: none, float16 or int8.")]
 BatchNormOption = Annotated[str, typer.Option(help="averaged, or local: every site trains with its own (FedBN).")]
+MomentumOption = Annotated[float, typer.Option(help="Share of its last step that the server takes again (FedAvgM); 0 is FedAvg.")]
 NoiseOption = Annotated[float, typer.Option(min=0, help="Noise multiplier of differential privacy; 0 is without.")]
 ClipOption = Annotated[float, typer.Option(help="Longest update of a site (L2 norm) where there is noise.")]
 SlicesOption = Annotated[int, typer.Option(min=1, help="A site that claims to have trained on more is not believed.")]
@@ -47,6 +48,7 @@ def federated(
     timeout: TimeoutOption = 3600.0,
     compression: CompressionOption = "none",
     batch_norm: BatchNormOption = "averaged",
+    momentum: MomentumOption = 0.5,
     noise: NoiseOption = 0.0,
     clip: ClipOption = 1.0,
     most_slices: SlicesOption = 100_000,
@@ -65,7 +67,9 @@ def federated(
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
     count = len(names)
-    federation = Federation(rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, noise, clip, most_slices)
+    federation = Federation(
+        rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, momentum, noise, clip, most_slices
+    )
     sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
     settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
     with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
@@ -90,6 +94,7 @@ def federated_server(
     timeout: TimeoutOption = 3600.0,
     compression: CompressionOption = "none",
     batch_norm: BatchNormOption = "averaged",
+    momentum: MomentumOption = 0.5,
     noise: NoiseOption = 0.0,
     clip: ClipOption = 1.0,
     most_slices: SlicesOption = 100_000,
@@ -107,7 +112,9 @@ def federated_server(
         raise MonetError("TLS needs --certificate, --key and --authority")
     tls = Tls(certificate, private_key, authority) if certificate and private_key and authority else None
     settings = read_settings(like)
-    federation = Federation(rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, noise, clip, most_slices)
+    federation = Federation(
+        rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, momentum, noise, clip, most_slices
+    )
     with _rounds_bar(f"training {settings.net} with {sites} sites", federation, quiet) as progress:
         model = serve(settings, federation, output, host=host, port=port, tls=tls, keys=site_keys or [], resume=resume, progress=progress)
     _tell(model, quiet)

@@ -118,7 +118,7 @@ def join(
     """
     choose_device(device)
     home = folder.resolve()
-    node = node_config(name, prepared.folder, home / "memory.safetensors", device)
+    node = node_config(name, prepared.folder, home / "memory", device)
     commands = _site(address, node, authority, key)
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:

@@ -64,6 +64,8 @@ class Run:
         Of this run and no other, by which sites know what they remember of it.
     tensors : dict of str to float32 array
         The network's state dict.
+    step : dict of str to float32 array
+        How the last round that gave a new network moved its parameters; empty before the first.
     history : list of dict
         One entry a round: ``kept`` (whether a new model came of it), ``seconds``, ``epsilon`` where there is noise, and
         ``sites``, each with ``node``, ``sent`` and ``received`` bytes, and either ``refused`` (why) or ``name``, ``examples``,
@@ -74,6 +76,7 @@ class Run:
 
     id: str
     tensors: Tensors
+    step: Tensors
     history: list[dict[str, Any]]
     scores: list[dict[str, Any]]
 
@@ -139,22 +142,36 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
 
 def _start(federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    found = checkpoint.newest(folder)
+    found = newest(folder)
     if found is None:
         network = new_state(settings, torch.device("cpu")).network
         tensors = {name: tensor.contiguous().numpy().copy() for name, tensor in network.state_dict().items()}
-        return Run(secrets.token_hex(8), tensors, [], [])
-    stored, state = found
+        return Run(secrets.token_hex(8), tensors, {}, [], [])
+    run, state = found
     if not resume:
         raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
     if state["federation"] != asdict(federation) or state["settings"] != to_json(settings):
         raise OutputError(f"{folder} was started with other settings. Use the same ones, or another --output.")
-    return Run(state["run"], {name: tensor.numpy() for name, tensor in stored.items()}, state["history"], [])
+    return run
+
+
+def newest(folder: Path) -> tuple[Run, dict[str, Any]] | None:
+    """The last whole round of the run in a folder, and the settings that it was started with; None where there is none."""
+    found = checkpoint.newest(folder)
+    if found is None:
+        return None
+    parts: dict[str, Tensors] = {"network": {}, "step": {}}
+    for name, tensor in found[0].items():
+        part, _, key = name.partition(".")
+        parts[part][key] = tensor.numpy()
+    return Run(found[1]["run"], parts["network"], parts["step"], found[1]["history"], []), found[1]
 
 
 def _write(run: Run, federation: Federation, settings: Settings, folder: Path) -> None:
     state = {"run": run.id, "federation": asdict(federation), "settings": to_json(settings), "history": run.history}
-    checkpoint.keep_epoch(folder, len(run.history), {name: torch.from_numpy(tensor) for name, tensor in run.tensors.items()}, state)
+    parts = {"network": run.tensors, "step": run.step}
+    tensors = {f"{part}.{name}": torch.from_numpy(array) for part, arrays in parts.items() for name, array in arrays.items()}
+    checkpoint.keep_epoch(folder, len(run.history), tensors, state)
     with atomic_write(folder / ROUNDS, overwrite=True) as file:
         file.write(json.dumps({"federation": asdict(federation), "rounds": run.history, "scores": run.scores}, indent=1).encode())
 
@@ -203,7 +220,7 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
     kept = len(accepted) >= (federation.sites if federation.noise else federation.minimum)
     accepted.sort(key=lambda reply: reply.metadata.src_node_id)  # sums depend on their order
     if kept:
-        run.tensors = _aggregate(strategy, number, accepted)
+        _move(run, _aggregate(strategy, number, accepted), federation.momentum)
     row = {"kept": kept, "seconds": time.perf_counter() - started, "sites": list(sites.values())}
     run.history.append(row)
     if federation.noise:
@@ -233,6 +250,17 @@ def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> T
     tensors = {name: array.numpy() for name, array in arrays.items()}
     # rounding or noise may have taken a variance below 0, of which the network would take the root
     return {name: np.maximum(tensor, 0) if name.endswith(".running_var") else tensor for name, tensor in tensors.items()}
+
+
+def _move(run: Run, average: Tensors, momentum: float) -> None:
+    """To the average, and on by a share of the last step (FedAvgM; Hsu et al. 2019, "Measuring the effects of non-identical data").
+
+    Not Flower's own FedAvgM, which forgets its last step when the server is killed, and would add it before the noise. Running
+    statistics are measured, not trained: their average is taken as it is.
+    """
+    moved = {name: tensor + np.float32(momentum) * run.step[name] if name in run.step else tensor for name, tensor in average.items()}
+    run.step = {name: moved[name] - tensor for name, tensor in run.tensors.items() if ".running_" not in name}
+    run.tensors = moved
 
 
 def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> list[dict[str, Any]]:

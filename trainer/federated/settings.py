@@ -37,6 +37,8 @@ class Federation:
         Of what travels, see `compress`.
     batch_norm : {"averaged", "local"}
         Whether a site trains with everybody's BatchNorm or goes on with its own (FedBN).
+    momentum : float
+        Share of its last step that the server takes again (FedAvgM); 0 takes the average alone (FedAvg).
     noise : float
         Noise multiplier of differential privacy; 0 is without.
     clip : float
@@ -55,6 +57,7 @@ class Federation:
     timeout: float = 3600.0
     compression: str = "none"
     batch_norm: str = "averaged"
+    momentum: float = 0.5
     noise: float = 0.0
     clip: float = 1.0
     most_examples: int = 100_000
@@ -70,6 +73,8 @@ class Federation:
             raise MonetError(f"compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
         if self.batch_norm not in BATCH_NORMS:
             raise MonetError(f"batch norm {self.batch_norm}: expected one of {', '.join(BATCH_NORMS)}")
+        if not 0 <= self.momentum < 1:
+            raise MonetError(f"momentum must be at least 0 and below 1, found {self.momentum}")
         if not (0 <= self.noise < float("inf") and 0 < self.delta < 1):
             raise MonetError(f"noise must be at least 0 and delta between 0 and 1, found {self.noise} and {self.delta}")
 
