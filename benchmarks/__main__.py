@@ -16,7 +16,8 @@ from . import chart, machine, measure, network, paper, paper_page, peers, tables
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SECONDS = 30  # of measuring, for all runners of a network together
-PARTS = ("network", "layers", "startup")
+ROUNDS = 60  # of one thread against two: they differ by less than this machine's moods
+PARTS = ("network", "layers", "cores", "startup")
 TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,11 +37,16 @@ def run(
         return
     if isa not in machine.ISAS:
         raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}", param_hint="--isa")
-    steps = {"network": lambda: _networks(isa, quick), "layers": lambda: _layers(isa, quick), "startup": lambda: _startup(quick)}
+    steps = {
+        "network": lambda: _networks(isa, quick),
+        "layers": lambda: _layers(isa, quick),
+        "cores": lambda: measure.in_process("cores", "native", 2, rounds=3 if quick else ROUNDS),
+        "startup": lambda: measure.in_process("startup", "native", 2, rounds=2 if quick else 7),
+    }
     unknown = set(part or ()) - set(steps)
     if unknown:
         raise typer.BadParameter(f"expected {', '.join(PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
-    everything = PARTS if isa == "native" else PARTS[:2]  # start-up does not depend on the instruction set
+    everything = PARTS if isa == "native" else PARTS[:2]  # nothing else depends on the instruction set
     for name in () if write_only else part or everything:
         typer.echo(f"measuring {name}, {isa} ...")
         found = machine.describe()
@@ -159,10 +165,6 @@ def _layers(isa: str, quick: bool) -> dict[str, Any]:
     return {"layers": rows, "proof": measure.in_process("proof", isa, 1, held_to=isa)}
 
 
-def _startup(quick: bool) -> dict[str, Any]:
-    return measure.in_process("startup", "native", 2, rounds=2 if quick else 7)
-
-
 def record(path: Path, found: dict[str, Any], rows: Any, **settings: Any) -> None:
     """Write measured rows with the machine they were measured on, described before the start."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,6 +197,7 @@ def readme(results: dict[str, Any]) -> str:
         targets=tables.targets(results),
         networks=section("network", tables.networks),
         layers=section("layers", lambda rows: f"{tables.proof(rows['proof'])}\n\n{tables.layers(rows['layers'])}"),
+        cores=section("cores", tables.cores, title=False),
         startup=section("startup", tables.startup, title=False),
     )
     return text.rstrip() + "\n"

@@ -49,5 +49,5 @@ def _medians(results: dict[str, Any], isa: str) -> dict[str, float]:
     return {
         row["runner"]: row["median"]
         for row in rows
-        if (row["network"], row["mode"], row["process_threads"]) == ("monet", "slice", 1) and "median" in row
+        if (row["network"], row["mode"], row["threads"]) == ("monet", "slice", 1) and "median" in row
     }

@@ -35,33 +35,31 @@ def measure(threads: int, network: str, mode: str, runners: Sequence[str], secon
     -------
     list of dict
         A row for every runner: seconds a slice (``min``, ``median``, over ``rounds``), ``error32`` and ``error64``, the largest
-        difference of a probability from PyTorch in float32 and float64; or ``failed``, why there is no figure. With more
-        than one thread we are also measured on one, for the gain.
+        difference of a probability from PyTorch in float32 and float64; or ``failed``, why there is no figure.
     """
     count = VOLUME * threads if mode == "volume" else 1
-    rows: dict[tuple[str, int], dict[str, Any]] = {}
-    runs: dict[tuple[str, int], peers.Run] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    runs: dict[str, peers.Run] = {}
     with tempfile.TemporaryDirectory() as folder:
         case = peers.make_case(network, Path(folder))
         images = case.slices[:count]
         single, double = (peers.reference(case, images, double) for double in (False, True))
-        entries = [(name, threads) for name in runners] + ([(OURS, 1)] if threads > 1 else [])
-        for name, number in entries:
-            row = {"network": network, "mode": mode, "runner": name, "threads": number, "process_threads": threads, "slices": count}
+        for name in runners:
+            row = {"network": network, "mode": mode, "runner": name, "threads": threads, "slices": count}
             try:
-                run = _prepare(case, name, number, mode)
+                run = _prepare(case, name, threads, mode)
                 probability = run(images)
             except Exception as error:
                 if name == OURS:
                     raise
                 row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             else:
-                runs[name, number] = run
+                runs[name] = run
                 row |= {f"error{bits}": float(abs(probability - ref).max()) for bits, ref in ((32, single), (64, double))}
-            rows[name, number] = row
-        times = interleave({str(key): lambda run=run: run(images) for key, run in runs.items()}, seconds)  # type: ignore[misc]
-    for key in runs:
-        rows[key] |= summarise([time / count for time in times[str(key)]])
+            rows[name] = row
+        times = interleave({name: lambda run=run: run(images) for name, run in runs.items()}, seconds)  # type: ignore[misc]
+    for name in runs:
+        rows[name] |= summarise([time / count for time in times[name]])
     return list(rows.values())
 
 

@@ -39,17 +39,17 @@ def networks(rows: Sequence[Row]) -> str:
         groups: dict[tuple[str, int], list[Row]] = {}
         for row in rows:
             if row["network"] == network:
-                groups.setdefault((row["mode"], row["process_threads"]), []).append(row)
+                groups.setdefault((row["mode"], row["threads"]), []).append(row)
         head = [TITLES.get(network, f"{network}, as shipped")]
-        columns: dict[tuple[str, bool], dict[tuple[str, int], Row]] = {}
+        columns: dict[str, dict[tuple[str, int], Row]] = {}
         for (mode, threads), group in groups.items():
             what = "one slice" if mode == "slice" else f"volume of {group[0]['slices']}"
             head += [f"{what}, {threads} thread{'s' if threads > 1 else ''}", "ours is faster by"]
             for row in group:
-                columns.setdefault((row["runner"], row["threads"] != threads), {})[mode, threads] = row
+                columns.setdefault(row["runner"], {})[mode, threads] = row
         lines = []
-        for (runner, single), found in columns.items():
-            cells: list[str] = [f"**{runner}**" if runner == OURS and not single else f"{runner}{', one thread' if single else ''}"]
+        for runner, found in columns.items():
+            cells: list[str] = [f"**{runner}**" if runner == OURS else runner]
             for key, group in groups.items():
                 row = found.get(key, {"failed": ""})
                 if "failed" in row:
@@ -94,6 +94,25 @@ def _layers(title: str, rows: Sequence[Row]) -> str:
     return table([title, "shape", "GMAC/s", *(f"{name}, ms" for name in names), "OpenVINO, ms", "ours is faster by", "wrong choice"], lines)
 
 
+def cores(found: Row) -> str:
+    """What several threads, and several processes, make of our one thread."""
+    n, lines = found["threads"], []
+    for title, name, single in (
+        (f"volume of slices, {n} threads", "volume", "one thread"),
+        (f"volume of slices, {n} processes that share nothing", "processes", "one thread"),
+        (f"one slice, {n} threads", "slice", "one thread, slice"),
+    ):
+        lines.append([title, milliseconds(found[single]), milliseconds(found[name]), ratio(found[single], found[name])])
+    return table(["MoNet", "one thread, ms", "several, ms", "faster by: medians (minima)"], lines)
+
+
+def ratio(slow: Row | None, fast: Row | None) -> str:
+    """By how much something is faster, by its median and by its minimum."""
+    if not slow or not fast:
+        return MISSING
+    return f"{slow['median'] / fast['median']:.2f} times ({slow['min'] / fast['min']:.2f})"
+
+
 def startup(found: Row) -> str:
     """Import, first slice, memory and the command line."""
     imports = table(
@@ -113,30 +132,21 @@ def startup(found: Row) -> str:
 def targets(results: dict[str, Any]) -> str:
     """What this runtime promises, beside what was measured."""
 
-    def timed(isa: str, network: str, mode: str, threads: int, runner: str, own: int | None = None) -> Row | None:
+    def timed(isa: str, network: str, runner: str) -> Row | None:
         for row in results.get(f"network-{isa}", {}).get("rows", ()):
-            key = (row["network"], row["mode"], row["process_threads"], row["runner"], row["threads"])
-            if key == (network, mode, threads, runner, own or threads) and "median" in row:
+            if (row["network"], row["mode"], row["threads"], row["runner"]) == (network, "slice", 1, runner) and "median" in row:
                 return row
         return None
 
-    def ratio(slow: Row | None, fast: Row | None) -> str:
-        if not slow or not fast:
-            return MISSING
-        return f"{slow['median'] / fast['median']:.2f} times ({slow['min'] / fast['min']:.2f})"
-
     def against(isa: str, network: str, rival: str = RIVAL) -> str:
-        return ratio(timed(isa, network, "slice", 1, rival), timed(isa, network, "slice", 1, OURS))
+        return ratio(timed(isa, network, rival), timed(isa, network, OURS))
 
     def fastest(isa: str, network: str) -> str:
         """The float32 peer to beat: under SSE4.2 that need not be OpenVINO."""
         rows = results.get(f"network-{isa}", {}).get("rows", ())
-        alike = [row for row in rows if (row["network"], row["mode"], row["process_threads"]) == (network, "slice", 1)]
+        alike = [row for row in rows if (row["network"], row["mode"], row["threads"]) == (network, "slice", 1)]
         peers = {row["runner"]: row["median"] for row in alike if "median" in row}
         return min(peers.keys() - {OURS, "OpenVINO bf16"}, key=peers.__getitem__, default=RIVAL)
-
-    def gain(mode: str) -> str:
-        return ratio(timed("native", "monet", mode, 2, OURS, 1), timed("native", "monet", mode, 2, OURS))
 
     def seconds(row: Row | None, less: Row | None = None) -> str:
         if not row:
@@ -144,7 +154,7 @@ def targets(results: dict[str, Any]) -> str:
         median, least = (row[key] - (less[key] if less else 0) for key in ("median", "min"))
         return f"{median:.2f} s ({least:.2f})"
 
-    start = results.get("startup-native", {}).get("rows", {})
+    start, gain = (results.get(f"{part}-native", {}).get("rows", {}) for part in ("startup", "cores"))
     cold, warm = (start.get("first_slice", {}).get(name) for name in ("monet-edge, cold", OURS))
     errors = [row[key] for name, found in results.items() if name.startswith("network-") for row in found["rows"]
               if row["runner"] == OURS for key in ("error32", "error64") if key in row]  # fmt: skip
@@ -157,8 +167,9 @@ def targets(results: dict[str, Any]) -> str:
             ["the same, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
             ["the same, against the fastest float32 peer", "faster", "", against("sse4.2", "monet", fastest("sse4.2", "monet"))],
             ["MoNet, one thread, against OpenVINO bf16", "faster", "1.5 times", against("native", "monet", "OpenVINO bf16")],
-            ["two threads, volume of slices, against one", "1.9 times", "1.97 times", gain("volume")],
-            ["two threads, one slice, against one", "1.7 times", "1.9 times", gain("slice")],
+            ["two threads, volume of slices, against one", "1.9 times", "1.97 times", ratio(gain.get("one thread"), gain.get("volume"))],
+            ["two processes in their place, which share nothing", "", "", ratio(gain.get("one thread"), gain.get("processes"))],
+            ["two threads, one slice, against one", "1.7 times", "1.9 times", ratio(gain.get("one thread, slice"), gain.get("slice"))],
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
             ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else MISSING],

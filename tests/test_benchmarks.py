@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import __main__ as command
-from benchmarks import chart, layers, machine, measure, ncnn_model, paper_page, peers, tables
+from benchmarks import chart, cores, layers, machine, measure, ncnn_model, paper_page, peers, tables
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
 from monet_edge.spec import fold, infer_shapes
 
@@ -20,7 +20,7 @@ SMALL = {
 
 
 def row(runner, median, error=1e-6, **more):
-    default = {"network": "monet", "mode": "slice", "threads": 1, "process_threads": 1, "slices": 1, "min": median * 0.9, "rounds": 5}
+    default = {"network": "monet", "mode": "slice", "threads": 1, "slices": 1, "min": median * 0.9, "rounds": 5}
     return {"runner": runner, "median": median, "error32": error, "error64": error, **default, **more}
 
 
@@ -68,6 +68,15 @@ def test_shapes_of_layers_come_from_the_spec():
     assert layers._shape(ops["enc0.f1"], shapes, ("enc0.conv",)) == "16x256x256 to 16x256x256, conv 3x3 dilation 4"
     assert layers._shape(ops["dec1.up"], shapes, ("mid.f4",)) == "64x64x64 to 64x128x128, deconv 4x4 stride 2"
     assert layers._shape(ops["dec0.conv"], shapes, ("enc0.f4", "dec0.up")) == "16+32x256x256 to 16x256x256, conv 3x3"
+
+
+def test_a_second_core_is_measured_against_one_in_the_same_rounds():
+    found = cores.measure(threads=2, rounds=1)
+    assert all(found[name]["rounds"] == 1 for name in ("one thread", "volume", "processes", "one thread, slice", "slice"))
+    times = {"one thread": 0.04, "volume": 0.02, "processes": 0.025, "one thread, slice": 0.04, "slice": 0.032}
+    text = tables.cores({"threads": 2} | {name: {"min": 0.9 * time, "median": time} for name, time in times.items()})
+    gains = [line.split(" | ")[-1] for line in text.splitlines()[2:]]
+    assert gains == ["2.00 times (2.00) |", "1.60 times (1.60) |", "1.25 times (1.25) |"]
 
 
 def test_pages_are_what_the_records_give():
@@ -146,7 +155,7 @@ def test_the_chart_says_what_was_recorded(tmp_path):
 
 def test_the_speed_in_the_readme_is_the_recorded_one():
     found = command.load(command.RESULTS)["network-native"]["rows"]
-    alike = [row for row in found if (row["network"], row["mode"], row["process_threads"]) == ("monet", "slice", 1)]
+    alike = [row for row in found if (row["network"], row["mode"], row["threads"]) == ("monet", "slice", 1)]
     ms = {row["runner"]: 1e3 * row["median"] for row in alike}
     text = (command.HERE.parent / "README.md").read_text(encoding="utf-8")
     assert f"{ms['monet-edge']:.0f} ms, OpenVINO 2026.4 {ms['OpenVINO fp32']:.0f} ms" in text
