@@ -11,7 +11,7 @@ from monet_edge import phantom
 from monet_edge.preprocess import Preprocess
 from trainer.config import STRONG, Augmentation, Settings
 from trainer.dataset import read
-from trainer.federated import rounds, wire
+from trainer.federated import state, wire
 from trainer.federated.compress import encode, layout
 from trainer.federated.local import run_here
 from trainer.federated.settings import Federation, for_sites, tensor_shapes, to_run_config
@@ -60,11 +60,11 @@ def raw_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
 
 
 def result(folder: Path) -> dict:
-    return json.loads((folder / rounds.ROUNDS).read_text())
+    return json.loads((folder / state.ROUNDS).read_text())
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
-    found = rounds.newest(folder)
+    found = state.stored(folder)
     assert found is not None
     return found[0].tensors
 

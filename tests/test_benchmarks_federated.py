@@ -40,25 +40,25 @@ def call(data, output, *more):
 
 def test_no_training_is_done_twice_and_none_is_begun_late(data, tmp_path):
     output = tmp_path / "f.json"
-    assert call(data, output, "--only", "fedavg,fedbn,noise-0.1", "--minutes", "0").exit_code == 0
+    assert call(data, output, "--only", "fedavgm,fedbn,noise-0.1", "--minutes", "0").exit_code == 0
     assert not output.exists()
-    assert "fedavg: Dice" in call(data, output, "--only", "fedavg").output
-    result = call(data, output, "--only", "noise-0.1,fedavg,fedbn")
+    assert "fedavgm: Dice" in call(data, output, "--only", "fedavgm").output
+    result = call(data, output, "--only", "noise-0.1,fedavgm,fedbn")
     assert result.exit_code == 0, result.output
-    assert "fedavg: Dice" not in result.output
+    assert "fedavgm: Dice" not in result.output
     found = json.loads(output.read_text())
-    assert list(found["runs"]) == ["fedavg", "fedbn", "noise-0.1"]
-    assert len(found["runs"]["fedbn"]["own"]) == len(found["runs"]["fedavg"]["dice"]) == 3
-    norms = [site["norm"] for site in found["runs"]["fedavg"]["rounds"][0]["sites"]]
+    assert list(found["runs"]) == ["fedavgm", "fedbn", "noise-0.1"]
+    assert len(found["runs"]["fedbn"]["own"]) == len(found["runs"]["fedavgm"]["dice"]) == 3
+    norms = [site["norm"] for site in found["runs"]["fedavgm"]["rounds"][0]["sites"]]
     assert found["runs"]["noise-0.1"]["federation"]["clip"] == pytest.approx(np.median(norms))
-    assert call(data, output, "--only", "fedavg", "--epochs", "2").exit_code != 0
+    assert call(data, output, "--only", "fedavgm", "--epochs", "2").exit_code != 0
 
 
 def test_bytes_are_counted_for_every_network(data, tmp_path):
-    assert call(data, tmp_path / "f.json", "--only", "traffic,fedavg,int8").exit_code == 0
+    assert call(data, tmp_path / "f.json", "--only", "traffic,fedavgm,int8").exit_code == 0
     found = json.loads((tmp_path / "f.json").read_text())
     monet = found["traffic"]["monet"]
-    for name, compression in (("fedavg", "none"), ("int8", "int8")):  # the table says what the very apps exchanged
+    for name, compression in (("fedavgm", "none"), ("int8", "int8")):  # the table says what the very apps exchanged
         for site in found["runs"][name]["rounds"][0]["sites"]:
             assert abs(site["sent"] - monet[compression]["down"]) < 16  # settings are written with their digits
             assert site["received"] == monet[compression]["up"]
@@ -75,19 +75,19 @@ def recorded(**dice):
 
 
 def test_the_page_pairs_patients():
-    page = federated_page.page(recorded(pooled=(0.5, 0.6, 0.7), fedavg=(0.6, 0.7, 0.8), float16=(0.6, 0.7, 0.7), CS=(0.1, 0.2, 0.3)))
+    page = federated_page.page(recorded(pooled=(0.5, 0.6, 0.7), fedavgm=(0.6, 0.7, 0.8), float16=(0.6, 0.7, 0.7), CS=(0.1, 0.2, 0.3)))
     assert "| pooled | 0.600 |  |" in page
-    assert "| FedAvg | 0.700 | +0.100 (+0.100 to +0.100) |" in page
+    assert "| FedAvgM, momentum 0.5 | 0.700 | +0.100 (+0.100 to +0.100) |" in page
     assert "float16 minus float32 traffic: -0.0333 (" in page
     assert "Mean of the single sites' models: 0.200." in page
     assert f"| HT alone | {federated_page.MISSING} | {federated_page.MISSING} |" in page
 
 
 def test_trainings_with_other_settings_are_not_mixed():
-    first, second = recorded(pooled=(1, 1, 1)), recorded(fedavg=(0, 0, 0))
-    assert federated.merge({**first, "traffic": {"monet": {}}}, second)["runs"].keys() == {"pooled", "fedavg"}
+    first, second = recorded(pooled=(1, 1, 1)), recorded(fedavgm=(0, 0, 0))
+    assert federated.merge({**first, "traffic": {"monet": {}}}, second)["runs"].keys() == {"pooled", "fedavgm"}
     other = federated.merge({**first, "traffic": {"monet": {}}}, {**second, "rounds": 20})
-    assert other["runs"].keys() == {"fedavg"}
+    assert other["runs"].keys() == {"fedavgm"}
     assert other["traffic"] == {"monet": {}}
 
 

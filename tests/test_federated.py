@@ -33,7 +33,10 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
         settings.from_run_config({**config, "rounds": "many"})
 
 
-@pytest.mark.parametrize("values", [{"rounds": 0}, {"minimum": 3}, {"compression": "zip"}, {"noise": -1.0}, {"delta": 1.0}])
+@pytest.mark.parametrize(
+    "values",
+    [{"rounds": 0}, {"minimum": 3}, {"compression": "zip"}, {"noise": -1.0}, {"delta": 1.0}, {"momentum": 1.0}, {"momentum": -0.1}],
+)
 def test_a_federation_that_cannot_be_is_refused(values):
     with pytest.raises(MonetError):
         Federation(**values)

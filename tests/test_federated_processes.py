@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from monet_edge import phantom, weights
 from trainer.config_text import to_json
 from trainer.federated import launch, run
-from trainer.federated.rounds import MODEL, ROUNDS
 from trainer.federated.settings import Federation
+from trainer.federated.state import MODEL, ROUNDS
 from trainer.prepare import open_prepared
 
 ROOT = Path(__file__).parents[1]

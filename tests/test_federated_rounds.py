@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("flwr", reason="the extra federated is not installed")
 
@@ -18,7 +19,8 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from monet_edge import weights
 from monet_edge.errors import MonetError, OutputError
-from trainer.federated import rounds, wire
+from trainer import checkpoint
+from trainer.federated import rounds, state, wire
 from trainer.federated.local import Grid, run_here
 from trainer.federated.settings import Federation, tensor_shapes
 
@@ -56,7 +58,7 @@ def test_a_bad_reply_is_left_out_and_the_others_are_averaged(fault, tiny, alike,
     assert row["kept"]
     assert reason in row["sites"][0]["refused"]
     assert not any("refused" in site for site in row["sites"][1:])
-    start = rounds._start(federation, fed.make_settings(federation, tiny), tmp_path / "new", resume=False).tensors
+    start = state.start(federation, fed.make_settings(federation, tiny), tmp_path / "new", resume=False).tensors
     for name, tensor in tensors(tmp_path).items():
         np.testing.assert_allclose(tensor, start[name] + 0.5, rtol=1e-6)
 
@@ -74,17 +76,17 @@ def test_too_few_replies_keep_the_old_network(tiny, alike, tmp_path):
 
     found = train(tmp_path, TWO, tiny, sick_at_first, alike)
     assert [row["kept"] for row in found["rounds"]] == [False, True]
-    start = rounds._start(TWO, alike, tmp_path / "new", resume=False).tensors
+    start = state.start(TWO, alike, tmp_path / "new", resume=False).tensors
     name = next(iter(start))
     np.testing.assert_allclose(tensors(tmp_path)[name], start[name] + 0.5, rtol=1e-6)
-    assert weights.load(tmp_path / rounds.MODEL).provenance["rounds"] == 1
+    assert weights.load(tmp_path / state.MODEL).provenance["rounds"] == 1
 
 
 def test_a_run_without_one_good_round_fails_and_says_why(tiny, alike, tmp_path):
     with pytest.raises(MonetError, match=r"no round had enough valid replies.*NaN"):
         train(tmp_path, TWO, tiny, lambda message, context: fed.reply(message, alike, value=np.nan), alike)
-    assert "NaN" in (tmp_path / rounds.ERROR).read_text()
-    assert not (tmp_path / rounds.MODEL).exists()
+    assert "NaN" in (tmp_path / state.ERROR).read_text()
+    assert not (tmp_path / state.MODEL).exists()
 
 
 def test_waiting_for_sites_ends_and_says_for_what(tiny, tmp_path):
@@ -119,20 +121,36 @@ def test_a_second_reply_of_the_same_site_does_not_count(tiny, alike, tmp_path, m
 
 def test_replies_weigh_as_many_slices_as_they_have(tiny, alike, tmp_path):
     train(tmp_path, replace(TWO, rounds=1), tiny, lambda message, context: fed.reply(message, alike, value=4.5, examples=300), alike)
-    start = rounds._start(TWO, alike, tmp_path / "new", resume=False).tensors
+    start = state.start(TWO, alike, tmp_path / "new", resume=False).tensors
     name = next(iter(start))
     np.testing.assert_allclose(tensors(tmp_path)[name], start[name] + 3.5, rtol=1e-6)  # (3 * 4.5 + 0.5) / 4
 
 
-def test_the_server_goes_on_along_its_last_step(tiny, alike, tmp_path):
-    """Every round's replies move everything by 0.5; only what is trained has momentum, and noise or none makes no difference."""
-    for noise in (0.0, 1e-9):
-        federation = replace(TWO, rounds=3, momentum=0.5, noise=noise, clip=1e3)
-        train(tmp_path / str(noise), federation, tiny, lambda message, context: fed.reply(message, alike), alike)
-        start = rounds._start(federation, alike, tmp_path / "new", resume=False).tensors
-        for name, tensor in tensors(tmp_path / str(noise)).items():
-            # 0.5, then 0.5 + 0.25, then 0.5 + 0.375
-            np.testing.assert_allclose(tensor, start[name] + (1.5 if ".running_" in name else 2.125), atol=1e-4)
+@pytest.mark.parametrize(("batch_norm", "own"), [("averaged", ".running_"), ("local", ".bn.")])
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+def test_the_server_goes_on_along_its_last_step(batch_norm, own, noise, tiny, alike, tmp_path):
+    """Every round's replies move everything by 0.5; only what is trained for all goes on, and the first round is no step."""
+    federation = replace(TWO, rounds=4, momentum=0.5, batch_norm=batch_norm, noise=noise, clip=1e3)
+    train(tmp_path, federation, tiny, lambda message, context: fed.reply(message, alike), alike)
+    begin = state.start(federation, alike, tmp_path / "new", resume=False).tensors
+    for name, tensor in tensors(tmp_path).items():
+        # 0.5, then 0.5, then 0.5 + 0.25, then 0.5 + 0.375
+        np.testing.assert_allclose(tensor, begin[name] + (2.0 if own in name else 2.625), atol=1e-4)
+
+
+def test_momentum_never_leads_beyond_float32(tiny, alike, tmp_path):
+    run = state.start(TWO, alike, tmp_path, resume=False)
+    run.history.append({"kept": True})
+    run.step = {name: np.full_like(tensor, 3e38) for name, tensor in run.tensors.items()}
+    average = {name: np.full_like(tensor, 3e38) for name, tensor in run.tensors.items()}
+    rounds._move(run, average, TWO)
+    assert all(np.array_equal(run.tensors[name], average[name]) for name in average)
+
+
+def test_a_folder_of_another_run_is_told_from_a_federated_one(tiny, alike, tmp_path):
+    checkpoint.keep_epoch(tmp_path, 0, {"average.a": torch.zeros(1)}, {"history": []})
+    with pytest.raises(OutputError, match="another kind of run"):
+        state.start(TWO, alike, tmp_path, resume=True)
 
 
 def test_a_variance_never_falls_below_zero(tiny, alike, tmp_path):
@@ -144,7 +162,7 @@ def test_a_variance_never_falls_below_zero(tiny, alike, tmp_path):
 def test_noise_clips_every_update_and_is_accounted_for(tiny, alike, tmp_path):
     federation = Federation(rounds=2, sites=2, noise=1e-6, clip=1.0, momentum=0)
     found = train(tmp_path, federation, tiny, lambda message, context: fed.reply(message, alike), alike)
-    start = rounds._start(federation, alike, tmp_path / "new", resume=False).tensors
+    start = state.start(federation, alike, tmp_path / "new", resume=False).tensors
     moved = math.sqrt(sum(float(np.square(tensor - start[name]).sum()) for name, tensor in tensors(tmp_path).items()))
     assert moved == pytest.approx(2.0, rel=1e-3)  # two rounds, both sites the same way
     assert found["rounds"][1]["epsilon"] > found["rounds"][0]["epsilon"]

@@ -17,7 +17,7 @@ from monet_edge import weights
 from trainer import checkpoint
 from trainer.config_text import to_json
 from trainer.dataset import split
-from trainer.federated import client_app, rounds, site, worker
+from trainer.federated import client_app, rounds, site, state, worker
 from trainer.federated.local import run_here
 from trainer.federated.settings import Federation
 from trainer.prepare import open_prepared
@@ -26,7 +26,7 @@ from trainer.train import fit
 
 @pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])
 def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
-    config = {"run": "1", "settings": to_json(alike), "epochs": 1, "fresh": True, "batch-norm": "averaged", "compression": "none"}
+    config = {"run": "1", "settings": to_json(alike), "epochs": 1, "kept-round": 0, "batch-norm": "averaged", "compression": "none"}
     content = RecordDict({"arrays": bad_arrays(alike, change), "config": ConfigRecord({**config, "server-round": 1})})
     message = Message(content=content, message_type="train", dst_node_id=1)
     answer = client_app.train(message, Context(0, 1, {"prepared": "/nowhere", "memory": "/nowhere", "name": "a"}, RecordDict(), {}))
@@ -35,7 +35,7 @@ def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
 
 
 def test_what_fails_at_a_site_stays_in_its_own_log(alike, tmp_path):
-    start = rounds._start(TWO, alike, tmp_path / "run", resume=False)
+    start = state.start(TWO, alike, tmp_path / "run", resume=False)
     message = Message(content=rounds.round_content(TWO, alike, start, 1), message_type="train", dst_node_id=1)
     node = {"prepared": str(tmp_path / "patient-Smith"), "memory": str(tmp_path / "m"), "name": "a"}
     answer = client_app.train(message, Context(0, 1, node, RecordDict(), {}))
@@ -58,9 +58,9 @@ def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path, rounds, epoc
 
 def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
     nodes = [{**site, "memory": str(tmp_path / site["name"])} for site in sites]
-    federation = Federation(rounds=2, sites=2, batch_norm="local", momentum=0, compression="int8")
+    federation = Federation(rounds=2, sites=2, batch_norm="local", compression="int8")
     run_here(nodes, fed.make_config(tmp_path / "run", federation, tiny))
-    north, south = (checkpoint.load(tmp_path / site["name"] / "round-0.safetensors")[0] for site in sites)
+    north, south = (checkpoint.load(tmp_path / site["name"] / "memory-1.safetensors")[0] for site in sites)
     own = [name for name in north if name.startswith("own.")]
     assert len(own) == 4 * sum(name.endswith(".bn.weight") for name in own) > 0
     assert not any(np.array_equal(north[name], south[name]) for name in own if name.endswith("running_mean"))
@@ -68,7 +68,7 @@ def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
     average = tensors(tmp_path / "run")
     for name in own:
         np.testing.assert_allclose(average[name.removeprefix("own.")], (north[name] + south[name]) / 2, atol=0.05)
-    provenance = weights.load(tmp_path / "run" / rounds.MODEL).provenance
+    provenance = weights.load(tmp_path / "run" / state.MODEL).provenance
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
     assert "FedBN" in provenance["note"]
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
@@ -86,21 +86,59 @@ def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, 
     assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
 
 
-def test_a_site_remembers_the_last_round_but_nothing_of_another_run(tmp_path):
-    def read(run, before):
-        found = site.Memory.read(tmp_path / "m", run, before)
-        return found.round, {part: sorted(getattr(found, part)) for part in ("moments", "own", "residual")}
+def test_a_site_remembers_the_last_round_that_counted_but_nothing_of_another_run(tmp_path):
+    parts = ("moments", "own", "residual")
 
-    nothing = (0, {"moments": [], "own": [], "residual": []})
+    def read(run, last):
+        memory = site.Memory.read(tmp_path, run, last)
+        return [sorted(getattr(memory, part)) for part in parts]
+
+    def round_(number, last):
+        memory = site.Memory.read(tmp_path, "this", last)
+        for part in parts:
+            setattr(memory, part, {f"of.{number}": np.ones(2, np.float32)})
+        memory.write(number)
+
+    nothing = [[], [], []]
     assert read("this", 9) == nothing
-    for number in (1, 2, 3):
-        kept = {part: {f"{part}.{number}": np.ones(2, np.float32)} for part in nothing[1]}
-        site.Memory(tmp_path / "m", "this", number, **kept).write()
-    last, before = ((n, {part: [f"{part}.{n}"] for part in nothing[1]}) for n in (3, 2))
-    assert read("this", 4) == last
-    assert read("this", 3) == before  # a round that is asked for again starts where it started
+    round_(1, last=0)
+    round_(2, last=1)
+    round_(4, last=3)  # it was away in round 3
+    assert read("this", 4) == [["of.4"]] * 3
+    assert read("this", 3) == [["of.2"]] * 3  # round 4 is asked for again, since the server was killed in it
+    round_(5, last=2)  # nobody's round 4 counted
+    assert read("this", 5) == [["of.5"]] * 3
+    assert read("this", 4) == [["of.2"]] * 3
     assert read("this", 0) == nothing  # the network is untrained
-    assert read("another", 4) == nothing
+    assert read("another", 5) == nothing
+    checkpoint.save(tmp_path / "memory-0.safetensors", {}, {"another": "thing"})
+    checkpoint.save(tmp_path / "memory-1.safetensors", {}, {"another": "thing"})
+    assert read("this", 9) == nothing
+
+
+def test_a_site_goes_on_from_the_last_round_that_counted(sites, tiny, tmp_path):
+    """With a third site that answers every second round only, nobody's work of the other rounds is gone on with."""
+    seen = []
+    real = site.Site.train
+
+    def client(message, context):
+        if context.node_id == 3 and message.metadata.message_type == "train" and message.content["config"]["server-round"] == 2:
+            return None
+        return client_app.app(message, context)
+
+    def train(self, tensors, epochs, fresh, moments):
+        seen.append((epochs.start, sorted(moments)[:1], fresh))
+        trained = real(self, tensors, epochs, fresh, moments)
+        seen[-1] += (trained[1]["0.step"],)
+        return trained
+
+    nodes = [{**sites[0], "memory": str(tmp_path / str(number)), "name": str(number)} for number in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(site.Site, "train", train)
+        run_here(nodes, fed.make_config(tmp_path / "run", Federation(rounds=3, sites=3, minimum=3), tiny), client)
+    assert [row["kept"] for row in result(tmp_path / "run")["rounds"]] == [True, False, True]
+    steps = [int(step) for *_, step in seen]
+    assert steps == [steps[0]] * 3 + [2 * steps[0]] * 5  # rounds 1, 2 (without the third site) and 3: the second time again
 
 
 def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, tiny, tmp_path):

@@ -51,10 +51,9 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> RecordDict:
     config, received, site = _open(message, context)
-    number, each = config["server-round"], config["epochs"]
-    memory = _remember(context, config, 0 if config["fresh"] else number)
-    epochs = range((number - 1) * each, number * each)
-    trained, memory.moments, loss = site.train({**received, **memory.own}, epochs, config["fresh"], memory.moments)
+    number, each, memory = config["server-round"], config["epochs"], _remember(context, config)
+    epochs, fresh = range((number - 1) * each, number * each), config["kept-round"] == 0
+    trained, memory.moments, loss = site.train({**received, **memory.own}, epochs, fresh, memory.moments)
     change = {name: trained[name] - received[name] for name in received}
     if config["batch-norm"] == "local":
         memory.own = {name: trained[name] for name in received if ".bn." in name}
@@ -64,8 +63,7 @@ def _train(message: Message, context: Context) -> RecordDict:
     arrays = encode(change, sent)
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
-    memory.round = number
-    memory.write()
+    memory.write(number)
     about = ConfigRecord({"name": str(context.node_config["name"])})
     metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
     return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": about})
@@ -73,18 +71,19 @@ def _train(message: Message, context: Context) -> RecordDict:
 
 def _evaluate(message: Message, context: Context) -> RecordDict:
     config, received, site = _open(message, context)
-    scores = site.evaluate({**received, **_remember(context, config, config["server-round"] + 1).own})
+    scores = site.evaluate({**received, **_remember(context, config).own})
     return RecordDict({"metrics": MetricRecord({"patients": len(site.validation.names), **scores})})
 
 
-def _remember(context: Context, config: dict[str, Any], before: int) -> Memory:
-    return Memory.read(Path(str(context.node_config["memory"])), config["run"], before)
+def _remember(context: Context, config: dict[str, Any]) -> Memory:
+    """What this site knows of the rounds that the network came from."""
+    return Memory.read(Path(str(context.node_config["memory"])), config["run"], config["kept-round"])
 
 
 def _open(message: Message, context: Context) -> tuple[dict[str, Any], Tensors, Site]:
     """Check a message and open what it needs: its configuration, the network's tensors and the site."""
     config = message.content.get("config")
-    kinds: dict[str, Any] = {"run": str, "settings": str, "epochs": int, "fresh": bool}
+    kinds: dict[str, Any] = {"run": str, "settings": str, "epochs": int, "kept-round": int}
     kinds |= {"batch-norm": str, "compression": str, "server-round": int}
     if not isinstance(config, ConfigRecord) or any(type(config.get(key)) is not kind for key, kind in kinds.items()):
         raise wire.MessageError(f"its configuration must hold {', '.join(kinds)}")

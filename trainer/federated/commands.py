@@ -68,7 +68,18 @@ def federated(
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
     count = len(names)
     federation = Federation(
-        rounds, epochs, count, minimum or count, wait, timeout, compression, batch_norm, momentum, noise, clip, most_slices
+        rounds=rounds,
+        epochs=epochs,
+        sites=count,
+        minimum=minimum or count,
+        wait=wait,
+        timeout=timeout,
+        compression=compression,
+        batch_norm=batch_norm,
+        momentum=momentum,
+        noise=noise,
+        clip=clip,
+        most_examples=most_slices,
     )
     sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
     settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
@@ -113,7 +124,18 @@ def federated_server(
     tls = Tls(certificate, private_key, authority) if certificate and private_key and authority else None
     settings = read_settings(like)
     federation = Federation(
-        rounds, epochs, sites, minimum or sites, wait, timeout, compression, batch_norm, momentum, noise, clip, most_slices
+        rounds=rounds,
+        epochs=epochs,
+        sites=sites,
+        minimum=minimum or sites,
+        wait=wait,
+        timeout=timeout,
+        compression=compression,
+        batch_norm=batch_norm,
+        momentum=momentum,
+        noise=noise,
+        clip=clip,
+        most_examples=most_slices,
     )
     with _rounds_bar(f"training {settings.net} with {sites} sites", federation, quiet) as progress:
         model = serve(settings, federation, output, host=host, port=port, tls=tls, keys=site_keys or [], resume=resume, progress=progress)

@@ -13,8 +13,8 @@ from ..config import Settings
 from ..prepare import Prepared
 from ..train import choose_device
 from . import run
-from .rounds import MODEL, ROUNDS
 from .settings import Federation, for_sites, to_run_config
+from .state import MODEL, ROUNDS
 from .wire import MAX_NAME
 
 Progress = Callable[[int], None]
@@ -63,7 +63,7 @@ def train_here(
     port = run.free_port()
     commands = [run.superlink_command("127.0.0.1", port, None)]
     for name, prepared in sites.items():
-        node = node_config(name, prepared.folder, home / f"{name}.safetensors", device)
+        node = node_config(name, prepared.folder, home / f"{name}-memory", device)
         commands += _site(f"127.0.0.1:{port}", node, None, None)
     return _train(commands, f"127.0.0.1:{port}", None, (), settings, federation, output, resume, progress)
 

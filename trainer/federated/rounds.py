@@ -6,35 +6,28 @@ for sites for ever and cannot go on from a round.
 
 from __future__ import annotations
 
-import json
-import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.supercore.differential_privacy import get_norm
 
-from monet_edge.errors import MonetError, OutputError
-from monet_edge.files import atomic_write
+from monet_edge.errors import MonetError
 
-from .. import checkpoint
 from ..config import Settings
 from ..config_text import to_json
-from ..state import new_state
 from . import wire
 from .compress import Tensors, encode, layout
 from .privacy import epsilon, make_strategy
 from .settings import Federation, tensor_shapes
-
-ROUNDS, MODEL, ERROR = "rounds.json", "model.safetensors", "error.txt"  # what a run leaves in its folder
+from .state import Run, start, write
 
 
 class Sites(Protocol):
@@ -52,33 +45,6 @@ class _Connected:
 
     def get_node_ids(self) -> list[int]:
         return self.nodes
-
-
-@dataclass
-class Run:
-    """The server's state; everything in it is in the checkpoints.
-
-    Attributes
-    ----------
-    id : str
-        Of this run and no other, by which sites know what they remember of it.
-    tensors : dict of str to float32 array
-        The network's state dict.
-    step : dict of str to float32 array
-        How the last round that gave a new network moved its parameters; empty before the first.
-    history : list of dict
-        One entry a round: ``kept`` (whether a new model came of it), ``seconds``, ``epsilon`` where there is noise, and
-        ``sites``, each with ``node``, ``sent`` and ``received`` bytes, and either ``refused`` (why) or ``name``, ``examples``,
-        ``loss`` and ``norm``.
-    scores : list of dict
-        What every site finds of the final network on its own validation patients.
-    """
-
-    id: str
-    tensors: Tensors
-    step: Tensors
-    history: list[dict[str, Any]]
-    scores: list[dict[str, Any]]
 
 
 def federate(grid: Sites, federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
@@ -101,20 +67,20 @@ def federate(grid: Sites, federation: Federation, settings: Settings, folder: Pa
     MonetError
         If too few sites connect in time, or no round at all had enough valid replies.
     """
-    run = _start(federation, settings, folder, resume)
+    run = start(federation, settings, folder, resume)
     strategy = make_strategy(federation)
     nodes: list[int] = []
     while len(run.history) < federation.rounds:
         everybody = federation.noise or not nodes  # noise is measured for all of them
         nodes = wait_for_sites(grid, federation.sites if everybody else federation.minimum, federation.wait)
         _round(grid, strategy, federation, settings, run, nodes[: federation.sites] if federation.noise else nodes)
-        _write(run, federation, settings, folder)
+        write(run, federation, settings, folder)
         getLogger("flwr").info("monet-train: %s", _summary(run.history[-1], len(run.history), federation.rounds))
     if not any(row["kept"] for row in run.history):
         raise MonetError(f"no round had enough valid replies; the last: {_summary(run.history[-1], federation.rounds, federation.rounds)}")
     nodes = nodes or wait_for_sites(grid, federation.minimum, federation.wait)
     run.scores = _evaluate(grid, federation, settings, run, nodes)
-    _write(run, federation, settings, folder)
+    write(run, federation, settings, folder)
     return run
 
 
@@ -140,42 +106,6 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
     return found
 
 
-def _start(federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    found = newest(folder)
-    if found is None:
-        network = new_state(settings, torch.device("cpu")).network
-        tensors = {name: tensor.contiguous().numpy().copy() for name, tensor in network.state_dict().items()}
-        return Run(secrets.token_hex(8), tensors, {}, [], [])
-    run, state = found
-    if not resume:
-        raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-    if state["federation"] != asdict(federation) or state["settings"] != to_json(settings):
-        raise OutputError(f"{folder} was started with other settings. Use the same ones, or another --output.")
-    return run
-
-
-def newest(folder: Path) -> tuple[Run, dict[str, Any]] | None:
-    """The last whole round of the run in a folder, and the settings that it was started with; None where there is none."""
-    found = checkpoint.newest(folder)
-    if found is None:
-        return None
-    parts: dict[str, Tensors] = {"network": {}, "step": {}}
-    for name, tensor in found[0].items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor.numpy()
-    return Run(found[1]["run"], parts["network"], parts["step"], found[1]["history"], []), found[1]
-
-
-def _write(run: Run, federation: Federation, settings: Settings, folder: Path) -> None:
-    state = {"run": run.id, "federation": asdict(federation), "settings": to_json(settings), "history": run.history}
-    parts = {"network": run.tensors, "step": run.step}
-    tensors = {f"{part}.{name}": torch.from_numpy(array) for part, arrays in parts.items() for name, array in arrays.items()}
-    checkpoint.keep_epoch(folder, len(run.history), tensors, state)
-    with atomic_write(folder / ROUNDS, overwrite=True) as file:
-        file.write(json.dumps({"federation": asdict(federation), "rounds": run.history, "scores": run.scores}, indent=1).encode())
-
-
 def round_content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
     """What every site gets: the network and how to train it."""
     expected = layout(tensor_shapes(settings), federation.compression, down=True)
@@ -183,7 +113,7 @@ def round_content(federation: Federation, settings: Settings, run: Run, number: 
         "run": run.id,
         "settings": to_json(settings),
         "epochs": federation.epochs,
-        "fresh": not any(row["kept"] for row in run.history),
+        "kept-round": run.last_kept,
         "batch-norm": federation.batch_norm,
         "compression": federation.compression,
         "server-round": number,
@@ -220,7 +150,7 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
     kept = len(accepted) >= (federation.sites if federation.noise else federation.minimum)
     accepted.sort(key=lambda reply: reply.metadata.src_node_id)  # sums depend on their order
     if kept:
-        _move(run, _aggregate(strategy, number, accepted), federation.momentum)
+        _move(run, _aggregate(strategy, number, accepted), federation)
     row = {"kept": kept, "seconds": time.perf_counter() - started, "sites": list(sites.values())}
     run.history.append(row)
     if federation.noise:
@@ -252,14 +182,21 @@ def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> T
     return {name: np.maximum(tensor, 0) if name.endswith(".running_var") else tensor for name, tensor in tensors.items()}
 
 
-def _move(run: Run, average: Tensors, momentum: float) -> None:
+def _move(run: Run, average: Tensors, federation: Federation) -> None:
     """To the average, and on by a share of the last step (FedAvgM; Hsu et al. 2019, "Measuring the effects of non-identical data").
 
-    Not Flower's own FedAvgM, which forgets its last step when the server is killed, and would add it before the noise. Running
-    statistics are measured, not trained: their average is taken as it is.
+    Not Flower's own FedAvgM, which forgets its last step when the server is killed, and would add it before the noise. Only what was
+    trained goes on: neither running statistics, nor the start at the classes' frequencies, a leap of the first round, nor a BatchNorm
+    that sites keep to themselves, of which the server has the average.
     """
-    moved = {name: tensor + np.float32(momentum) * run.step[name] if name in run.step else tensor for name, tensor in average.items()}
-    run.step = {name: moved[name] - tensor for name, tensor in run.tensors.items() if ".running_" not in name}
+    still = ".bn." if federation.batch_norm == "local" else ".running_"
+    share = np.float32(federation.momentum)
+    with np.errstate(over="ignore"):
+        moved = {name: tensor + share * run.step[name] if name in run.step else tensor for name, tensor in average.items()}
+    if not all(np.isfinite(tensor).all() for tensor in moved.values()):
+        moved = average
+    first = run.last_kept == 0
+    run.step = {} if first else {name: moved[name] - tensor for name, tensor in run.tensors.items() if still not in name}
     run.tensors = moved
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from monet_edge.errors import MonetError
 
-from .rounds import ERROR, MODEL, ROUNDS
+from .state import ERROR, MODEL, ROUNDS
 
 LINK = "monet"  # what the SuperLink is called in Flower's configuration
 OURS = (sys.executable, "-P", "-m")  # our own modules, not what lies in the folder where somebody happens to be

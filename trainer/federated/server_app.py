@@ -19,8 +19,9 @@ from monet_edge.spec import fold
 
 from ..config import Settings, training_spec
 from ..export import fold_tensors
-from .rounds import ERROR, MODEL, Run, federate
+from .rounds import federate
 from .settings import Federation, from_run_config
+from .state import ERROR, MODEL, Run
 
 app = ServerApp()
 

@@ -119,42 +119,62 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
 
 @dataclass
 class Memory:
-    """What a site keeps to itself from round to round: its optimiser's moments, its own BatchNorm (FedBN), and what rounding took.
+    """What a site keeps to itself from round to round, in two files in turn.
 
     A site that lost it, or joins late, starts its optimiser anew and from the server's BatchNorm, and has no rounding to make up for.
-    The last round's lies beside the one before: a round that the server asks for again, since it was killed in it, is the same again.
+    A round that the server asks for again, since it was killed in it or too few sites answered, starts from where it started.
+
+    Attributes
+    ----------
+    folder : Path
+    run : str
+        The run's own name.
+    slot : {0, 1}
+        Which file holds what was read; `write` takes the other one.
+    moments, own, residual : dict of str to float32 array
+        The optimiser's moments; this site's own BatchNorm (FedBN); what rounding took from the last update.
     """
 
     folder: Path
     run: str
-    round: int = 0
+    slot: int = 1
     moments: Tensors = field(default_factory=dict)
     own: Tensors = field(default_factory=dict)
     residual: Tensors = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path, run: str, before: int) -> Memory:
-        """What the site remembers of the last round of this very run that came before the one given."""
-        newest = cls(folder, run)
+    def read(cls, folder: Path, run: str, last: int) -> Memory:
+        """What the site remembers of this very run.
+
+        Parameters
+        ----------
+        folder : Path
+        run : str
+        last : int
+            The last round that counts; what the site learnt in later ones was thrown away. With 0 it remembers nothing.
+        """
+        memory, newest = cls(folder, run), 0
         for slot in (0, 1):
             try:
-                tensors, state = checkpoint.load(_slot(folder, slot))
+                tensors, state = checkpoint.load(_path(folder, slot))
             except ModelError:
                 continue
-            if state["run"] == run and newest.round < state["round"] < before:
-                newest = cls(folder, run, state["round"])
-                for name, tensor in tensors.items():
-                    part, _, key = name.partition(".")
-                    getattr(newest, part)[key] = tensor.numpy()
-        return newest
+            if state.keys() != {"run", "round"} or state["run"] != run or not newest < state["round"] <= last:
+                continue
+            parts: dict[str, Tensors] = {"moments": {}, "own": {}, "residual": {}}
+            for name, tensor in tensors.items():
+                part, _, key = name.partition(".")
+                parts[part][key] = tensor.numpy()
+            memory, newest = cls(folder, run, slot, **parts), state["round"]
+        return memory
 
-    def write(self) -> None:
-        """Keep it, whole or not at all, in place of the last round but one."""
+    def write(self, number: int) -> None:
+        """Keep what was learnt in a round, whole or not at all, beside what was read."""
         parts = {"moments": self.moments, "own": self.own, "residual": self.residual}
         tensors = {f"{part}.{key}": torch.from_numpy(array) for part, arrays in parts.items() for key, array in arrays.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(_slot(self.folder, self.round % 2), tensors, {"run": self.run, "round": self.round})
+        checkpoint.save(_path(self.folder, 1 - self.slot), tensors, {"run": self.run, "round": number})
 
 
-def _slot(folder: Path, number: int) -> Path:
-    return folder / f"round-{number}.safetensors"
+def _path(folder: Path, slot: int) -> Path:
+    return folder / f"memory-{slot}.safetensors"
