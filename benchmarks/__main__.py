@@ -30,7 +30,7 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(PARTS)}.")] = None,
     write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing: write README.md from what is recorded.")] = False,
-    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the pages are written from its default only.")] = RESULTS,
 ) -> None:
     """Measure us and the peers, interleaved, and write README.md."""
     if context.invoked_subcommand:
@@ -43,23 +43,23 @@ def run(
         "cores": lambda: measure.in_process("cores", "native", 2, rounds=3 if quick else ROUNDS),
         "startup": lambda: measure.in_process("startup", "native", 2, rounds=2 if quick else 7),
     }
-    unknown = set(part or ()) - set(steps)
-    if unknown:
-        raise typer.BadParameter(f"expected {', '.join(PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
-    everything = PARTS if isa == "native" else PARTS[:2]  # nothing else depends on the instruction set
-    for name in () if write_only else part or everything:
+    parts = PARTS if isa == "native" else PARTS[:2]  # nothing else depends on the instruction set
+    if unknown := set(part or ()) - set(parts):
+        raise typer.BadParameter(f"expected {', '.join(parts)}, found {', '.join(sorted(unknown))}", param_hint="--part")
+    for name in () if write_only else part or parts:
         typer.echo(f"measuring {name}, {isa} ...")
         found = machine.describe()
         record(results / f"{name}-{isa}.json", found, steps[name](), isa=isa)
-    (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
-    chart.draw(load(results), HERE / "speed.svg")
+    if results == RESULTS:
+        (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
+        chart.draw(load(results), HERE / "speed.svg")
 
 
 @app.command("paper")
 def paper_command(
     slices: Annotated[int, typer.Option(min=1, help="Slices that Table 2 times; fewer are scaled to the paper's 150.")] = paper.SLICES,
     write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing: write PAPER.md from what is recorded.")] = False,
-    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the pages are written from its default only.")] = RESULTS,
 ) -> None:
     """Measure what needs no training, read what was recorded elsewhere, and write PAPER.md."""
     if not write_only:
@@ -70,7 +70,8 @@ def paper_command(
             rows += measure.in_process("paper", "native", threads, network=name, slices=slices)
         record(results / "paper-table2.json", found, rows, threads=threads, slices=slices)
     paper.draw(load(results), results)
-    (HERE / "PAPER.md").write_text(paper_page.page(load(results), pictures(results)), encoding="utf-8")
+    if results == RESULTS:
+        (HERE / "PAPER.md").write_text(paper_page.page(load(results), pictures(results)), encoding="utf-8")
 
 
 PreparedArgument = Annotated[Path, typer.Argument(metavar="PREPARED", help="A data set as `monet-train prepare` writes it.")]

@@ -18,7 +18,7 @@ from . import tables
 from .paired import interval, told
 
 AGREES, DIFFERS, OPEN, MISSING = "agrees", "**differs**", "cannot be told", "not recorded"
-EQUAL = 0.03  # of Dice; a difference within it counts as none, the paper's and ours
+EQUAL = 0.03  # of Dice; a difference of the paper's within it counts as none
 LEAST = 6  # patients: all differences of 5 have one sign in 1 of 16 cases by chance alone, those of 6 in 1 of 32
 Trained = Mapping[tuple[str, str], Mapping[str, Any]]
 

@@ -1,7 +1,7 @@
 """What a second core gives: our threads against our one thread, and against processes that share nothing but the machine.
 
-Two processes of one thread each are as good as threads can be: what they lose against one alone is lost to caches, memory and
-whoever else is on the machine, not to us.
+Processes of one thread each share caches, memory and whoever else is on the machine, and nothing else: what they lose against one
+alone, threads lose too.
 """
 
 from __future__ import annotations

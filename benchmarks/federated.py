@@ -35,9 +35,10 @@ from trainer.dataset import institution, read_splits
 from trainer.federated import wire
 from trainer.federated.compress import encode, layout
 from trainer.federated.local import run_here
-from trainer.federated.rounds import ROUNDS, Run, newest, round_content
+from trainer.federated.rounds import round_content
 from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
 from trainer.federated.site import Memory
+from trainer.federated.state import ROUNDS, Run, stored
 from trainer.prepare import Prepared, open_prepared
 from trainer.state import new_state
 from trainer.validate import validate
@@ -73,14 +74,14 @@ class Bench:
         nodes = [self._node(site, folder) for site in sites]
         np.random.seed(0)  # Flower's noise; outside an experiment it must never be known  # noqa: NPY002
         run_here(nodes, to_run_config(federation, self.settings, str(folder), False))
-        found = newest(folder)
+        found = stored(folder)
         assert found is not None
         tensors, identity = found[0].tensors, found[0].id
         result = {"dice": self._score(tensors, self.parts["pooled"]["val"]), **json.loads((folder / ROUNDS).read_text())}
         if federation.batch_norm == "local":
             result["own"] = {}
             for node in nodes:
-                own = Memory.read(Path(node["memory"]), identity, federation.rounds + 1).own
+                own = Memory.read(Path(node["memory"]), identity, federation.rounds).own
                 result["own"] |= self._score({**tensors, **own}, self.parts[node["name"]]["val"])
         return {**result, "seconds": time.perf_counter() - started}
 
@@ -149,7 +150,7 @@ def run(
         for name, sites, more in trainings(wanted):
             if name in found["runs"] or time.monotonic() > deadline:
                 continue
-            clip = {"clip": _median_norm(found["runs"]["fedavg"])} if "noise" in more else {}
+            clip = {"clip": _median_norm(found["runs"]["fedavgm"])} if "noise" in more else {}
             found["runs"][name] = result = bench.train(name, sites, **more, **clip)
             print(f"{name}: Dice {statistics.mean(result['dice'].values()):.4f}, {result['seconds']:.0f} s", flush=True)
             _write(output, found, name)

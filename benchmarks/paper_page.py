@@ -1,4 +1,4 @@
-"""PAPER.md: the paper's tables and figures beside ours. Pure functions of the JSON under results/: no figure of ours is typed in.
+"""PAPER.md: the paper's tables and figures beside ours. Pure functions of the JSON under results/: nothing measured is typed in.
 
 What was not recorded is called so. The paper: Knolle et al., PLoS ONE 16(8): e0255397 (2021).
 """
@@ -246,10 +246,12 @@ def _parity(trained: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
 def _sources(results: Mapping[str, Any]) -> str:
     """Which rows were measured by this command and which were recorded elsewhere, by which command, on what."""
     lines = ["- Table 3: computed from the Specs, exact."]
-    found: dict[str, list[str]] = {}  # what one machine did with one command is told once
+    found: dict[str, list[str]] = {}  # a machine is told once
     for (net, data), row in trainings(results).items():
-        found.setdefault(f"`{row['command']}`; {tables.caption(row['machine'])}", []).append(f"{tables.TITLES[net]} on {data}")
-    lines += [f"- Table 1 and the figures, {', '.join(names)}: recorded by {how}" for how, names in found.items()]
+        machine = tables.caption(row["machine"], timed=False)
+        found.setdefault(machine, []).append(f"  - {tables.TITLES[net]} on {data}: `{row['command']}`")
+    for machine, commands in found.items():
+        lines += [f"- Table 1 and the figures: recorded; {machine}", *commands]
     for key, title, how in ((TABLE2, "Table 2, CPU", "measured by this command"), (GPU, "Table 2, GPU", "recorded")):
         if key in results:
             settings = ", ".join(f"{name} {value}" for name, value in results[key]["settings"].items())

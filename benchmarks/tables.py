@@ -18,11 +18,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def caption(machine: Row) -> str:
-    """On what, when and with which versions."""
+def caption(machine: Row, timed: bool = True) -> str:
+    """On what, when and with which versions; for times also whether others were at work."""
     versions = ", ".join(f"{name} {found}" for name, found in machine["versions"].items())
     cores = f"{machine['cores']} core{'s' if machine['cores'] != 1 else ''}"
-    busy = f" (busy with other work: load {machine['load']:.1f} at the start)" if (machine["load"] or 0) > 0.5 else ""
+    busy = f" (busy with other work: load {machine['load']:.1f} at the start)" if timed and (machine["load"] or 0) > 0.5 else ""
     gpu = f"{machine['gpu']}; " if machine.get("gpu") else ""
     return f"{gpu}{machine['cpu']}, {cores}{busy}; {machine['system']}; {machine['date']}, revision {machine['revision']}; {versions}."
 
