@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.federated.settings import Federation
+
 from . import tables
 from .paired import told
 
@@ -41,8 +43,8 @@ def page(found: Mapping[str, Any]) -> str:
         "Written by `python -m benchmarks.federated page`; do not edit. Research use only, not a medical device.",
         f"`brain-flair`, institutions {', '.join(SITES)}, the committed split, MoNet. Federated: {found['rounds']} rounds of "
         f"{found['epochs']} epoch(s); pooled and single sites: {found['rounds'] * found['epochs']} epochs of the same recipe, without its "
-        "weight average. Sites keep their optimiser's moments; the server's momentum is 0.5 but for FedAvg. The very ServerApp and "
-        "ClientApp, driven in one process.",
+        f"weight average. Sites keep their optimiser's moments; the server's momentum is {Federation().momentum:g} but for FedAvg. "
+        "The very ServerApp and ClientApp, driven in one process.",
     ]
     parts = [*head, "## Dice", *_dice(runs), "## Differential privacy of whole sites", *_privacy(runs)]
     parts += ["## Bytes per site and round", *_traffic(found.get("traffic", {})), "## Where this comes from", _sources(found)]
@@ -83,7 +85,7 @@ def _dice(runs: Runs) -> list[str]:
 
 def _title(name: str) -> str:
     titles = {
-        "fedavgm": "FedAvgM, momentum 0.5",
+        "fedavgm": "FedAvgM",
         "fedavg": "FedAvg",
         "fedbn": "FedBN (averaged statistics)",
         "float16": "FedAvgM, float16",

@@ -66,10 +66,13 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
     """
     planes: dict[int, list[tuple[float, ...]]] = {label: [] for label in range(1, len(names) + 1)}
     for z in range(mask.shape[2]):
-        counts = np.bincount(mask[:, :, z].ravel(order="K"), minlength=len(names) + 1)
+        found = mask[:, :, z]
+        if not found.any():  # as most are; counting a plane of 512x512 takes 1 ms
+            continue
+        counts = np.bincount(found.ravel(order="K"), minlength=len(names) + 1)
         for label in planes:
             if counts[label]:
-                planes[label].append(_plane(scan, mask[:, :, z] == label, z))
+                planes[label].append(_plane(scan, found == label, z))
     return tuple(_combine(scan, label, name, planes[label]) for label, name in enumerate(names, 1))
 
 

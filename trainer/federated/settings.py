@@ -57,7 +57,7 @@ class Federation:
     timeout: float = 3600.0
     compression: str = "none"
     batch_norm: str = "averaged"
-    momentum: float = 0.5
+    momentum: float = 0.6
     noise: float = 0.0
     clip: float = 1.0
     most_examples: int = 100_000
