@@ -76,13 +76,13 @@ class Bench:
         run_here(nodes, to_run_config(federation, self.settings, str(folder), False))
         found = stored(folder)
         assert found is not None
-        tensors, identity = found[0].tensors, found[0].id
-        result = {"dice": self._score(tensors, self.parts["pooled"]["val"]), **json.loads((folder / ROUNDS).read_text())}
+        trained, _ = found
+        result = {"dice": self._score(trained.tensors, self.parts["pooled"]["val"]), **json.loads((folder / ROUNDS).read_text())}
         if federation.batch_norm == "local":
             result["own"] = {}
             for node in nodes:
-                own = Memory.read(Path(node["memory"]), identity, federation.rounds).own
-                result["own"] |= self._score({**tensors, **own}, self.parts[node["name"]]["val"])
+                own = Memory.read(Path(node["memory"]), trained.id, trained.last_kept).own
+                result["own"] |= self._score({**trained.tensors, **own}, self.parts[node["name"]]["val"])
         return {**result, "seconds": time.perf_counter() - started}
 
     def _node(self, site: str, folder: Path) -> dict[str, str]:

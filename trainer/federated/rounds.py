@@ -76,7 +76,7 @@ def federate(grid: Sites, federation: Federation, settings: Settings, folder: Pa
         _round(grid, strategy, federation, settings, run, nodes[: federation.sites] if federation.noise else nodes)
         write(run, federation, settings, folder)
         getLogger("flwr").info("monet-train: %s", _summary(run.history[-1], len(run.history), federation.rounds))
-    if not any(row["kept"] for row in run.history):
+    if not run.last_kept:
         raise MonetError(f"no round had enough valid replies; the last: {_summary(run.history[-1], federation.rounds, federation.rounds)}")
     nodes = nodes or wait_for_sites(grid, federation.minimum, federation.wait)
     run.scores = _evaluate(grid, federation, settings, run, nodes)
@@ -193,10 +193,9 @@ def _move(run: Run, average: Tensors, federation: Federation) -> None:
     share = np.float32(federation.momentum)
     with np.errstate(over="ignore"):
         moved = {name: tensor + share * run.step[name] if name in run.step else tensor for name, tensor in average.items()}
-    if not all(np.isfinite(tensor).all() for tensor in moved.values()):
-        moved = average
-    first = run.last_kept == 0
-    run.step = {} if first else {name: moved[name] - tensor for name, tensor in run.tensors.items() if still not in name}
+        if not all(np.isfinite(tensor).all() for tensor in moved.values()):
+            moved = average
+        run.step = {name: moved[name] - tensor for name, tensor in run.tensors.items() if still not in name} if run.last_kept else {}
     run.tensors = moved
 
 
