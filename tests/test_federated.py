@@ -1,7 +1,8 @@
 """Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from typer.testing import CliRunner
 
 from monet_edge.errors import MonetError
 from trainer.cli import app
+from trainer.config import STRONG
 from trainer.config_text import to_json
-from trainer.federated import launch, run, settings, superlink, wire
+from trainer.federated import commands, launch, run, settings, superlink, wire
 from trainer.federated.compress import decode, encode, layout
 from trainer.federated.privacy import epsilon
 from trainer.federated.settings import Federation
@@ -40,6 +42,14 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
 def test_a_federation_that_cannot_be_is_refused(values):
     with pytest.raises(MonetError):
         Federation(**values)
+
+
+def test_the_commands_default_to_the_federation_whose_length_is_the_recipes():
+    assert Federation().rounds * Federation().epochs == STRONG.epochs
+    for command in (commands.federated, commands.federated_server):
+        defaults = {name: parameter.default for name, parameter in signature(command).parameters.items()}
+        for name in defaults.keys() & asdict(Federation()).keys() - {"sites", "minimum"}:
+            assert defaults[name] == getattr(Federation, name), name
 
 
 def test_a_plateau_is_nothing_that_sites_could_wait_for(alike):

@@ -23,6 +23,8 @@ class Federation:
     Attributes
     ----------
     rounds : int
+        100 of one epoch are as many epochs as recipe `strong` has. On `brain-flair` the mean Dice then came 0.009 below that of training on
+        all scans in one place, after 30 rounds 0.027 and after 60 0.045 below (benchmarks/FEDERATED.md).
     epochs : int
         Of training at every site in every round.
     sites : int
@@ -49,7 +51,7 @@ class Federation:
         For which epsilon is told.
     """
 
-    rounds: int = 30
+    rounds: int = 100
     epochs: int = 1
     sites: int = 2
     minimum: int = 2
