@@ -1,11 +1,11 @@
 """Federated against pooled training on `brain-flair`: three institutions, the very ServerApp and ClientApp in one process.
 
-    python -m benchmarks.federated run PREPARED --splits weights/brain-flair.splits.json -o federated.json --minutes 8
-    python -m benchmarks.federated page federated.json
+    python -m benchmarks.federated run PREPARED --splits weights/brain-flair.splits.json -o f100.json --minutes 8
+    python -m benchmarks.federated page f100.json
 
-The first command goes on where it was stopped when it is given again. `page` adds what it wrote to `results/federated.json` and
-writes `FEDERATED.md` from that. Every training holds the Dice of every validation patient, at the network's size, which is the
-scans' own.
+The first command goes on where it was stopped when it is given again; every length (`--rounds`, `--epochs`) has a file of its own.
+`page` adds such files to `results/federated.json` and writes `FEDERATED.md` from that. Every training holds the Dice of every
+validation patient, at the network's size, which is the scans' own.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def run(
     folder: Annotated[Path, typer.Argument(metavar="PREPARED", help="`brain-flair` as monet-train prepare writes it.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A JSON file, written after every training; one that exists goes on.")],
     splits: Annotated[Path, typer.Option(help="The committed split.")],
-    rounds: int = 30,
-    epochs: int = 1,
+    rounds: int = Federation.rounds,
+    epochs: int = Federation.epochs,
     only: Annotated[str, typer.Option(help="pooled, sites, traffic, noise, and the names of the page's rows.")] = "",
     minutes: Annotated[float, typer.Option(help="Begin no training after so many; the same command goes on.")] = math.inf,
     size: int = 256,
@@ -179,22 +179,28 @@ def _median_norm(training: dict[str, Any]) -> float:
 
 
 @app.command()
-def page(parts: Annotated[list[Path] | None, typer.Argument(help="What `run` wrote, added to the recorded results.")] = None) -> None:
+def page(parts: Annotated[list[Path] | None, typer.Argument(exists=True, help="What `run` wrote, a file a length.")] = None) -> None:
     """Merge what `run` wrote into the results and write the page."""
-    found: dict[str, Any] = {}
-    for part in [RESULTS, *(parts or [])]:
-        if part.exists():
-            found = merge(found, json.loads(part.read_text()))
+    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for path in parts or []:
+        part = json.loads(path.read_text())
+        if found.get("settings", part["settings"]) != part["settings"]:
+            raise typer.BadParameter(f"{path} holds trainings with other settings than {RESULTS.name}; move that away to begin anew")
+        found = merge(found, part)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(federated_page.page(found))
 
 
-def merge(found: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Recorded results with more of them; what both hold is the newer one's, and trainings with other settings are not mixed."""
-    if any(found.get(key) != more[key] for key in ALIKE):
-        found = {**found, "runs": {}}
-    both = {key: {**found.get(key, {}), **more.get(key, {})} for key in ("runs", "machines", "traffic")}
-    return {**found, **more, **both}
+def merge(found: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """Recorded results with a file of `run`: traffic once, trainings by length (rounds x epochs); of what both hold the file's counts."""
+    machines, length = part["machines"], f"{part['rounds']}x{part['epochs']}"
+    merged = {"experiments": {}, **found, "settings": part["settings"]}
+    if "traffic" in part:
+        merged["traffic"] = {"machine": machines["traffic"], "bytes": part["traffic"]}
+    if part["runs"]:
+        runs = {name: {"machine": machines[name], **training} for name, training in part["runs"].items()}
+        merged["experiments"] = {**merged["experiments"], length: {**merged["experiments"].get(length, {}), **runs}}
+    return merged
 
 
 if __name__ == "__main__":

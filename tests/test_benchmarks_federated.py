@@ -1,6 +1,7 @@
 """The federated benchmark: every training once, whatever interrupts it; its page says what is not there."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 from benchmarks import federated, federated_page, paired
 from monet_edge import phantom
 from trainer.dataset import read
+from trainer.federated.settings import Federation
 from trainer.prepare import prepare
 
 
@@ -65,30 +67,95 @@ def test_bytes_are_counted_for_every_network(data, tmp_path):
     assert 4 * 403_556 < monet["none"]["up"] < 4 * 403_556 + 2000
     assert 2 * 403_556 < monet["float16"]["down"] < 2 * 403_556 + 2000
     assert 403_556 < monet["int8"]["up"] < 403_556 + 2000
-    assert "| MoNet | float16 | " in federated_page.page(found)
-    assert federated_page.page(found).count(f"| {federated_page.MISSING} |") > 8
+    merged = federated.merge({}, found)
+    assert merged["traffic"] == {"machine": found["machines"]["traffic"], "bytes": found["traffic"]}
+    assert "| MoNet | float16 | " in federated_page.page(merged)
 
 
-def recorded(**dice):
-    runs = {name: {"dice": dict(zip("abc", values, strict=True))} for name, values in dice.items()}
-    return {"rounds": 30, "epochs": 1, "settings": "x", "runs": runs}
+MACHINE = {"cpu": "x", "cores": 1, "load": 0, "system": "x", "date": "x", "revision": "x", "versions": {}}
+EQUAL, BETTER, WORSE = (0.5, 0.6, 0.7), (0.6, 0.7, 0.8), (0.4, 0.5, 0.6)
 
 
-def test_the_page_pairs_patients():
-    page = federated_page.page(recorded(pooled=(0.5, 0.6, 0.7), fedavgm=(0.6, 0.7, 0.8), float16=(0.6, 0.7, 0.7), CS=(0.1, 0.2, 0.3)))
-    assert "| pooled | 0.600 |  |" in page
-    assert "| FedAvgM | 0.700 | +0.100 (+0.100 to +0.100) |" in page
-    assert "float16 minus float32 traffic: -0.0333 (" in page
-    assert "Mean of the single sites' models: 0.200." in page
-    assert f"| HT alone | {federated_page.MISSING} | {federated_page.MISSING} |" in page
+def part(rounds, recipe=30, **dice):
+    """A file of `run`: trainings of one length with the Dice of three patients."""
+    runs = {name.replace("_", "-"): {"dice": dict(zip("abc", values, strict=True))} for name, values in dice.items()}
+    settings = json.dumps({"recipe": {"epochs": recipe}})
+    return {"rounds": rounds, "epochs": 1, "settings": settings, "runs": runs, "machines": dict.fromkeys(runs, MACHINE)}
 
 
-def test_trainings_with_other_settings_are_not_mixed():
-    first, second = recorded(pooled=(1, 1, 1)), recorded(fedavgm=(0, 0, 0))
-    assert federated.merge({**first, "traffic": {"monet": {}}}, second)["runs"].keys() == {"pooled", "fedavgm"}
-    other = federated.merge({**first, "traffic": {"monet": {}}}, {**second, "rounds": 20})
-    assert other["runs"].keys() == {"fedavgm"}
-    assert other["traffic"] == {"monet": {}}
+def page_of(*parts):
+    found = {}
+    for one in parts:
+        found = federated.merge(found, one)
+    return federated_page.page(found)
+
+
+def test_the_page_pairs_patients_with_the_pooled_training_of_the_same_length():
+    float16, alone = (0.6, 0.7, 0.7), (0.1, 0.2, 0.3)
+    long = part(30, pooled=EQUAL, fedavgm=BETTER, fedbn=EQUAL, float16=float16, CS=alone, DU=alone, HT=EQUAL)
+    long["runs"]["fedbn"]["own"] = long["runs"]["fedavgm"]["dice"]
+    page = page_of(long, part(9, pooled=BETTER, fedavgm=EQUAL, CS=alone))
+    assert "| training | 9 rounds | 30 rounds |" in page
+    assert "| pooled | 0.700 | 0.600 |" in page
+    assert "| FedAvgM | 0.600 | 0.700 |" in page
+    assert "| FedAvgM | -0.100 (-0.100 to -0.100) | +0.100 (+0.100 to +0.100) |" in page
+    own = "| FedBN, each site's patients with its own BatchNorm |"
+    assert f"{own}  | 0.700 |" in page
+    assert f"{own}  | +0.100 (+0.100 to +0.100) |" in page
+    assert "float16 minus float32 traffic at 30 rounds: -0.0333 (" in page
+    assert "single sites' models at 30 rounds: 0.333; FedAvgM minus that, paired: +0.367 (+0.367 to +0.367)." in page
+    assert "single sites' models at 9 rounds" not in page  # two of the three are missing there
+
+
+def test_the_page_says_what_is_not_recorded():
+    page = page_of(part(9, pooled=EQUAL, fedavgm=WORSE), part(30, fedavgm=WORSE, CS=WORSE))
+    assert page.count(f"| FedAvg | {federated_page.MISSING} |  |") == 2
+    assert "| CS alone |  | 0.500 |" in page
+    assert f"| CS alone | {federated_page.MISSING} |  |" in page  # nothing there to subtract
+    assert "An empty cell: not recorded at that length." in page
+
+
+def test_the_verdict_begins_with_the_recipes_own_length():
+    parts = [part(9, pooled=EQUAL, fedavgm=WORSE), part(30, pooled=EQUAL, fedavgm=BETTER), part(60, fedavgm=WORSE)]
+    told = "at 30 rounds, the recipe's own length, 0.100 above (+0.100 to +0.100); at 9 rounds 0.100 below (-0.100 to -0.100)."
+    assert f": {told}\n" in page_of(*parts)  # at 60 there is nothing to subtract
+    assert f"intervals: {federated_page.MISSING}." in page_of(parts[-1])
+
+
+def test_noise_stands_beside_the_dice_without_it_of_the_same_length():
+    noisy = part(9, fedavgm=EQUAL, noise_1=WORSE)
+    noisy["runs"]["noise-1"] |= {"federation": {"noise": 1.0, "delta": 1e-5}, "rounds": [{"epsilon": 3.0}]}
+    page = page_of(noisy, part(30, fedavgm=BETTER))
+    assert "| 1 | 9 rounds | 3 | 1e-05 | 0.500 | 0.600 |" in page
+    assert f"| 0.1 | {federated_page.MISSING} |" in page
+    assert "With 3 sites, 0.500 is the best Dice below that." in page
+
+
+def test_lengths_are_kept_apart_and_the_newer_training_counts():
+    first = {**part(9, pooled=EQUAL, CS=EQUAL), "traffic": {"monet": {}}}
+    first["machines"]["traffic"] = MACHINE
+    found = federated.merge(federated.merge({}, first), part(9, CS=WORSE, DU=EQUAL))
+    found = federated.merge(found, part(30, CS=BETTER))
+    assert {length: list(runs) for length, runs in found["experiments"].items()} == {"9x1": ["pooled", "CS", "DU"], "30x1": ["CS"]}
+    assert [found["experiments"][length]["CS"]["dice"]["a"] for length in ("9x1", "30x1")] == [0.4, 0.6]
+    assert found["traffic"] == {"machine": MACHINE, "bytes": {"monet": {}}}
+    only_traffic = {**first, "runs": {}, "rounds": 60}
+    assert federated.merge(found, only_traffic) == found  # no empty column for it
+    assert f"## Dice\n\n{federated_page.MISSING}\n" in federated_page.page(federated.merge({}, only_traffic))
+
+
+def test_trainings_with_other_settings_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(federated, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(federated, "PAGE", tmp_path / "page.md")
+    for name, one in {"a": part(9, pooled=EQUAL), "b": part(30, pooled=EQUAL), "c": part(30, recipe=8, CS=EQUAL)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(one))
+    assert CliRunner().invoke(federated.app, ["page", str(tmp_path / "a.json"), str(tmp_path / "b.json")]).exit_code == 0
+    recorded = federated.RESULTS.read_text()
+    result = CliRunner().invoke(federated.app, ["page", str(tmp_path / "c.json")])
+    assert result.exit_code == 2
+    assert "other settings than" in result.output
+    assert federated.RESULTS.read_text() == recorded
+    assert "| pooled | 0.600 | 0.600 |" in federated.PAGE.read_text()
 
 
 def test_an_interval_holds_the_mean_and_grows_with_the_spread():
@@ -101,3 +168,12 @@ def test_an_interval_holds_the_mean_and_grows_with_the_spread():
 
 def test_the_committed_page_is_what_the_record_gives():
     assert federated.PAGE.read_text() == federated_page.page(json.loads(federated.RESULTS.read_text()))
+
+
+def test_the_manual_tells_the_recorded_figures():
+    found = json.loads(federated.RESULTS.read_text())
+    manual = " ".join((federated.HERE.parent / "docs" / "federated.md").read_text().split())
+    megabytes = Federation.rounds * sum(found["traffic"]["bytes"]["monet"]["none"].values()) / 1e6
+    assert f"{Federation.rounds} rounds of MoNet are {megabytes:.0f} MB a site" in manual
+    for length, name in product(("30x1", "60x1", "100x1"), ("pooled", "fedavgm")):
+        assert f"{np.mean(list(found['experiments'][length][name]['dice'].values())):.3f}" in manual
