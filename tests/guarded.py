@@ -20,7 +20,7 @@ from conftest import random_tensors  # noqa: E402
 from monet_edge import architectures  # noqa: E402
 from monet_edge.kernels import _jit, layout  # noqa: E402
 from monet_edge.plan import Plan, program  # noqa: E402
-from monet_edge.spec import fold  # noqa: E402
+from monet_edge.spec import INPUT, Op, Spec, fold  # noqa: E402
 
 PAGE = mmap.PAGESIZE
 SIDE, PLANT = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
@@ -64,12 +64,14 @@ GAPS: list[int] = []
 layout.aligned_zeros = program.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
 program.place = guarded_place
 
+DOWN = {"filters": 16, "kernel": 4, "stride": 2, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
 NETWORKS = [
     (architectures.monet(), 120, 116),  # enough for whole strips of tiles on every level
     (architectures.monet(filters=5, depth=1), 10, 34),
     (architectures.monet(in_channels=40, classes=3, filters=16, depth=1), 6, 22),
     (architectures.unet(12, depth=2, in_channels=3), 12, 20),
     (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
+    (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
 ]
 
 

@@ -66,7 +66,7 @@ def test_winograd_any_channels(channels, filters):
     assert_as_defined([conv("c", "image", filters, dilation=2, activation="relu")], channels, 13, 10, "conv_winograd")
 
 
-GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 1, 1), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
+GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 2, 3), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), GEMM)
@@ -91,6 +91,27 @@ def test_transposed_gemm(kernel, stride, padding, height, width):
 @pytest.mark.parametrize(("channels", "filters"), [(16, 16), (20, 50), (64, 32)])
 def test_transposed_winograd(height, width, channels, filters):
     assert_as_defined([deconv("d", "image", filters, 4, 2, 1, activation="elu")], channels, height, width, "conv_winograd")
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 2), (5, 8), (8, 9), (9, 31), (18, 17), (4, 386)])
+@pytest.mark.parametrize(("channels", "filters"), [(16, 16), (20, 50), (64, 32)])
+def test_strided_winograd(height, width, channels, filters):
+    assert_as_defined([conv("c", "image", filters, 4, 2, padding=1, activation="elu")], channels, height, width, "conv_winograd")
+
+
+def test_strided_winograd_at_the_right_edge_does_not_see_the_next_row():
+    spec = Spec("test", 16, (conv("c", "image", 16, 4, 2, padding=1),))
+    kernels = _jit.load()
+    program = Program(Plan(spec, random_tensors(spec), kernels.isa), kernels.addresses, 9, 13, keep=True)
+    program.image[...] = 1.0
+    program.image[:, :, 0] = np.nan
+    kernels.run(program.steps[0].ctypes.data, 0, len(program.steps[0]))
+    assert np.isfinite(program.value("c")[:, :, 4:]).all()
+
+
+def test_strided_winograd_of_a_concat():
+    concat = [conv("a", "image", 20), conv("b", "image", 24), op("k", "concat", "a", "b")]
+    assert_as_defined([*concat, conv("c", "k", 40, 4, 2, padding=1)], 16, 18, 22, "conv_winograd")
 
 
 @pytest.mark.parametrize("activation", ["none", "relu"])

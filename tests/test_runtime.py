@@ -178,7 +178,7 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
-@pytest.mark.parametrize(("classes", "families"), [(1, {"convolutions"}), (3, {"convolutions", "others"})])
+@pytest.mark.parametrize(("classes", "families"), [(1, {"monet"}), (3, {"monet", "others"})])
 def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     code = f"""if True:
         from conftest import random_tensors

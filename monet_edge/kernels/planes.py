@@ -6,6 +6,7 @@ convolution to one channel writes its plane.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,6 @@ def _emit_dot(v: Vectors, source: Any, pixel: Any, blocks: Any, weights: Any, bi
     builder, lanes = v.builder, v.isa.lanes
     source, weights, target = v.pointer(source), v.pointer(weights), v.pointer(target)
     constant = v.load_splat(v.pointer(bias))
-    even, odd = (ir.Constant(v.integers, list(range(first, 2 * lanes, 2))) for first in (0, 1))
 
     def pixels(x: Any, _: list[Any]) -> list[Any]:
         begin = v.at(source, builder.mul(x, pixel))
@@ -77,8 +77,7 @@ def _emit_dot(v: Vectors, source: Any, pixel: Any, blocks: Any, weights: Any, bi
 
         totals = v.loop(v.times(blocks, v.parts), 1, [v.constant(0.0)] * lanes, vector)
         while len(totals) > 1:  # sum the lanes of all vectors: neighbours, then neighbours of sums, which ends in order
-            pairs = zip(totals[::2], totals[1::2], strict=True)
-            totals = [v.add(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd)) for a, b in pairs]
+            totals = [v.add_neighbours(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
         logits = v.add(totals[0], constant)
         at = v.at(target, v.times(x, 4))
         done = builder.append_basic_block("done")
@@ -145,7 +144,7 @@ def to_planes(s):  # type: ignore[no-untyped-def]
 def pack_planes(weight: np.ndarray, isa: Isa) -> np.ndarray:
     """(out, in, k, k) to panels of the narrow tile's columns, in each (in * k * k, columns)."""
     matrix = pad_blocks(weight.reshape(len(weight), -1).T, 1)
-    return pack_matrix(matrix, Isa(isa.name, isa.lanes, isa.pin, isa.narrow, isa.narrow, isa.tail))
+    return pack_matrix(matrix, replace(isa, wide=isa.narrow, pairs=False))
 
 
 def plane_offsets(channels: int, kernel: int, dilation: int, plane: int, row: int) -> np.ndarray:

@@ -33,6 +33,8 @@ class Isa:
         GEMM tile, rows x columns, for 16 output channels and for 32 or more.
     tail : int
         Rows of the tile that finishes a strip.
+    pairs : bool
+        Whether the narrow tile takes two numbers of a row with one load, and has sums of its own for the second ones.
     """
 
     name: str
@@ -41,9 +43,10 @@ class Isa:
     narrow: tuple[int, int]
     wide: tuple[int, int]
     tail: int
+    pairs: bool = False
 
 
-AVX512 = Isa("avx512", 16, "v", (24, 16), (12, 32), 8)  # 32 registers: 24 accumulators, 1 or 2 of weights
+AVX512 = Isa("avx512", 16, "v", (12, 16), (12, 32), 8, pairs=True)  # 32 registers: 24 accumulators, 2 of weights
 AVX2 = Isa("avx2", 8, "x", (6, 16), (6, 16), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast
 SSE = Isa("sse", 4, "x", (4, 8), (4, 8), 4)  # 16 registers: 8 accumulators; 6x8 spills, as there is no fused product, and is no faster
 NEON = Isa("neon", 4, "w", (6, 16), (6, 16), 6)  # 32 registers: 24 accumulators, 4 of weights, 2 of inputs
@@ -123,6 +126,13 @@ class Vectors:
     def load_splat(self, pointer: Any, offset: Any = 0) -> Any:
         return self.splat(self.builder.load(self.at(pointer, offset), typ=FLOAT, align=4))
 
+    def load_pair(self, pointer: Any, offset: Any = 0) -> Any:
+        """Two neighbouring numbers, in turn in all lanes."""
+        pair = ir.VectorType(FLOAT, 2)
+        both = self.builder.load(self.at(pointer, offset), typ=pair, align=4)
+        lanes = ir.Constant(self.integers, [0, 1] * (self.isa.lanes // 2))
+        return self.builder.shuffle_vector(both, ir.Constant(pair, ir.Undefined), lanes)
+
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[Any]) -> Any:
         module = self.builder.module
         function = module.globals.get(name)
@@ -147,6 +157,11 @@ class Vectors:
 
     def mul(self, a: Any, b: Any) -> Any:
         return self.builder.fmul(a, b)
+
+    def add_neighbours(self, a: Any, b: Any) -> Any:
+        """Sums of lanes 0 and 1, 2 and 3, ... of ``a``, then of ``b``."""
+        even, odd = (ir.Constant(self.integers, list(range(first, 2 * self.isa.lanes, 2))) for first in (0, 1))
+        return self.add(self.builder.shuffle_vector(a, b, even), self.builder.shuffle_vector(a, b, odd))
 
     def maximum(self, a: Any, b: Any) -> Any:
         """The greater of both; ``a`` where it is not a number."""

@@ -3,8 +3,8 @@
     Y = A' [ (G g G') * (B' d B) ] A          d a 6x6 tile of the input, g the 3x3 filter, Y a 4x4 tile of the output
 
 README.md derives the matrices. Summed over the input channels, each of the 36 positions is a matrix product over a strip of
-tiles. A dilation of n is n * n convolutions without one on the grids ``x[i::n, j::n]``: only the tile's steps change. The
-transposed 4x4 convolution with stride 2 is four 2x2 convolutions, one a phase of the output, that share the input transform.
+tiles. A dilation of n is n * n convolutions without one on the grids ``x[i::n, j::n]``: only the tile's steps change. 4x4
+convolutions with stride 2, transposed or not, are made of 2x2 ones; `filters` says how.
 """
 
 from __future__ import annotations
@@ -16,17 +16,13 @@ import numpy as np
 from llvmlite import ir
 
 from .finish import finish
-from .gemm import emit_gemm, pack_matrix, place_lanes
+from .gemm import emit_gemm
 from .memory import least, peek
-from .simd import BLOCK, BYTES, I32, Isa, Micro, Vectors
+from .simd import BLOCK, BYTES, I32, Micro, Vectors
 
 TILE = 36 * BYTES  # a transformed tile of a channel block lies in one piece: 1 to 3 % less time for MoNet than in 36
 
 P, Q = 0.5**0.5, 2**0.5  # the points are 0, +-P, +-Q and infinity; P * Q = 1
-
-# G: a filter's values at the points, scaled so that the other two transforms cost the fewest operations
-_SCALES = ((P, 2 * P * (P**2 - Q**2)), (Q, 2 * Q * (Q**2 - P**2)))
-G = np.array([[1, 0, 0], *([1 / n, sign * p / n, p * p / n] for p, n in _SCALES for sign in (1, -1)), [0, 0, 1]])
 
 
 def _input_pair(v: Vectors, pair: int, d: list[Any]) -> tuple[Any, Any]:
@@ -143,12 +139,13 @@ gemm_tiles = Micro("gemm_tiles", 8, partial(emit_gemm, pitch=TILE))
 
 PLACE = np.dtype([(name, np.int64) for name in ("y", "x", "height", "width", "rows", "columns")])
 PLACE_BYTES = PLACE.itemsize
+LINES = 6 * 16  # bytes: the addresses of a tile's six rows or columns
 
 
 def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
-    """The tiles of ``places`` of a 3x3 convolution with stride 1 (one phase), or of a transposed 4x4 with stride 2 (four)."""
+    """The tiles of ``places`` of a 3x3 convolution with stride 1 or a 4x4 with stride 2 (one phase), or its transpose (four)."""
     blocks, out_blocks, out_step, strip = s.source_blocks, s.target_blocks, s.out_step, s.strip
-    panel = blocks * out_blocks * BLOCK * BYTES
+    half = blocks // s.in_step  # with stride 2 the blocks of the even rows, then of the odd ones; in each, columns take turns
     down, right = s.dilation * out_step * s.target_row, s.dilation * out_step * s.target_pixel
     other_down, other_right = s.dilation * out_step * s.other_row, s.dilation * out_step * s.other_pixel
     positions = 36 if out_step == 1 else 25
@@ -165,15 +162,18 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                     corner = base + (y - s.dilation) * row + (x - s.dilation) * pixel
                     winograd_input(corner, s.dilation * row, s.dilation * pixel, target)
                 else:
-                    winograd_patch(base, row, pixel, rows, columns, s.tile)
+                    odd_row, odd_column = block // half, block % s.in_step
+                    winograd_patch(base, row, pixel, rows + odd_row * LINES, columns + odd_column * LINES, s.tile)
                     winograd_input(s.tile, 6 * BYTES, BYTES, target)
             place += PLACE_BYTES
         weights = s.weights
         for phase in range(s.phase_count):
             for number in range(positions):
-                position = peek(s.phases + (phase * positions + number) * 8) * BYTES
-                gemm_tiles(s.gathered + position, strip * TILE, blocks, weights, s.sums + position, strip * TILE, out_blocks * BLOCK, count)
-                weights += panel
+                product = s.phases + (phase * positions + number) * 32
+                position, first, step, some = peek(product) * BYTES, peek(product + 8), peek(product + 16), peek(product + 24)
+                gathered = s.gathered + first * strip * TILE + position
+                gemm_tiles(gathered, step * strip * TILE, some, weights, s.sums + position, strip * TILE, out_blocks * BLOCK, count)
+                weights += some * out_blocks * BLOCK * BYTES
             place = s.places + start * PLACE_BYTES
             for t in range(count):
                 y, x = peek(place) * out_step + phase // 2, peek(place + 8) * out_step + phase % 2
@@ -187,27 +187,35 @@ def conv_winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
                 place += PLACE_BYTES
 
 
-def tile_places(height: int, width: int, dilation: int, y0: int, y1: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Where the tiles are that make rows [y0, y1) of a ``height`` x ``width`` image, in order of rows.
+def tile_places(height: int, width: int, apart: int, dilation: int, y0: int, y1: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Where the tiles are that make rows [y0, y1) of an output, in order of rows.
 
     ``y0`` is a multiple of 4 * dilation, so that the tiles, and with them every bit of the result, do not depend on how the
     rows are shared out.
+
+    Parameters
+    ----------
+    height, width : int
+        Of the input.
+    apart : int
+        2 where even and odd rows and columns of the input are images of their own.
 
     Returns
     -------
     places : array of PLACE
         A tile's first output pixel; how many of its 4x4 are wanted; for a tile that hangs over an edge the addresses of its
-        rows and its columns in the second array, each (6, 2): an index inside the image, and -1 if it is really meant, else 0.
+        rows and its columns in the second array, (6, 2) an image: an index inside it, and -1 if it is really meant, else 0.
     keep : tuple of arrays
         What the addresses point to.
     """
-    ys, xs = _starts(y0, y1, dilation), _starts(0, width, dilation)
-    rows, columns = _reach(ys, height, dilation), _reach(xs, width, dilation)
+    width_out = width // apart
+    ys, xs = _starts(y0, y1, dilation), _starts(0, width_out, dilation)
+    rows, columns = _reach(ys, height, apart, dilation), _reach(xs, width, apart, dilation)
     places = np.zeros((len(ys), len(xs)), PLACE)
     places["y"], places["x"] = ys[:, None], xs
     places["height"] = np.minimum(4, -((ys - y1) // dilation))[:, None]
-    places["width"] = np.minimum(4, -((xs - width) // dilation))
-    edge = (rows[:, :, 1] == 0).any(1)[:, None] | (columns[:, :, 1] == 0).any(1)
+    places["width"] = np.minimum(4, -((xs - width_out) // dilation))
+    edge = (rows[..., 1] == 0).any((1, 2))[:, None] | (columns[..., 1] == 0).any((1, 2))
     places["rows"] = edge * (rows.ctypes.data + np.arange(len(ys)) * rows.strides[0])[:, None]
     places["columns"] = edge * (columns.ctypes.data + np.arange(len(xs)) * columns.strides[0])
     return places.ravel(), (rows, columns)
@@ -219,45 +227,9 @@ def _starts(first: int, end: int, dilation: int) -> np.ndarray:
     return starts[starts < end]
 
 
-def _reach(starts: np.ndarray, size: int, dilation: int) -> np.ndarray:
-    """(tiles, 6, 2): the six lines that each tile reads, and whether they are inside."""
-    lines = starts[:, None] + (np.arange(6) - 1) * dilation
-    inside = (lines >= 0) & (lines < size)
-    return np.stack([np.where(inside, lines, 0), -inside.astype(np.int64)], axis=2)
-
-
-def phase_positions(transposed: bool) -> np.ndarray:
-    """The positions that have weights, in the order of these: all 36, or 25 for each of the four phases."""
-    grid = np.arange(36).reshape(6, 6)
-    if not transposed:
-        return grid.ravel()
-    return np.concatenate([grid[fy : fy + 5, fx : fx + 5].ravel() for fy in range(2) for fx in range(2)])
-
-
-def transform_weights(filters: np.ndarray, lanes: np.ndarray, isa: Isa) -> np.ndarray:
-    """(out, in, 3, 3) to (36, packed (in, out) matrix): G g G', in double precision."""
-    return pack_matrix(place_lanes(_transform(filters), lanes), isa)
-
-
-def transform_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> np.ndarray:
-    """(in, out, 4, 4), stride 2, padding 1, to (4 * 25, packed (in, out) matrix).
-
-    Output row 2 i + fy is a sum over input rows i - 1, i, i + 1: taps (3, 1, -) for fy = 0, (-, 2, 0) for fy = 1.
-    """
-    taps = (((0, 3), (1, 1)), ((1, 2), (2, 0)))
-    phases = []
-    for fy in range(2):
-        for fx in range(2):
-            filters = np.zeros((weight.shape[1], weight.shape[0], 3, 3))
-            for i, ky in taps[fy]:
-                for j, kx in taps[fx]:
-                    filters[:, :, i, j] = weight[:, :, ky, kx].T
-            positions = _transform(filters).reshape(6, 6, *weight.shape[:2])
-            phases.append(positions[fy : fy + 5, fx : fx + 5].reshape(25, *weight.shape[:2]))
-    return pack_matrix(place_lanes(np.concatenate(phases), lanes), isa)
-
-
-def _transform(filters: np.ndarray) -> np.ndarray:
-    """(out, in, 3, 3) to (36, in, out) float32: G g G', in float64."""
-    rows = np.einsum("ia,ocab->ibco", G, filters.astype(np.float64))  # in two steps, which is four times less work than in one
-    return np.einsum("jb,ibco->ijco", G, rows).reshape(36, *filters.shape[1::-1]).astype(np.float32)
+def _reach(starts: np.ndarray, size: int, apart: int, dilation: int) -> np.ndarray:
+    """(tiles, apart, 6, 2): the six lines that each tile reads of every image, and whether they are inside."""
+    lines = starts[:, None, None] + (np.arange(6) - 1) * dilation
+    sizes = -(-(size - np.arange(apart)) // apart)
+    inside = (lines >= 0) & (lines < sizes[:, None])
+    return np.stack([np.where(inside, lines, 0), -inside.astype(np.int64)], axis=3)

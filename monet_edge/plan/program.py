@@ -80,7 +80,7 @@ class Program:
         self.buffers, size = self._place(keep)
         self.arena = aligned_zeros(size)
         self.scratches = [_Scratch(plan).allocate() for _ in range(parts)]
-        self.sources = {layer.name: self._sources(layer.inputs) for layer in plan.layers}
+        self.sources = {layer.name: self._sources(layer.inputs, plan.packed[layer.name].apart) for layer in plan.layers}
         self.output_sources = self._sources((plan.spec.output,))
         self.image = _bordered(self.shapes[INPUT], plan.border or 0)
         output = self.shapes[plan.spec.output]
@@ -137,8 +137,11 @@ class Program:
         pixel = blocks(channels) * BYTES
         return Buffer(0, width * pixel, pixel, blocks(channels), height * width * pixel)
 
-    def _sources(self, values: tuple[str, ...]) -> np.ndarray:
-        """The (blocks, 3) table of what a layer reads: base, row, pixel."""
+    def _sources(self, values: tuple[str, ...], apart: int = 1) -> np.ndarray:
+        """The (blocks, 3) table of what a layer reads: base, row, pixel.
+
+        With ``apart`` 2, even and odd rows and columns are images of their own, in the order that `filters.pack_strided` says.
+        """
         rows = []
         for value in values:
             if value not in self.buffers:  # planes
@@ -146,7 +149,9 @@ class Program:
             buffer = self.buffers[value]
             for block in range(buffer.blocks):
                 rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
-        return np.array(rows, np.int64).reshape(-1, 3)
+        steps = range(apart)
+        images = [(base + i * row + j * pixel, apart * row, apart * pixel) for i in steps for base, row, pixel in rows for j in steps]
+        return np.array(images, np.int64).reshape(-1, 3)
 
     def _part(self, stages: list[Layer | str], addresses: Mapping[str, int], part: int, parts: int) -> np.ndarray:
         """The steps of one thread, with a barrier after each where there are others."""
@@ -198,7 +203,7 @@ class Program:
     def _tiles(self, step: np.void) -> tuple[int, int]:
         """Address and number of the tiles of a step; layers of one shape share them."""
         rows = [int(step[side] // step["out_step"]) for side in ("y0", "y1")]
-        key = (int(step["in_height"]), int(step["in_width"]), int(step["dilation"]), *rows)
+        key = (*(int(step[field]) for field in ("in_height", "in_width", "in_step", "dilation")), *rows)
         if key not in self.places:
             self.places[key] = winograd.tile_places(*key)
         places = self.places[key][0]
@@ -253,7 +258,7 @@ class _Scratch:
             packed = plan.packed[layer.name]
             line = packed.strip * BYTES
             if packed.kernel == "conv_winograd":
-                gathered = max(gathered, 36 * inputs * line)
+                gathered = max(gathered, 36 * packed.apart**2 * inputs * line)
                 sums = max(sums, 36 * outputs * line)
             elif packed.kernel == "conv_gemm":
                 gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES) - BYTES)
