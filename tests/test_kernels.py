@@ -116,9 +116,10 @@ def test_strided_winograd_of_a_concat():
 
 @pytest.mark.parametrize("activation", ["none", "relu"])
 @pytest.mark.parametrize("operands", [("a", "d"), ("d", "a")])
-def test_transposed_winograd_and_a_sum(activation, operands):
-    down = [conv("a", "image", 20), conv("b", "a", 24, 4, 2, padding=1), deconv("d", "b", 20, 4, 2, 1)]
-    plan, _ = assert_as_defined([*down, op("s", "add", *operands, activation=activation)], 17, 10, 14, "conv_winograd")
+@pytest.mark.parametrize(("kernel", "padding", "taken"), [(4, 1, "conv_winograd"), (2, 0, "conv_gemm")])
+def test_a_transposed_convolution_and_a_sum(activation, operands, kernel, padding, taken):
+    down = [conv("a", "image", 20), conv("b", "a", 24, 4, 2, padding=1), deconv("d", "b", 20, kernel, 2, padding)]
+    plan, _ = assert_as_defined([*down, op("s", "add", *operands, activation=activation)], 17, 10, 14, taken)
     assert [layer.name for layer in plan.layers] == ["a", "b", "s"]  # the sum is fused
 
 

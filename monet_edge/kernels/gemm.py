@@ -4,7 +4,8 @@
 
 A convolution is a list of *phases*. Each phase makes the output pixels ``(q * out_step + fy, j * out_step + fx)`` from the
 input pixels ``(q * in_step + dy, j * in_step + dx)``, one (dy, dx) a tap. A convolution with stride s is one phase with
-``in_step = s``; a transposed one is s * s phases with ``out_step = s``, each with its share of the taps.
+``in_step = s``; a transposed one is s * s phases with ``out_step = s``, each with its share of the taps. Where each has one
+tap, of the same pixel, they are one phase that makes s x s output pixels, side by side in the product's columns.
 """
 
 from __future__ import annotations
@@ -137,8 +138,10 @@ def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
     gathered, sums, strip, out_step = s.gathered, s.sums, s.strip, s.out_step
     block_bytes = strip * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
     for phase in range(s.phase_count):
-        entry = s.phases + phase * 40
-        fy, fx, taps, offsets, weights = peek(entry), peek(entry + 8), peek(entry + 16), peek(entry + 24), peek(entry + 32)
+        entry = s.phases + phase * 48
+        fy, fx, side, taps, offsets, weights = (
+            peek(entry), peek(entry + 8), peek(entry + 16), peek(entry + 24), peek(entry + 32), peek(entry + 40)
+        )  # fmt: skip
         first = (s.y0 - fy + out_step - 1) // out_step
         rows = (s.y1 - fy + out_step - 1) // out_step - first
         columns = (s.width - fx + out_step - 1) // out_step
@@ -167,34 +170,38 @@ def conv_gemm(s):  # type: ignore[no-untyped-def]  # Numba infers
                             copy(begin, pixel * s.in_step, target + left * BYTES, BYTES, inside - left)
                             zero(target + inside * BYTES, BYTES, some - inside)
                 done += some
-            gemm(gathered, block_bytes, taps * blocks, weights, sums, block_bytes, out_blocks * BLOCK, count)
+            gemm(gathered, block_bytes, taps * blocks, weights, sums, block_bytes, side * side * out_blocks * BLOCK, count)
             done = 0
             while done < count:
                 q, j = (start + done) // columns, (start + done) % columns
                 some = least(count - done, columns - j)
-                y, x = (first + q) * out_step + fy, j * out_step + fx
-                for block in range(out_blocks):
+                for n in range(side * side * out_blocks):
+                    block, pixel = n % out_blocks, n // out_blocks
+                    y, x = (first + q) * out_step + fy + pixel // side, j * out_step + fx + pixel % side
                     target = s.target + y * s.target_row + x * s.target_pixel + block * BYTES
                     other = s.other + y * s.other_row + x * s.other_pixel + block * BYTES
-                    finish(s.finish, sums + block * block_bytes + done * BYTES, 0, BYTES, target, 0, s.target_pixel * out_step,
+                    finish(s.finish, sums + n * block_bytes + done * BYTES, 0, BYTES, target, 0, s.target_pixel * out_step,
                            other, 0, s.other_pixel * out_step, s.parameters + block * 3 * BYTES, 1, some)  # fmt: skip
                 done += some
 
 
 def conv_phases(weight: np.ndarray, dilation: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[tuple]:
-    """The one phase of a convolution with ``weight`` (out, in, k, k): (fy, fx, taps (n, 2), packed weights)."""
+    """The one phase of a convolution with ``weight`` (out, in, k, k): (fy, fx, side, taps (n, 2), packed weights)."""
     kernel = weight.shape[2]
     taps = [(ky, kx) for ky in range(kernel) for kx in range(kernel)]
     offsets = np.array([(ky * dilation - padding, kx * dilation - padding) for ky, kx in taps], np.int64)
-    return [(0, 0, offsets, _pack_taps([weight[:, :, ky, kx].T for ky, kx in taps], lanes, isa))]
+    return [(0, 0, 1, offsets, _pack_taps([weight[:, :, ky, kx].T for ky, kx in taps], lanes, isa))]
 
 
 def deconv_phases(weight: np.ndarray, stride: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[tuple]:
-    """The stride * stride phases of a transposed convolution with ``weight`` (in, out, k, k).
+    """The stride * stride phases of a transposed convolution with ``weight`` (in, out, k, k), or the one that stands for all.
 
     Output row o gets input row i through tap k = o + padding - stride * i.
     """
     kernel, phases = weight.shape[2], []
+    if kernel == stride and padding == 0:
+        matrices = [place_lanes(weight[:, :, ky, kx], lanes) for ky in range(kernel) for kx in range(kernel)]
+        return [(0, 0, stride, np.zeros((1, 2), np.int64), pack_matrix(np.concatenate(matrices, axis=1), isa))]
     for fy in range(stride):
         for fx in range(stride):
             ys = range((fy + padding) % stride, kernel, stride)
@@ -202,7 +209,7 @@ def deconv_phases(weight: np.ndarray, stride: int, padding: int, lanes: np.ndarr
             taps = [(ky, kx) for ky in ys for kx in xs]
             offsets = [((fy + padding - ky) // stride, (fx + padding - kx) // stride) for ky, kx in taps]
             packed = _pack_taps([weight[:, :, ky, kx] for ky, kx in taps], lanes, isa) if taps else np.zeros(0, np.float32)
-            phases.append((fy, fx, np.array(offsets, np.int64).reshape(-1, 2), packed))
+            phases.append((fy, fx, 1, np.array(offsets, np.int64).reshape(-1, 2), packed))
     return phases
 
 

@@ -73,7 +73,7 @@ class Packed:
     kernel: str
     parameters: np.ndarray
     weights: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    phases: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.int64))
+    phases: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     phase_count: int = 1
     apart: int = 1  # Winograd with a stride of 2 reads even and odd rows and columns as images of their own
     strip: int = STRIP
@@ -150,9 +150,9 @@ class Plan:
             phases = gemm.deconv_phases(weight, op["stride"], op["padding"], lanes, self.isa)
         keep: list[np.ndarray] = []
         table = []
-        for fy, fx, taps, weights in phases:
+        for fy, fx, side, taps, weights in phases:
             keep += [np.ascontiguousarray(taps), aligned(weights)]
-            table.append((fy, fx, len(taps), keep[-2].ctypes.data, keep[-1].ctypes.data))
+            table.append((fy, fx, side, len(taps), keep[-2].ctypes.data, keep[-1].ctypes.data))
         return Packed("conv_gemm", parameters, phases=np.array(table, np.int64), phase_count=len(table), keep=tuple(keep))
 
     @staticmethod

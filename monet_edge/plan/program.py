@@ -261,8 +261,8 @@ class _Scratch:
                 gathered = max(gathered, 36 * packed.apart**2 * inputs * line)
                 sums = max(sums, 36 * outputs * line)
             elif packed.kernel == "conv_gemm":
-                gathered = max(gathered, int(packed.phases[:, 2].max()) * inputs * (line + BYTES) - BYTES)
-                sums = max(sums, outputs * (line + BYTES) - BYTES)
+                gathered = max(gathered, int(packed.phases[:, 3].max()) * inputs * (line + BYTES) - BYTES)
+                sums = max(sums, int(packed.phases[:, 2].max()) ** 2 * outputs * (line + BYTES) - BYTES)
             elif packed.kernel == "conv_planes":
                 sums = max(sums, outputs * line)
             elif packed.kernel == "conv_dot":
