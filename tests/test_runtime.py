@@ -16,6 +16,7 @@ from conftest import random_tensors
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.errors import SpecError
 from monet_edge.kernels import _cache, _jit
+from monet_edge.plan import Plan, Program
 from monet_edge.runtime import Engine
 from monet_edge.spec import fold
 from trainer.network import Network
@@ -70,6 +71,24 @@ def test_any_number_of_threads_gives_the_same_bits(case, threads):
 def tiny(threads=1):
     spec = fold(monet(filters=4, depth=1))
     return Engine(spec, random_tensors(spec), threads)
+
+
+def test_a_band_is_made_by_whoever_comes_first_and_by_nobody_else():
+    spec = fold(monet(filters=4, depth=1))
+    plan, kernels = Plan(spec, random_tensors(spec), _jit.load().isa), _jit.load()
+    image = np.random.default_rng(0).standard_normal((1, 64, 48)).astype(np.float32)
+    alone, shared = (Program(plan, kernels.addresses, 64, 48, parts) for parts in (1, 2))
+    alone.image[...] = shared.image[...] = image
+    kernels.run(alone.steps[0].ctypes.data, 0, len(alone.steps[0]))
+    first, second = shared.steps
+    barriers = [i for i, step in enumerate(first) if step["kernel"] == kernels.addresses["barrier"]]
+    assert kernels.run(first.ctypes.data, 0, len(first)) == barriers[0]  # it has made all of the first layer and waits
+    shared.image[...] = np.nan
+    assert kernels.run(second.ctypes.data, 0, len(second)) == barriers[1]  # it passed by that layer and made all of the second
+    at = [barriers[0], barriers[1]]
+    while at != [len(first), len(second)]:
+        at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(shared.steps, at, strict=True)]
+    assert np.array_equal(shared.output, alone.output)
 
 
 def test_sizes_may_change_from_run_to_run():

@@ -54,7 +54,8 @@ def micros_of(kernels: Iterable[Kernel]) -> tuple[Micro, ...]:
     return tuple({value.name: value for value in called if isinstance(value, Micro)}.values())
 
 
-# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A kernel is called as
+# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A step that threads share
+# has a claim, a number that was zero: who finds it so takes the step, the others pass it by. A kernel is called as
 # Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is not zero and returns
 # its index, or `end`. Only `barrier` has such a status: it counts itself in once, looks a while whether the others have come
 # too, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it again.
@@ -72,6 +73,15 @@ body:
   %offset = mul i64 %i, {STEP.itemsize}
   %address = add i64 %first, %offset
   %step = inttoptr i64 %address to ptr
+  %claim_at = getelementptr i8, ptr %step, i64 {offset("claim")}
+  %claim = load ptr, ptr %claim_at
+  %shared = icmp ne ptr %claim, null
+  br i1 %shared, label %ask, label %take
+ask:
+  %before = atomicrmw xchg ptr %claim, i64 1 seq_cst
+  %free = icmp eq i64 %before, 0
+  br i1 %free, label %take, label %next
+take:
   %kernel = load ptr, ptr %step
   %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
   %stop = icmp ne i32 %status, 0

@@ -29,6 +29,7 @@ STEP = np.dtype(
             "window",  # of pooling; channels of a factor
             "strip",  # pixels or tiles worked on at a time
             "gathered", "sums", "tile",  # workspace of the thread
+            "claim",  # address of a number, 0 until a thread takes this step; none where no threads share it
             "counter", "goal", "arrived",  # of a barrier: address of the shared count, what to wait for, whether counted in
         )
     ]

@@ -15,7 +15,7 @@ from ..kernels.layout import ALIGNMENT, aligned_zeros, blocks
 from ..kernels.simd import BLOCK, BYTES
 from ..kernels.step import STEP
 from ..spec import INPUT, Shape, infer_shapes
-from .choose import Plan
+from .choose import STRIP, Plan
 from .fuse import Layer
 
 
@@ -69,7 +69,7 @@ class Program:
     height, width : int
         Of the image.
     parts : int
-        Threads that share one slice, each with its own rows of every layer.
+        Threads that share one slice. Every layer is cut into bands of rows, and each thread takes the next that nobody has.
     keep : bool
         Give every value memory of its own, so that all can be read after a run.
     """
@@ -90,8 +90,9 @@ class Program:
         way_in = [INPUT] if plan.border is None else []
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
         stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
-        self.counter = np.zeros(1, np.int64)  # arrivals at all barriers of a run
-        self.steps = [self._part(stages, addresses, part, parts) for part in range(parts)]
+        bands = [self._bands(stage, addresses, parts) for stage in stages]
+        self.shared = np.zeros(1 + sum(map(len, bands)), np.int64)  # arrivals at all barriers of a run, and who took what; zero before it
+        self.steps = [self._part(bands, addresses["barrier"], part, parts) for part in range(parts)]
 
     @staticmethod
     def memory(plan: Plan, height: int, width: int) -> int:
@@ -153,21 +154,25 @@ class Program:
         images = [(base + i * row + j * pixel, apart * row, apart * pixel) for i in steps for base, row, pixel in rows for j in steps]
         return np.array(images, np.int64).reshape(-1, 3)
 
-    def _part(self, stages: list[Layer | str], addresses: Mapping[str, int], part: int, parts: int) -> np.ndarray:
-        """The steps of one thread, with a barrier after each where there are others."""
-        steps = []
-        for number, stage in enumerate(stages, 1):
-            steps.append(self._step(stage, addresses, part, parts))
+    def _part(self, bands: list[np.ndarray], barrier: int, part: int, parts: int) -> np.ndarray:
+        """The steps of one thread: every band, its own share first, with a barrier after each stage where there are others."""
+        stages, claim = [], self.shared.ctypes.data
+        for number, steps in enumerate(bands, 1):
+            steps = steps.copy()
+            for area, memory in self.scratches[part].items():
+                steps[area] = memory.ctypes.data
             if parts > 1:
-                steps.append(np.zeros(1, STEP))
-                barrier = steps[-1][0]
-                barrier["kernel"], barrier["counter"], barrier["goal"] = addresses["barrier"], self.counter.ctypes.data, number * parts
-        return np.concatenate(steps)
+                steps["claim"] = claim + 8 * np.arange(1, len(steps) + 1)
+                claim += 8 * len(steps)
+                meet = np.zeros(1, STEP)
+                meet["kernel"], meet["counter"], meet["goal"] = barrier, self.shared.ctypes.data, number * parts
+                steps = np.concatenate([np.roll(steps, -(len(steps) * part // parts)), meet])
+            stages.append(steps)
+        return np.concatenate(stages)
 
-    def _step(self, stage: Layer | str, addresses: Mapping[str, int], part: int, parts: int) -> np.ndarray:
-        """One part of one stage: a layer, the way in (the image's name) or the way out (the output's)."""
-        steps = np.zeros(1, STEP)
-        step = steps[0]
+    def _bands(self, stage: Layer | str, addresses: Mapping[str, int], parts: int) -> np.ndarray:
+        """The steps of one stage, a layer, the way in (the image's name) or the way out (the output's): one for each band of rows."""
+        step = np.zeros(1, STEP)[0]
         name = stage if isinstance(stage, str) else stage.name
         step["channels"], step["height"], step["width"] = self.shapes[name]
         if name in self.buffers:
@@ -180,25 +185,16 @@ class Program:
             step["kernel"] = addresses["from_planes" if stage == INPUT else "to_planes"]
             step["sources"] = self.output_sources.ctypes.data
             self._planes(step, self.image if stage == INPUT else self.output)
-        step["y0"], step["y1"] = self._share(stage, self.shapes[name][1], part, parts)
-        if step["kernel"] == addresses["conv_winograd"]:
-            step["places"], step["tiles"] = self._tiles(step)
-        for area, memory in self.scratches[part].items():
-            step[area] = memory.ctypes.data
+        bounds = _cuts(stage, *self.shapes[name][1:], parts)
+        steps = np.repeat(step, len(bounds) - 1)
+        steps["y0"], steps["y1"] = bounds[:-1], bounds[1:]
+        for each in steps if step["kernel"] == addresses.get("conv_winograd") else ():
+            each["places"], each["tiles"] = self._tiles(each)
         return steps
 
     @staticmethod
     def _planes(step: np.void, planes: np.ndarray) -> None:
         step["other"], step["other_pixel"], step["other_row"] = planes.ctypes.data, planes.strides[0], planes.strides[1]
-
-    @staticmethod
-    def _share(layer: Layer | str, height: int, part: int, parts: int) -> tuple[int, int]:
-        """The rows of one part: bounds between whole rows of tiles."""
-        unit = 1
-        if isinstance(layer, Layer) and layer.op.kind in ("conv", "deconv"):
-            unit = 4 * layer.op.attrs.get("dilation", 1) if layer.op.kind == "conv" else 4 * layer.op["stride"]
-        bounds = [min(round(height * i / parts / unit) * unit, height) for i in (part, part + 1)]
-        return bounds[0], height if part == parts - 1 else bounds[1]
 
     def _tiles(self, step: np.void) -> tuple[int, int]:
         """Address and number of the tiles of a step; layers of one shape share them."""
@@ -237,6 +233,21 @@ class Program:
             step["phases"], step["phase_count"] = self.taps[-1].ctypes.data, len(self.taps[-1])
         if packed.kernel == "conv_dot":
             self._planes(step, self.output)
+
+
+def _cuts(stage: Layer | str, height: int, width: int, parts: int) -> list[int]:
+    """Where rows are cut into bands, between whole rows of tiles: [0, ..., height].
+
+    Four bands a thread, if each keeps the pixels of a strip of 48 tiles: a thread that is held up, by another program or by being on a
+    slower core, holds up the others for one band at most.
+    """
+    if parts == 1:
+        return [0, height]
+    unit = 1
+    if isinstance(stage, Layer) and stage.op.kind in ("conv", "deconv"):
+        unit = 4 * (stage.op["dilation"] if stage.op.kind == "conv" else stage.op["stride"])
+    count = parts * min(4, max(1, height * width // (16 * STRIP * parts)))  # as many for each, so that equal threads end together
+    return sorted({min(round(height * i / count / unit) * unit, height) for i in range(count)} | {0, height})
 
 
 def _bordered(shape: Shape, border: int) -> np.ndarray:
