@@ -15,7 +15,7 @@ from .plan import Plan, Program
 from .spec import Spec, multiple_of
 
 CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
-SHARED_CHUNK = 128  # where threads share a slice, for two of them 9 a stage: to look after every second stage costs 4 %
+SHARED_CHUNK = 72  # where threads share a slice, eight stages for two of them: to look after every second one costs 4 %
 
 
 class Engine:
@@ -152,8 +152,9 @@ class Engine:
             program = idle.pop() if idle else None
         if program is None:
             program = Program(self._plan, self._kernels.addresses, *key)
-        if self._execute(program, image, stop):
-            store(i, program.output)
+        if not self._execute(program, image, stop):
+            return  # a thread may have stopped at a barrier: such a program is not run again
+        store(i, program.output)
         with self._lock:
             idle.append(program)
 

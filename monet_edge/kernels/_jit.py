@@ -78,6 +78,10 @@ body:
   %shared = icmp ne ptr %claim, null
   br i1 %shared, label %ask, label %take
 ask:
+  %seen = load atomic i64, ptr %claim monotonic, align 8
+  %open = icmp eq i64 %seen, 0
+  br i1 %open, label %exchange, label %next
+exchange:
   %before = atomicrmw xchg ptr %claim, i64 1 seq_cst
   %free = icmp eq i64 %before, 0
   br i1 %free, label %take, label %next

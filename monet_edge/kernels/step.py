@@ -24,7 +24,8 @@ STEP = np.dtype(
             "other", "other_row", "other_pixel",  # second operand: residual, summand or factor; or planes, with steps between them
             "weights", "parameters",  # packed weights; (blocks, 3, 16) bias, scale, shift
             "finish",  # what is done to the sums, see finish.kind
-            "phases", "phase_count", "in_step", "out_step",  # convolution as GEMM, see gemm.py
+            "phases", "phase_count",  # a table of the kernel's own: see gemm.py, filters.py, planes.py
+            "in_step", "out_step",  # of a convolution, of a transposed one
             "places", "tiles", "dilation",  # Winograd, see winograd.py
             "window",  # of pooling; channels of a factor
             "strip",  # pixels or tiles worked on at a time

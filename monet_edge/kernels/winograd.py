@@ -198,7 +198,7 @@ def tile_places(height: int, width: int, apart: int, dilation: int, y0: int, y1:
     height, width : int
         Of the input.
     apart : int
-        2 where even and odd rows and columns of the input are images of their own.
+        1, or 2 where even and odd rows and columns of the input are images of their own.
 
     Returns
     -------

@@ -150,8 +150,8 @@ class Program:
             buffer = self.buffers[value]
             for block in range(buffer.blocks):
                 rows.append((self.arena.ctypes.data + buffer.offset + block * BYTES, buffer.row, buffer.pixel))
-        steps = range(apart)
-        images = [(base + i * row + j * pixel, apart * row, apart * pixel) for i in steps for base, row, pixel in rows for j in steps]
+        sides = range(apart)
+        images = [(base + i * row + j * pixel, apart * row, apart * pixel) for i in sides for base, row, pixel in rows for j in sides]
         return np.array(images, np.int64).reshape(-1, 3)
 
     def _part(self, bands: list[np.ndarray], barrier: int, part: int, parts: int) -> np.ndarray:
@@ -238,15 +238,15 @@ class Program:
 def _cuts(stage: Layer | str, height: int, width: int, parts: int) -> list[int]:
     """Where rows are cut into bands, between whole rows of tiles: [0, ..., height].
 
-    Four bands a thread, if each keeps the pixels of a strip of 48 tiles: a thread that is held up, by another program or by being on a
-    slower core, holds up the others for one band at most.
+    Four bands a thread, if each keeps the pixels of 48 tiles of 4x4: a thread that is slow, beside another program or on a slower core,
+    holds up the others for one band at most.
     """
     if parts == 1:
         return [0, height]
     unit = 1
     if isinstance(stage, Layer) and stage.op.kind in ("conv", "deconv"):
         unit = 4 * (stage.op["dilation"] if stage.op.kind == "conv" else stage.op["stride"])
-    count = parts * min(4, max(1, height * width // (16 * STRIP * parts)))  # as many for each, so that equal threads end together
+    count = parts * min(4, max(1, height * width // (16 * STRIP * parts)))  # as many for each where the unit allows
     return sorted({min(round(height * i / count / unit) * unit, height) for i in range(count)} | {0, height})
 
 
