@@ -144,7 +144,7 @@ def test_times_are_compared_with_monets():
 
 
 def test_pictures_are_shown_if_there_are_some(results, tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="the extra train is not installed")
     paper.draw(results, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"fig4-pancreas-ct.png", "fig4-brain-flair.png", "fig4-brain-flair-external.png"}

@@ -10,7 +10,7 @@ from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE
 from monet_edge.plan import Plan
 from monet_edge.plan.fuse import fuse
 from monet_edge.plan.program import Program, place
-from monet_edge.spec import INPUT, fold
+from monet_edge.spec import INPUT, Op, Spec, fold
 
 
 def test_monet_becomes_a_layer_a_convolution():
@@ -94,12 +94,18 @@ def test_the_memory_estimate_is_what_a_program_takes(network):
 @pytest.mark.parametrize("isa", [AVX512, AVX2, SSE, NEON], ids=lambda isa: isa.name)
 def test_no_weight_is_lost_in_packing(isa):
     """Packing only re-orders and pads: the sum over a layer's packed weights is that of the plain ones."""
-    spec = fold(unet(12))
+    about = {"stride": 2, "padding": 0, "bias": True, "activation": "none"}
+    down = Op("down", "conv", (INPUT,), {"filters": 20, "kernel": 4, "dilation": 1, **about})  # sixteen taps
+    up = Op("up", "deconv", ("down",), {"filters": 12, "kernel": 2, **about})  # four phases in one
+    odd = Op("odd", "deconv", ("up",), {"filters": 12, "kernel": 3, **about})  # four phases of 4, 2, 2 and 1 taps
+    spec = Spec("packed", 12, (down, up, odd))
     tensors = random_tensors(spec)
     plan = Plan(spec, tensors, isa)
-    packed = plan.packed["dec0.up"]
-    parts = packed.keep[1::2]
-    weights = np.concatenate(parts)
-    np.testing.assert_allclose(weights.sum(dtype=np.float64), tensors["dec0.up.weight"].sum(dtype=np.float64), atol=1e-3)
-    assert np.count_nonzero(weights) == np.count_nonzero(tensors["dec0.up.weight"])
-    assert all(array.ctypes.data % 64 == 0 for array in (*parts, packed.parameters))
+    for layer in ("down", "up", "odd"):
+        packed, weight = plan.packed[layer], tensors[f"{layer}.weight"]
+        parts = packed.keep[1::2]
+        weights = np.concatenate(parts)
+        assert packed.kernel == "conv_gemm"
+        np.testing.assert_allclose(weights.sum(dtype=np.float64), weight.sum(dtype=np.float64), atol=1e-3)
+        assert np.count_nonzero(weights) == np.count_nonzero(weight)
+        assert all(array.ctypes.data % 64 == 0 for array in (*parts, packed.parameters))
