@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from trainer.dataset import institution
 from trainer.federated.settings import Federation
 
 from . import tables
@@ -89,12 +90,8 @@ def _dice(experiments: Experiments) -> list[str]:
     """Means and differences, a training a line and a length a column."""
     if not experiments:
         return [MISSING]
-    scores: dict[str, list[Dice | None]] = {}
-    for name in ("pooled", *SITES, *VARIANTS):
-        scores[_title(name)] = [runs.get(name, {}).get("dice") for runs in experiments.values()]
-        if name == "fedbn":
-            own = [runs.get(name, {}).get("own") for runs in experiments.values()]
-            scores["FedBN, each site's patients with its own BatchNorm"] = own
+    columns = [_scores(runs) for runs in experiments.values()]
+    scores = {title: [column[title] for column in columns] for title in columns[0]}
     means = {title: [f"{mean(dice.values()):.3f}" if dice else "" for dice in row] for title, row in scores.items()}
     pooled = scores.pop("pooled")
     minus = {
@@ -109,7 +106,30 @@ def _dice(experiments: Experiments) -> list[str]:
         "training was run once; how much another seed would change is not in them.",
         _by_length(minus, experiments),
         *_comparisons(experiments),
+        *_by_institution(experiments),
     ]
+
+
+def _scores(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Dice | None]:
+    """Every training of one length by its title, none where it is not recorded."""
+    scores: dict[str, Dice | None] = {}
+    for name in ("pooled", *SITES, *VARIANTS):
+        scores[_title(name)] = runs.get(name, {}).get("dice")
+        if name == "fedbn":
+            scores["FedBN, each site's patients with its own BatchNorm"] = runs.get(name, {}).get("own")
+    return scores
+
+
+def _by_institution(experiments: Experiments) -> list[str]:
+    """Whose patients gain: the means of the longest trainings by institution; FedBN is about this."""
+    length, runs = list(experiments.items())[-1]
+    rows, patients = [], {}
+    for title, dice in _scores(runs).items():
+        if dice:
+            patients = {site: [name for name in dice if institution(name) == site] for site in SITES}
+            rows.append([title, *(f"{mean(dice[name] for name in names):.3f}" for names in patients.values())])
+    heads = [f"{site} ({len(names)} patients)" for site, names in patients.items()]
+    return [f"By the institution that the patients are from, at {_words(length)}:", tables.table(["training", *heads], rows)]
 
 
 def _by_length(rows: Mapping[str, Sequence[str]], experiments: Experiments) -> str:

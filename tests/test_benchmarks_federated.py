@@ -73,12 +73,13 @@ def test_bytes_are_counted_for_every_network(data, tmp_path):
 
 
 MACHINE = {"cpu": "x", "cores": 1, "load": 0, "system": "x", "date": "x", "revision": "x", "versions": {}}
+PATIENTS = ("TCGA_CS_1", "TCGA_DU_1", "TCGA_HT_1")
 EQUAL, BETTER, WORSE = (0.5, 0.6, 0.7), (0.6, 0.7, 0.8), (0.4, 0.5, 0.6)
 
 
 def part(rounds, recipe=30, **dice):
     """A file of `run`: trainings of one length with the Dice of three patients."""
-    runs = {name.replace("_", "-"): {"dice": dict(zip("abc", values, strict=True))} for name, values in dice.items()}
+    runs = {name.replace("_", "-"): {"dice": dict(zip(PATIENTS, values, strict=True))} for name, values in dice.items()}
     settings = json.dumps({"recipe": {"epochs": recipe}})
     return {"rounds": rounds, "epochs": 1, "settings": settings, "runs": runs, "machines": dict.fromkeys(runs, MACHINE)}
 
@@ -105,6 +106,11 @@ def test_the_page_pairs_patients_with_the_pooled_training_of_the_same_length():
     assert "float16 minus float32 traffic at 30 rounds: -0.0333 (" in page
     assert "single sites' models at 30 rounds: 0.333; FedAvgM minus that, paired: +0.367 (+0.367 to +0.367)." in page
     assert "single sites' models at 9 rounds" not in page  # two of the three are missing there
+    whose = page.split("patients are from, at 30 rounds:")[1].split("##")[0]
+    assert "| training | CS (1 patients) | DU (1 patients) | HT (1 patients) |" in whose
+    assert "| FedBN (averaged statistics) | 0.500 | 0.600 | 0.700 |" in whose
+    assert f"{own} 0.600 | 0.700 | 0.800 |" in whose
+    assert "int8" not in whose  # not recorded
 
 
 def test_the_page_says_what_is_not_recorded():
@@ -137,7 +143,7 @@ def test_lengths_are_kept_apart_and_the_newer_training_counts():
     found = federated.merge(federated.merge({}, first), part(9, CS=WORSE, DU=EQUAL))
     found = federated.merge(found, part(30, CS=BETTER))
     assert {length: list(runs) for length, runs in found["experiments"].items()} == {"9x1": ["pooled", "CS", "DU"], "30x1": ["CS"]}
-    assert [found["experiments"][length]["CS"]["dice"]["a"] for length in ("9x1", "30x1")] == [0.4, 0.6]
+    assert [found["experiments"][length]["CS"]["dice"]["TCGA_CS_1"] for length in ("9x1", "30x1")] == [0.4, 0.6]
     assert found["traffic"] == {"machine": MACHINE, "bytes": {"monet": {}}}
     only_traffic = {**first, "runs": {}, "rounds": 60}
     assert federated.merge(found, only_traffic) == found  # no empty column for it
