@@ -70,7 +70,8 @@ def peak(
     depth, height, width = shape
     at_once = threads if 2 * depth >= threads else 1  # fewer are taken one after the other; mirrored, they are twice as many
     pixels = at_once * height * width
-    slices = threads * workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
+    workspaces = threads + (threads > 1)  # one more for the last slice, which all share
+    slices = workspaces * workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
     return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
 
 

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Engine:
     tensors : mapping of str to float32 arrays
         Exactly those that the Spec names, with its shapes.
     threads : int
-        How many slices run at the same time; a single slice is shared by all of them.
+        How many slices run at the same time; a single slice, and the last of several, is shared by all of them.
 
     Notes
     -----
@@ -43,7 +44,7 @@ class Engine:
         self._tensors = tensors
         self._plan = Plan(spec, tensors, _jit.target().isa)
         self._kernels = _jit.load(self._plan.kernels)
-        self._programs: dict[tuple[int, int, int], list[Program]] = {}  # by height, width and parts; idle ones
+        self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and parts
         self._lock = threading.Lock()
 
     def run(self, images: np.ndarray, progress: Callable[[int], None] | None = None) -> np.ndarray:
@@ -74,9 +75,10 @@ class Engine:
         ----------
         count : int
         load : callable
-            ``load(i)`` returns slice i, (C, H, W) float32. Called in a worker thread.
+            ``load(i)`` returns slice i, (C, H, W) float32. Called in a worker thread, and for the last slice in the caller's, first.
         store : callable
-            ``store(i, probabilities)``, (classes, H, W) float32, valid during the call only. Called in a worker thread.
+            ``store(i, probabilities)``, (classes, H, W) float32, valid during the call only. Called in a worker
+            thread, and for the last slice in the caller's.
         progress : callable, optional
             Called with the number of finished slices, in the caller's thread.
         """
@@ -86,36 +88,45 @@ class Engine:
                 if progress:
                     progress(i + 1)
             return
-        todo = iter(range(count))
-        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        last = count - 1
+        todo = iter(range(last))
+        done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # a slice: 1; a thread without work: 0
         stop = threading.Event()
+        shared = self._program(load(last), self.threads)
 
-        def work() -> None:
-            while not stop.is_set():
-                with self._lock:
-                    i = next(todo, None)
-                if i is None:
-                    return
-                try:
+        def work(part: int) -> None:
+            try:
+                while not stop.is_set():
+                    with self._lock:
+                        i = next(todo, None)
+                    if i is None:
+                        break
                     self._one(i, load, store, 1, stop)
-                except BaseException as error:  # not lost with the thread: raised again by the caller
-                    done.put(error)
-                    return
-                done.put(None)
+                    done.put(1)
+                self._walk(shared, part, stop)
+                done.put(0)
+            except BaseException as error:  # not lost with the thread: raised again by the caller
+                done.put(error)
 
         workers: list[threading.Thread] = []
         try:
-            _start(workers, work, [()] * self.threads)
-            for finished in range(1, count + 1):
-                error = done.get()
-                if error is not None:
-                    raise error
-                if progress:
+            _start(workers, work, [(part,) for part in range(self.threads)])
+            finished, busy = 0, self.threads
+            while busy:
+                found = done.get()
+                if isinstance(found, BaseException):
+                    raise found
+                finished, busy = finished + found, busy - (not found)
+                if found and progress:
                     progress(finished)
         finally:
             stop.set()
             for worker in workers:
                 worker.join()
+        store(last, shared.output)
+        self._keep(shared)
+        if progress:
+            progress(count)
 
     def values(self, image: np.ndarray, fused: bool) -> dict[str, np.ndarray]:
         """Every value of the network for one slice, by op name, (C, H, W); with ``fused`` those that the fast plan makes.
@@ -125,7 +136,8 @@ class Engine:
         image = np.ascontiguousarray(image, np.float32)
         plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
         program = Program(plan, _jit.load(plan.kernels).addresses, *self._check(image), keep=True)
-        self._execute(program, image, threading.Event())
+        program.begin(image)
+        self._execute(program, threading.Event())
         return {layer.name: program.value(layer.name) for layer in plan.layers}
 
     def workspace_bytes(self, height: int, width: int) -> int:
@@ -143,51 +155,58 @@ class Engine:
 
     def _one(self, i: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], parts: int,
              stop: threading.Event) -> None:  # fmt: skip
-        """Slice i from ``load`` to ``store``, with an idle program or a new one."""
-        image = np.ascontiguousarray(load(i), np.float32)
+        """Slice i from ``load`` to ``store``."""
+        program = self._program(load(i), parts)
+        self._execute(program, stop)
+        if not stop.is_set():
+            store(i, program.output)
+            self._keep(program)
+
+    def _program(self, image: np.ndarray, parts: int) -> Program:
+        """A program, idle or new, with an image in it, ready to run."""
+        image = np.ascontiguousarray(image, np.float32)
         key = (*self._check(image), parts)
         with self._lock:
-            self._programs = {other: kept for other, kept in self._programs.items() if other[:2] == key[:2]}  # of one size at a time
-            idle = self._programs.setdefault(key, [])
+            self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
+            idle = self._idle.get(key)
             program = idle.pop() if idle else None
         if program is None:
             program = Program(self._plan, self._kernels.addresses, *key)
-        if not self._execute(program, image, stop):
-            return  # a thread may have stopped at a barrier: such a program is not run again
-        store(i, program.output)
+        program.begin(image)
+        return program
+
+    def _keep(self, program: Program) -> None:
+        """For the next slice of that size."""
+        key = (*program.image.shape[1:], len(program.steps))
         with self._lock:
-            idle.append(program)
+            self._idle.setdefault(key, []).append(program)
 
-    def _execute(self, program: Program, image: np.ndarray, stop: threading.Event) -> bool:
-        """Run a program, each part in a thread; False if it was stopped."""
-        program.image[...] = image
-        program.shared[:] = 0
-        parts = len(program.steps)
-        chunk = CHUNK if parts == 1 else SHARED_CHUNK
-
-        def work(part: int) -> None:
-            steps, at = program.steps[part], 0
-            while at < len(steps) and not stop.is_set():
-                end = min(at + chunk, len(steps))
-                reached = self._kernels.run(steps.ctypes.data, at, end)
-                if reached < end:  # at a barrier: let the other threads run
-                    time.sleep(0)
-                at = reached
-
+    def _execute(self, program: Program, stop: threading.Event) -> None:
+        """Run a program, each part in a thread."""
         workers: list[threading.Thread] = []
         try:
-            _start(workers, work, [(part,) for part in range(1, parts)])
-            work(0)
+            _start(workers, self._walk, [(program, part, stop) for part in range(1, len(program.steps))])
+            self._walk(program, 0, stop)
         except BaseException:
             stop.set()
             raise
         finally:
             for worker in workers:
                 worker.join()
-        return not stop.is_set()
+
+    def _walk(self, program: Program, part: int, stop: threading.Event) -> None:
+        """Run the steps of one part. Whatever other parts do not make, it makes itself."""
+        steps, at = program.steps[part], 0
+        chunk = CHUNK if len(program.steps) == 1 else SHARED_CHUNK
+        while at < len(steps) and not stop.is_set():
+            end = min(at + chunk, len(steps))
+            reached = self._kernels.run(steps.ctypes.data, at, end)
+            if reached < end:  # at a barrier: let the other threads run
+                time.sleep(0)
+            at = reached
 
 
-def _start(workers: list[threading.Thread], work: Callable[..., None], arguments: Sequence[tuple[int, ...]]) -> None:
+def _start(workers: list[threading.Thread], work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
     """Start a thread for each of ``arguments``. Only started ones are in ``workers``: the system may refuse the next."""
     for each in arguments:
         worker = threading.Thread(target=work, args=each, daemon=True)

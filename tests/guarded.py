@@ -103,8 +103,8 @@ for network, height, width in NETWORKS[: 1 if PLANT else None]:
             forbid(made.arena.ctypes.data + gap - (0 if SIDE == "before" else made.arena.ctypes.data % PAGE))
         if PLANT:
             plant(made)
-        made.image[...] = np.random.default_rng(0).standard_normal(made.image.shape)
+        made.begin(np.random.default_rng(0).standard_normal(made.image.shape).astype(np.float32))
         at = [0] * parts
-        while at != [len(steps) for steps in made.steps]:  # in turn: each part runs to its next barrier
-            at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(made.steps, at, strict=True)]
+        while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every part has its share of the bands
+            at = [kernels.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]
 print("no overrun")

@@ -83,16 +83,19 @@ def test_a_band_is_made_by_whoever_comes_first_and_by_nobody_else():
     plan, kernels = Plan(spec, random_tensors(spec), _jit.load().isa), _jit.load()
     image = np.random.default_rng(0).standard_normal((1, 64, 48)).astype(np.float32)
     alone, shared = (Program(plan, kernels.addresses, 64, 48, parts) for parts in (1, 2))
-    alone.image[...] = shared.image[...] = image
+    alone.begin(image)
     kernels.run(alone.steps[0].ctypes.data, 0, len(alone.steps[0]))
-    first, second = shared.steps
-    barriers = [i for i, step in enumerate(first) if step["kernel"] == kernels.addresses["barrier"]]
-    assert kernels.run(first.ctypes.data, 0, len(first)) == barriers[0]  # it has made all of the first layer and waits
+    shared.begin(image)
+    (first, second), end = shared.steps, len(shared.steps[0])
+    layer = next(i for i, step in enumerate(first) if step["kernel"] == kernels.addresses["barrier"])
+    assert layer > 2
+    shared.shared[1] = 1  # a thread has taken the first band
+    assert kernels.run(second.ctypes.data, 0, end) == layer  # this one has made all others, and waits
+    shared.shared[1] = 0
+    assert kernels.run(first.ctypes.data, 0, 1) == 1  # now it is made
     shared.image[...] = np.nan
-    assert kernels.run(second.ctypes.data, 0, len(second)) == barriers[1]  # it passed by that layer and made all of the second
-    at = [barriers[0], barriers[1]]
-    for _ in barriers:
-        at = [kernels.run(steps.ctypes.data, i, len(steps)) for steps, i in zip(shared.steps, at, strict=True)]
+    assert kernels.run(second.ctypes.data, layer, end) == end  # and a thread that gets no time holds up nobody
+    assert kernels.run(first.ctypes.data, 1, end) == end
     assert np.array_equal(shared.output, alone.output)
 
 

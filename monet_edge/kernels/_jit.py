@@ -55,10 +55,11 @@ def micros_of(kernels: Iterable[Kernel]) -> tuple[Micro, ...]:
 
 
 # The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A step that threads share
-# has a claim, a number that was zero: who finds it so takes the step, the others pass it by. A kernel is called as
-# Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is not zero and returns
-# its index, or `end`. Only `barrier` has such a status: it counts itself in once, looks a while whether the others have come
-# too, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it again.
+# has a claim, a number that was zero: who finds it so takes the step, and adds one to a count when it is done; the others pass it
+# by. A kernel is called as Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is
+# not zero and returns its index, or `end`. Only `barrier` has such a status: it looks a while whether all steps before it are done,
+# whoever does them, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it
+# again.
 _RUN = f"""
 define i64 @run(i64 %first, i64 %begin, i64 %end) {{
 entry:
@@ -68,7 +69,7 @@ entry:
 head:
   %i = phi i64 [%begin, %entry], [%j, %next]
   %more = icmp slt i64 %i, %end
-  br i1 %more, label %body, label %done
+  br i1 %more, label %body, label %stop
 body:
   %offset = mul i64 %i, {STEP.itemsize}
   %address = add i64 %first, %offset
@@ -88,40 +89,39 @@ exchange:
 take:
   %kernel = load ptr, ptr %step
   %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
-  %stop = icmp ne i32 %status, 0
-  br i1 %stop, label %done, label %next
+  %halted = icmp ne i32 %status, 0
+  br i1 %halted, label %stop, label %took
+took:
+  br i1 %shared, label %count, label %next
+count:
+  %done_at = getelementptr i8, ptr %step, i64 {offset("done")}
+  %done = load ptr, ptr %done_at
+  %others = atomicrmw add ptr %done, i64 1 seq_cst
+  br label %next
 next:
   %j = add i64 %i, 1
   br label %head
-done:
+stop:
   ret i64 %i
 }}
 
 define i32 @barrier(ptr %result, ptr %exception, ptr %step) {{
 entry:
-  %counter_at = getelementptr i8, ptr %step, i64 {offset("counter")}
+  %done_at = getelementptr i8, ptr %step, i64 {offset("done")}
   %goal_at = getelementptr i8, ptr %step, i64 {offset("goal")}
-  %arrived_at = getelementptr i8, ptr %step, i64 {offset("arrived")}
-  %counter = load ptr, ptr %counter_at
+  %done = load ptr, ptr %done_at
   %goal = load i64, ptr %goal_at
-  %arrived = load i64, ptr %arrived_at
-  %first = icmp eq i64 %arrived, 0
-  br i1 %first, label %arrive, label %spin
-arrive:
-  store i64 1, ptr %arrived_at
-  %before = atomicrmw add ptr %counter, i64 1 seq_cst
-  br label %spin
-spin:
-  %i = phi i64 [0, %entry], [0, %arrive], [%j, %again]
-  %count = load atomic i64, ptr %counter acquire, align 8
+  br label %look
+look:
+  %i = phi i64 [0, %entry], [%j, %again]
+  %count = load atomic i64, ptr %done acquire, align 8
   %all = icmp sge i64 %count, %goal
   br i1 %all, label %through, label %again
 again:
   %j = add i64 %i, 1
   %patient = icmp slt i64 %j, 200000
-  br i1 %patient, label %spin, label %yield
+  br i1 %patient, label %look, label %yield
 through:
-  store i64 0, ptr %arrived_at
   ret i32 0
 yield:
   ret i32 1

@@ -31,7 +31,7 @@ STEP = np.dtype(
             "strip",  # pixels or tiles worked on at a time
             "gathered", "sums", "tile",  # workspace of the thread
             "claim",  # address of a number, 0 until a thread takes this step; none where no threads share it
-            "counter", "goal", "arrived",  # of a barrier: address of the shared count, what to wait for, whether counted in
+            "done", "goal",  # address of the count of claimed steps that are done; how many of them a barrier waits for
         )
     ]
 )  # fmt: skip

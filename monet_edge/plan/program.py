@@ -91,7 +91,7 @@ class Program:
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
         stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
         bands = [self._bands(stage, addresses, parts) for stage in stages]
-        self.shared = np.zeros(1 + sum(map(len, bands)), np.int64)  # arrivals at all barriers of a run, and who took what; zero before it
+        self.shared = np.zeros(1 + sum(map(len, bands)), np.int64)  # how many bands of a run are done, and which are taken; zero before it
         self.steps = [self._part(bands, addresses["barrier"], part, parts) for part in range(parts)]
 
     @staticmethod
@@ -104,6 +104,11 @@ class Program:
         bordered = [extent + 2 * (plan.border or 0) for extent in (height, width)]
         outer = 4 * (plan.spec.in_channels * int(np.prod(bordered)) + int(np.prod(program.shapes[plan.spec.output])))
         return size + scratch.size + outer
+
+    def begin(self, image: np.ndarray) -> None:
+        """Before every run: the image, (C, H, W), and nothing done yet."""
+        self.image[...] = image
+        self.shared[:] = 0
 
     def value(self, name: str) -> np.ndarray:
         """A copy of one value, (C, H, W), after a run of a program that keeps them."""
@@ -156,16 +161,17 @@ class Program:
 
     def _part(self, bands: list[np.ndarray], barrier: int, part: int, parts: int) -> np.ndarray:
         """The steps of one thread: every band, its own share first, with a barrier after each stage where there are others."""
-        stages, claim = [], self.shared.ctypes.data
-        for number, steps in enumerate(bands, 1):
+        stages, goal, done = [], 0, self.shared.ctypes.data
+        for steps in bands:
             steps = steps.copy()
             for area, memory in self.scratches[part].items():
                 steps[area] = memory.ctypes.data
             if parts > 1:
-                steps["claim"] = claim + 8 * np.arange(1, len(steps) + 1)
-                claim += 8 * len(steps)
+                steps["claim"] = done + 8 * np.arange(goal + 1, goal + len(steps) + 1)
+                goal += len(steps)
                 meet = np.zeros(1, STEP)
-                meet["kernel"], meet["counter"], meet["goal"] = barrier, self.shared.ctypes.data, number * parts
+                meet["kernel"], meet["goal"] = barrier, goal
+                steps["done"] = meet["done"] = done
                 steps = np.concatenate([np.roll(steps, -(len(steps) * part // parts)), meet])
             stages.append(steps)
         return np.concatenate(stages)
