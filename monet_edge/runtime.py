@@ -16,7 +16,7 @@ from .plan import Plan, Program
 from .spec import Spec, multiple_of
 
 CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
-SHARED_CHUNK = 72  # where threads share a slice, eight stages for two of them: to look after every second one costs 4 %
+SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: to look after every second one costs 4 %
 
 
 class Engine:
@@ -201,7 +201,7 @@ class Engine:
         while at < len(steps) and not stop.is_set():
             end = min(at + chunk, len(steps))
             reached = self._kernels.run(steps.ctypes.data, at, end)
-            if reached < end:  # at a barrier: let the other threads run
+            if reached < end:  # at a band that another must make: let it run
                 time.sleep(0)
             at = reached
 

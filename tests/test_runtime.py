@@ -16,7 +16,6 @@ from conftest import random_tensors
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.errors import SpecError
 from monet_edge.kernels import _cache, _jit
-from monet_edge.plan import Plan, Program
 from monet_edge.runtime import Engine
 from monet_edge.spec import fold
 from trainer.network import Network
@@ -76,27 +75,6 @@ def tiny(threads=1):
 def test_more_threads_than_bands_give_the_same_bits():
     image = np.random.default_rng(0).standard_normal((1, 1, 8, 8)).astype(np.float32)
     assert np.array_equal(tiny(64).run(image), tiny().run(image))
-
-
-def test_a_band_is_made_by_whoever_comes_first_and_by_nobody_else():
-    spec = fold(monet(filters=4, depth=1))
-    plan, kernels = Plan(spec, random_tensors(spec), _jit.load().isa), _jit.load()
-    image = np.random.default_rng(0).standard_normal((1, 64, 48)).astype(np.float32)
-    alone, shared = (Program(plan, kernels.addresses, 64, 48, parts) for parts in (1, 2))
-    alone.begin(image)
-    kernels.run(alone.steps[0].ctypes.data, 0, len(alone.steps[0]))
-    shared.begin(image)
-    (first, second), end = shared.steps, len(shared.steps[0])
-    layer = next(i for i, step in enumerate(first) if step["kernel"] == kernels.addresses["barrier"])
-    assert layer > 2
-    shared.shared[1] = 1  # a thread has taken the first band
-    assert kernels.run(second.ctypes.data, 0, end) == layer  # this one has made all others, and waits
-    shared.shared[1] = 0
-    assert kernels.run(first.ctypes.data, 0, 1) == 1  # now it is made
-    shared.image[...] = np.nan
-    assert kernels.run(second.ctypes.data, layer, end) == end  # and a thread that gets no time holds up nobody
-    assert kernels.run(first.ctypes.data, 1, end) == end
-    assert np.array_equal(shared.output, alone.output)
 
 
 def test_sizes_may_change_from_run_to_run():

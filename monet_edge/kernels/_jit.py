@@ -54,12 +54,11 @@ def micros_of(kernels: Iterable[Kernel]) -> tuple[Micro, ...]:
     return tuple({value.name: value for value in called if isinstance(value, Micro)}.values())
 
 
-# The interpreter of a program, and the kernel at which threads that share a slice wait for each other. A step that threads share
-# has a claim, a number that was zero: who finds it so takes the step, and adds one to a count when it is done; the others pass it
-# by. A kernel is called as Numba compiles it, (result, exception, step) -> status; `run` stops at the first step whose status is
-# not zero and returns its index, or `end`. Only `barrier` has such a status: it looks a while whether all steps before it are done,
-# whoever does them, and gives up rather than keep a core busy whose other thread may not be running. The caller yields and runs it
-# again.
+# The interpreter of a program. A kernel is called as Numba compiles it, (result, exception, step) -> status. A step that threads
+# share has a claim, a number: 0 while it is to be done, 1 when a thread has taken it, 2 when it is done; who finds another than 0
+# passes it by. Before it is taken, the steps that it needs must be done. `run` looks a while whether they are, and then gives up
+# rather than keep a core busy whose other thread may not be running: it returns the index of the step, which is `end` when all
+# steps are behind it. The caller yields and goes on from there.
 _RUN = f"""
 define i64 @run(i64 %first, i64 %begin, i64 %end) {{
 entry:
@@ -77,54 +76,50 @@ body:
   %claim_at = getelementptr i8, ptr %step, i64 {offset("claim")}
   %claim = load ptr, ptr %claim_at
   %shared = icmp ne ptr %claim, null
-  br i1 %shared, label %ask, label %take
-ask:
+  br i1 %shared, label %read, label %take
+read:
+  %needs_at = getelementptr i8, ptr %step, i64 {offset("needs")}
+  %need_count_at = getelementptr i8, ptr %step, i64 {offset("need_count")}
+  %needs = load ptr, ptr %needs_at
+  %need_count = load i64, ptr %need_count_at
+  br label %look
+look:
+  %looks = phi i64 [0, %read], [%looked, %again]
   %seen = load atomic i64, ptr %claim monotonic, align 8
   %open = icmp eq i64 %seen, 0
-  br i1 %open, label %exchange, label %next
+  br i1 %open, label %need, label %next
+need:
+  %n = phi i64 [0, %look], [%met, %made]
+  %all = icmp eq i64 %n, %need_count
+  br i1 %all, label %exchange, label %ask
+ask:
+  %need_at = getelementptr i64, ptr %needs, i64 %n
+  %state = load atomic i64, ptr %need_at acquire, align 8
+  %ready = icmp eq i64 %state, 2
+  br i1 %ready, label %made, label %again
+made:
+  %met = add i64 %n, 1
+  br label %need
+again:
+  %looked = add i64 %looks, 1
+  %patient = icmp slt i64 %looked, 200000
+  br i1 %patient, label %look, label %stop
 exchange:
-  %before = atomicrmw xchg ptr %claim, i64 1 seq_cst
-  %free = icmp eq i64 %before, 0
+  %found = cmpxchg ptr %claim, i64 0, i64 1 seq_cst monotonic
+  %free = extractvalue {{ i64, i1 }} %found, 1
   br i1 %free, label %take, label %next
 take:
   %kernel = load ptr, ptr %step
   %status = call i32 %kernel(ptr %result, ptr %exception, ptr %step)
-  %halted = icmp ne i32 %status, 0
-  br i1 %halted, label %stop, label %took
-took:
-  br i1 %shared, label %count, label %next
-count:
-  %done_at = getelementptr i8, ptr %step, i64 {offset("done")}
-  %done = load ptr, ptr %done_at
-  %others = atomicrmw add ptr %done, i64 1 seq_cst
+  br i1 %shared, label %tell, label %next
+tell:
+  store atomic i64 2, ptr %claim release, align 8
   br label %next
 next:
   %j = add i64 %i, 1
   br label %head
 stop:
   ret i64 %i
-}}
-
-define i32 @barrier(ptr %result, ptr %exception, ptr %step) {{
-entry:
-  %done_at = getelementptr i8, ptr %step, i64 {offset("done")}
-  %goal_at = getelementptr i8, ptr %step, i64 {offset("goal")}
-  %done = load ptr, ptr %done_at
-  %goal = load i64, ptr %goal_at
-  br label %look
-look:
-  %i = phi i64 [0, %entry], [%j, %again]
-  %count = load atomic i64, ptr %done acquire, align 8
-  %all = icmp sge i64 %count, %goal
-  br i1 %all, label %through, label %again
-again:
-  %j = add i64 %i, 1
-  %patient = icmp slt i64 %j, 200000
-  br i1 %patient, label %look, label %yield
-through:
-  ret i32 0
-yield:
-  ret i32 1
 }}
 """
 
@@ -189,7 +184,6 @@ def load(names: Iterable[str] | None = None, progress: Progress | None = None) -
             done += len(FAMILIES[family]) + 1
         engines = [_engines[family] for family in needed]
         addresses = {name: _engines[family].get_function_address(name) for family in needed for name in _names(FAMILIES[family])}
-    addresses["barrier"] = engines[0].get_function_address("barrier")
     run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(engines[0].get_function_address("run"))
     return Kernels(target().isa, addresses, run, tuple(engines))
 
@@ -253,7 +247,7 @@ def compile_object(kernels: tuple[Kernel, ...], target: Target, report: Report |
         module.link_in(_translate(kernel))
     report(len(kernels), "machine code")
     machine = machine_for(target)
-    public = {"run", "barrier"} | _names(kernels)
+    public = {"run"} | _names(kernels)
     for function in module.functions:
         if not function.is_declaration and function.name not in public:
             function.linkage = "internal"

@@ -30,8 +30,8 @@ STEP = np.dtype(
             "window",  # of pooling; channels of a factor
             "strip",  # pixels or tiles worked on at a time
             "gathered", "sums", "tile",  # workspace of the thread
-            "claim",  # address of a number, 0 until a thread takes this step; none where no threads share it
-            "done", "goal",  # address of the count of claimed steps that are done; how many of them a barrier waits for
+            # where threads share a slice: address of the step's state; of other steps' states, side by side, that must be done; how many
+            "claim", "needs", "need_count",
         )
     ]
 )  # fmt: skip

@@ -15,7 +15,8 @@ from ..kernels.layout import ALIGNMENT, aligned_zeros, blocks
 from ..kernels.simd import BLOCK, BYTES
 from ..kernels.step import STEP
 from ..spec import INPUT, Shape, infer_shapes
-from .choose import STRIP, Plan
+from .bands import Stage, cut, order, share
+from .choose import Plan
 from .fuse import Layer
 
 
@@ -69,7 +70,7 @@ class Program:
     height, width : int
         Of the image.
     parts : int
-        Threads that share one slice. Every layer is cut into bands of rows, and each thread takes the next that nobody has.
+        Threads that share one slice, see `bands`.
     keep : bool
         Give every value memory of its own, so that all can be read after a run.
     """
@@ -77,7 +78,7 @@ class Program:
     def __init__(self, plan: Plan, addresses: Mapping[str, int], height: int, width: int, parts: int = 1, keep: bool = False) -> None:
         self.plan = plan
         self.shapes = infer_shapes(plan.spec, height, width)
-        self.buffers, size = self._place(keep)
+        self.buffers, size = self._place(keep, parts)
         self.arena = aligned_zeros(size)
         self.scratches = [_Scratch(plan).allocate() for _ in range(parts)]
         self.sources = {layer.name: self._sources(layer.inputs, plan.packed[layer.name].apart) for layer in plan.layers}
@@ -89,17 +90,17 @@ class Program:
         self.places: dict[tuple[int, ...], tuple[np.ndarray, tuple[np.ndarray, ...]]] = {}
         way_in = [INPUT] if plan.border is None else []
         way_out = [plan.spec.output] if plan.spec.output in self.buffers else []
-        stages: list[Layer | str] = [*way_in, *plan.layers, *way_out]
+        stages: list[Stage] = [*way_in, *plan.layers, *way_out]
         bands = [self._bands(stage, addresses, parts) for stage in stages]
-        self.shared = np.zeros(1 + sum(map(len, bands)), np.int64)  # how many bands of a run are done, and which are taken; zero before it
-        self.steps = [self._part(bands, addresses["barrier"], part, parts) for part in range(parts)]
+        self.states = share(stages, bands) if parts > 1 else np.zeros(0, np.int64)
+        self.steps = [self._steps(bands, part, parts) for part in range(parts)]
 
     @staticmethod
     def memory(plan: Plan, height: int, width: int) -> int:
         """Bytes that a program of one part takes."""
         program = object.__new__(Program)
         program.plan, program.shapes = plan, infer_shapes(plan.spec, height, width)
-        _, size = program._place(keep=False)
+        _, size = program._place(keep=False, parts=1)
         scratch = _Scratch(plan)
         bordered = [extent + 2 * (plan.border or 0) for extent in (height, width)]
         outer = 4 * (plan.spec.in_channels * int(np.prod(bordered)) + int(np.prod(program.shapes[plan.spec.output])))
@@ -108,7 +109,7 @@ class Program:
     def begin(self, image: np.ndarray) -> None:
         """Before every run: the image, (C, H, W), and nothing done yet."""
         self.image[...] = image
-        self.shared[:] = 0
+        self.states[:] = 0
 
     def value(self, name: str) -> np.ndarray:
         """A copy of one value, (C, H, W), after a run of a program that keeps them."""
@@ -119,7 +120,7 @@ class Program:
         rows = self.arena[buffer.offset : buffer.offset + height * buffer.row].view(np.float32)
         return rows.reshape(height, width, -1)[:, :, :channels].transpose(2, 0, 1).copy()
 
-    def _place(self, keep: bool) -> tuple[dict[str, Buffer], int]:
+    def _place(self, keep: bool, parts: int) -> tuple[dict[str, Buffer], int]:
         layers = self.plan.layers
         made = {INPUT: 0} | {layer.name: i + 1 for i, layer in enumerate(layers)}
         last = dict(made)
@@ -133,7 +134,8 @@ class Program:
         names = [name for name in made if name not in planar]
         geometry = {name: self._geometry(self.shapes[name]) for name in names}
         end = len(layers) + 1
-        lives = [(geometry[name].size, 0 if keep else made[name], end if keep else last[name]) for name in names]
+        lag = int(parts > 1)  # a layer may begin before the one in front of it is done
+        lives = [(geometry[name].size, 0 if keep else made[name], end if keep else last[name] + lag) for name in names]
         offsets, size = place(lives)
         return {name: replace(geometry[name], offset=offset) for name, offset in zip(names, offsets, strict=True)}, size
 
@@ -159,24 +161,14 @@ class Program:
         images = [(base + i * row + j * pixel, apart * row, apart * pixel) for i in sides for base, row, pixel in rows for j in sides]
         return np.array(images, np.int64).reshape(-1, 3)
 
-    def _part(self, bands: list[np.ndarray], barrier: int, part: int, parts: int) -> np.ndarray:
-        """The steps of one thread: every band, its own share first, with a barrier after each stage where there are others."""
-        stages, goal, done = [], 0, self.shared.ctypes.data
-        for steps in bands:
-            steps = steps.copy()
-            for area, memory in self.scratches[part].items():
-                steps[area] = memory.ctypes.data
-            if parts > 1:
-                steps["claim"] = done + 8 * np.arange(goal + 1, goal + len(steps) + 1)
-                goal += len(steps)
-                meet = np.zeros(1, STEP)
-                meet["kernel"], meet["goal"] = barrier, goal
-                steps["done"] = meet["done"] = done
-                steps = np.concatenate([np.roll(steps, -(len(steps) * part // parts)), meet])
-            stages.append(steps)
-        return np.concatenate(stages)
+    def _steps(self, bands: list[np.ndarray], part: int, parts: int) -> np.ndarray:
+        """The steps of one thread, in its order and with its workspace."""
+        steps = np.concatenate([band[order(len(band), part, parts)] for band in bands])
+        for area, memory in self.scratches[part].items():
+            steps[area] = memory.ctypes.data
+        return steps
 
-    def _bands(self, stage: Layer | str, addresses: Mapping[str, int], parts: int) -> np.ndarray:
+    def _bands(self, stage: Stage, addresses: Mapping[str, int], parts: int) -> np.ndarray:
         """The steps of one stage, a layer, the way in (the image's name) or the way out (the output's): one for each band of rows."""
         step = np.zeros(1, STEP)[0]
         name = stage if isinstance(stage, str) else stage.name
@@ -191,7 +183,7 @@ class Program:
             step["kernel"] = addresses["from_planes" if stage == INPUT else "to_planes"]
             step["sources"] = self.output_sources.ctypes.data
             self._planes(step, self.image if stage == INPUT else self.output)
-        bounds = _cuts(stage, *self.shapes[name][1:], parts)
+        bounds = cut(stage, *self.shapes[name][1:], parts)
         steps = np.repeat(step, len(bounds) - 1)
         steps["y0"], steps["y1"] = bounds[:-1], bounds[1:]
         for each in steps if step["kernel"] == addresses.get("conv_winograd") else ():
@@ -239,21 +231,6 @@ class Program:
             step["phases"], step["phase_count"] = self.taps[-1].ctypes.data, len(self.taps[-1])
         if packed.kernel == "conv_dot":
             self._planes(step, self.output)
-
-
-def _cuts(stage: Layer | str, height: int, width: int, parts: int) -> list[int]:
-    """Where rows are cut into bands, between whole rows of tiles: [0, ..., height].
-
-    Four bands a thread, if each keeps the pixels of 48 tiles of 4x4: a thread that is slow, beside another program or on a slower core,
-    holds up the others for one band at most.
-    """
-    if parts == 1:
-        return [0, height]
-    unit = 1
-    if isinstance(stage, Layer) and stage.op.kind in ("conv", "deconv"):
-        unit = 4 * (stage.op["dilation"] if stage.op.kind == "conv" else stage.op["stride"])
-    count = parts * min(4, max(1, height * width // (16 * STRIP * parts)))  # as many for each where the unit allows
-    return sorted({min(round(height * i / count / unit) * unit, height) for i in range(count)} | {0, height})
 
 
 def _bordered(shape: Shape, border: int) -> np.ndarray:

@@ -1,0 +1,86 @@
+"""Threads that share a slice: a band that is late holds up what is made from it, and nothing that is made meanwhile does it harm."""
+
+import numpy as np
+import pytest
+from conftest import random_tensors
+
+from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.kernels import _jit
+from monet_edge.plan import Plan, Program
+from monet_edge.plan.bands import order
+from monet_edge.spec import INPUT, Op, Spec, fold
+
+
+def conv(name, before, kernel, stride=1, dilation=1, padding=0, kind="conv"):
+    attributes = {"filters": 8, "kernel": kernel, "stride": stride, "padding": padding, "bias": True, "activation": "none"}
+    return Op(name, kind, (before,), attributes | ({"dilation": dilation} if kind == "conv" else {}))
+
+
+OTHERS = (
+    conv("a", INPUT, 5, padding=2),
+    conv("b", "a", 3, stride=2, padding=1),
+    conv("c", "b", 3, dilation=3, padding=1),
+    conv("d", "c", 3, stride=3, kind="deconv"),
+    conv("e", "d", 4, stride=2, padding=1),
+    conv("f", "e", 4, stride=2, padding=1, kind="deconv"),
+    conv("g", "f", 6, stride=4, padding=1, kind="deconv"),
+)
+NETWORKS = {
+    "monet": (monet(filters=4), 128, 48),
+    "u-net": (unet(4, depth=2, in_channels=3), 96, 64),
+    "attention u-net": (attention_unet(4, depth=2, classes=3), 96, 64),
+    "other sizes, strides and dilations": (Spec("others", 20, OTHERS), 96, 50),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def plan(request):
+    spec, height, width = NETWORKS[request.param]
+    spec = fold(spec)
+    image = np.random.default_rng(0).standard_normal((spec.in_channels, height, width)).astype(np.float32)
+    return Plan(spec, random_tensors(spec), _jit.load().isa), image
+
+
+def run(program, part, first=0, end=None):
+    return _jit.load().run(program.steps[part].ctypes.data, first, len(program.steps[part]) if end is None else end)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_any_band_may_be_late(plan, parts, keep):
+    """With ``keep`` a value that is read before it is made is not a number; without, values lie where others were."""
+    plan, image = plan
+    kernels = _jit.load()
+    alone = Program(plan, kernels.addresses, *image.shape[1:])
+    alone.begin(image)
+    run(alone, 0)
+    shared = Program(plan, kernels.addresses, *image.shape[1:], parts, keep)
+    end = len(shared.steps[0])
+    assert end >= len(alone.steps[0]) * parts
+    steps = shared.steps[0]
+    last = (np.max(steps["needs"] + 8 * steps["need_count"]) - shared.states.ctypes.data) // 8  # from there on nobody needs anybody
+    assert last >= end - 4 * parts
+    for late in range(end):
+        for part in (0, 1):  # one goes down, the other up
+            shared.begin(image)
+            shared.arena[:] = 255
+            shared.output[...] = np.nan
+            shared.states[late] = 1  # somebody has taken it
+            reached = run(shared, part)
+            assert (reached < end) == (late < last)
+            shared.states[late] = 0
+            step = int(np.flatnonzero(shared.steps[1 - part]["claim"] == shared.states.ctypes.data + 8 * late)[0])
+            assert run(shared, 1 - part, step, step + 1) == step + 1
+            assert run(shared, part, reached) == end
+            assert np.array_equal(shared.output, alone.output), late
+
+
+@pytest.mark.parametrize(("count", "parts"), [(8, 2), (12, 3), (2, 5), (7, 4)])
+def test_shares_are_disjoint_and_neighbours_meet_at_their_edge(count, parts):
+    orders = [order(count, part, parts) for part in range(parts)]
+    assert all(sorted(bands) == list(range(count)) for bands in orders)
+    shares = [count * (part + 1) // parts - count * part // parts for part in range(parts)]
+    own = [bands[:share] for bands, share in zip(orders, shares, strict=True)]
+    assert sorted(np.concatenate(own)) == list(range(count))
+    if count == 8:
+        assert [list(bands) for bands in orders] == [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0]]
