@@ -26,6 +26,7 @@ FLOORS = [
     ["kernels"],
     ["plan.fuse"],
     ["plan.choose"],
+    ["plan.bands"],
     ["plan.program"],
     ["plan"],
     ["runtime"],
