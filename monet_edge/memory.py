@@ -57,7 +57,7 @@ def peak(
     classes : int
         Channels of the network's output.
     workspace : int
-        Bytes that the network takes, a thread.
+        Bytes that the network takes, all threads together.
     threads : int
     probabilities : bool
         They are kept.
@@ -70,8 +70,7 @@ def peak(
     depth, height, width = shape
     at_once = threads if 2 * depth >= threads else 1  # fewer are taken one after the other; mirrored, they are twice as many
     pixels = at_once * height * width
-    workspaces = threads + (threads > 1)  # one more for the last slice, which all share
-    slices = workspaces * workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
+    slices = workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
     return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
 
 

@@ -187,7 +187,7 @@ class Model:
         flip: bool = False,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and a workspace a thread are in memory.
+        """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and the workspaces are in memory.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Run a network over slices: threads, progress, and one workspace a thread. Depends on NumPy, the plan and the kernels."""
+"""Run a network over slices: threads, progress, and their workspaces. Depends on NumPy, the plan and the kernels."""
 
 from __future__ import annotations
 
@@ -141,8 +141,9 @@ class Engine:
         return {layer.name: program.value(layer.name) for layer in plan.layers}
 
     def workspace_bytes(self, height: int, width: int) -> int:
-        """Memory that one thread needs for slices of this size, in bytes."""
-        return Program.memory(self._plan, height, width)
+        """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
+        alone = Program.memory(self._plan, height, width)
+        return alone if self.threads == 1 else self.threads * alone + Program.memory(self._plan, height, width, self.threads)
 
     def _check(self, image: np.ndarray) -> tuple[int, int]:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
@@ -168,7 +169,7 @@ class Engine:
         key = (*self._check(image), parts)
         with self._lock:
             self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
-            idle = self._idle.get(key)
+            idle = self._idle.setdefault(key, [])
             program = idle.pop() if idle else None
         if program is None:
             program = Program(self._plan, self._kernels.addresses, *key)
@@ -179,7 +180,7 @@ class Engine:
         """For the next slice of that size."""
         key = (*program.image.shape[1:], len(program.steps))
         with self._lock:
-            self._idle.setdefault(key, []).append(program)
+            self._idle.get(key, []).append(program)  # unless another size is asked for by now
 
     def _execute(self, program: Program, stop: threading.Event) -> None:
         """Run a program, each part in a thread."""

@@ -25,11 +25,17 @@ OTHERS = (
     conv("f", "e", 4, stride=2, padding=1, kind="deconv"),
     conv("g", "f", 6, stride=4, padding=1, kind="deconv"),
 )
+NARROW = (  # the last layer's taps and its summand are other rows of one value
+    conv("a", INPUT, 3, padding=1),
+    conv("b", "a", 1, stride=2, padding=32),
+    Op("c", "add", ("b", "a"), {"activation": "none"}),
+)
 NETWORKS = {
     "monet": (monet(filters=4), 128, 48),
     "u-net": (unet(4, depth=2, in_channels=3), 96, 64),
     "attention u-net": (attention_unet(4, depth=2, classes=3), 96, 64),
     "other sizes, strides and dilations": (Spec("others", 20, OTHERS), 96, 50),
+    "a value read twice": (Spec("narrow", 20, NARROW), 64, 64),
 }
 
 

@@ -142,7 +142,7 @@ def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, optio
 
 def test_few_slices_on_many_cores_are_taken_one_by_one():
     """As `Engine.map` does: one picture of 17 million pixels does not need 64 slices of them."""
-    wanted = {"classes": 1, "workspace": 30_000_000, "probabilities": False, "cleaning": False}
+    wanted = {"classes": 1, "workspace": 64 * 30_000_000, "probabilities": False, "cleaning": False}
     one, many = (memory.peak((depth, 4096, 4096), np.dtype(np.uint8), threads=64, **wanted) for depth in (1, 64))
     assert 64 * 30e6 + 48 * 4096**2 < one < 4e9
     assert many > 64 * 48 * 4096**2

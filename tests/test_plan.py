@@ -81,14 +81,15 @@ def test_memory_is_reused():
 
 
 @pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
-def test_the_memory_estimate_is_what_a_program_takes(network):
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_memory_estimate_is_what_a_program_takes(network, parts):
     spec = fold(network)
     kernels = _jit.load()
     plan = Plan(spec, random_tensors(spec), kernels.isa)
-    program = Program(plan, kernels.addresses, 64, 48)
+    program = Program(plan, kernels.addresses, 64, 48, parts)
     real = program.arena.nbytes + program.image.base.nbytes + program.output.nbytes
-    real += sum(memory.nbytes for memory in program.scratches[0].values())
-    assert abs(Program.memory(plan, 64, 48) - real) <= 4096
+    real += sum(memory.nbytes for scratch in program.scratches for memory in scratch.values())
+    assert abs(Program.memory(plan, 64, 48, parts) - real) <= 4096
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2, SSE, NEON], ids=lambda isa: isa.name)

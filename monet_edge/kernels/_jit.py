@@ -85,7 +85,7 @@ read:
   br label %look
 look:
   %looks = phi i64 [0, %read], [%looked, %again]
-  %seen = load atomic i64, ptr %claim monotonic, align 8
+  %seen = load atomic i64, ptr %claim acquire, align 8
   %open = icmp eq i64 %seen, 0
   br i1 %open, label %need, label %next
 need:

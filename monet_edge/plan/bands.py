@@ -39,15 +39,17 @@ def reads(stage: Stage, value: str, y0: int, y1: int) -> tuple[int, int] | None:
     """
     if isinstance(stage, str):
         return y0, y1
-    op = stage.op
+    if value not in stage.reads:
+        return None
+    op, first, end = stage.op, y0, y1
     if value in stage.inputs and op.kind == "conv":
         stride, reach = op["stride"], op["dilation"] * (op["kernel"] - 1)
-        return y0 * stride - op["padding"] - stride + 1, y1 * stride - op["padding"] + reach
-    if value in stage.inputs and op.kind == "deconv":
-        return (y0 + op["padding"] - op["kernel"] + 1) // op["stride"], (y1 - 1 + op["padding"]) // op["stride"] + 1
-    if value in stage.inputs and op.kind == "maxpool":
-        return y0 * op["kernel"], y1 * op["kernel"]
-    return (y0, y1) if value in stage.reads else None
+        first, end = y0 * stride - op["padding"] - stride + 1, y1 * stride - op["padding"] + reach
+    elif value in stage.inputs and op.kind == "deconv":
+        first, end = (y0 + op["padding"] - op["kernel"] + 1) // op["stride"], (y1 - 1 + op["padding"]) // op["stride"] + 1
+    elif value in stage.inputs and op.kind == "maxpool":
+        first, end = y0 * op["kernel"], y1 * op["kernel"]
+    return (min(first, y0), max(end, y1)) if value == stage.other else (first, end)
 
 
 def needs(stage: Stage, value: str, steps: np.ndarray, above: np.ndarray) -> list[tuple[int, int]]:

@@ -96,15 +96,15 @@ class Program:
         self.steps = [self._steps(bands, part, parts) for part in range(parts)]
 
     @staticmethod
-    def memory(plan: Plan, height: int, width: int) -> int:
-        """Bytes that a program of one part takes."""
+    def memory(plan: Plan, height: int, width: int, parts: int = 1) -> int:
+        """Bytes that a program takes."""
         program = object.__new__(Program)
         program.plan, program.shapes = plan, infer_shapes(plan.spec, height, width)
-        _, size = program._place(keep=False, parts=1)
+        _, size = program._place(keep=False, parts=parts)
         scratch = _Scratch(plan)
         bordered = [extent + 2 * (plan.border or 0) for extent in (height, width)]
         outer = 4 * (plan.spec.in_channels * int(np.prod(bordered)) + int(np.prod(program.shapes[plan.spec.output])))
-        return size + scratch.size + outer
+        return size + parts * scratch.size + outer
 
     def begin(self, image: np.ndarray) -> None:
         """Before every run: the image, (C, H, W), and nothing done yet."""
