@@ -1,5 +1,6 @@
 """The Engine: equal to PyTorch value by value, equal to itself on any number of threads; errors, interruption, caches, guard pages."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -111,6 +112,57 @@ def test_errors_reach_the_caller_and_the_engine_lives_on(threads, where):
     with pytest.raises(OSError, match="full"):
         engine.map(6, fail if where == "load" else lambda i: image, fail if where == "store" else lambda i, p: None)
     assert np.array_equal(engine.run(image[None]), tiny().run(image[None]))
+
+
+def test_threads_are_kept_from_slice_to_slice_and_end_with_the_engine():
+    engine, image = tiny(3), np.ones((1, 1, 8, 8), np.float32)
+    before = set(threading.enumerate())
+    for _ in range(5):
+        engine.run(image)
+        engine.run(np.repeat(image, 7, axis=0))
+    started = set(threading.enumerate()) - before
+    assert 1 <= len(started) <= 3
+    del engine
+    for thread in started:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_slice_does_not_wait_for_another_callers_volume():
+    engine, image = tiny(2), np.ones((1, 8, 8), np.float32)
+    begun, go_on, went_on = threading.Semaphore(0), threading.Event(), []
+
+    def load(i):
+        if i < 5:  # in one of the engine's two threads
+            begun.release()
+            go_on.wait(20)
+            went_on.append(i)
+        return image
+
+    volume = threading.Thread(target=engine.map, args=(6, load, lambda i, p: None))
+    volume.start()
+    assert begun.acquire(timeout=20)
+    assert begun.acquire(timeout=20)
+    try:
+        assert np.array_equal(engine.run(image[None]), tiny().run(image[None]))
+        assert not went_on
+    finally:
+        go_on.set()
+        volume.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_starts_threads_of_its_own():
+    engine, images = tiny(2), np.ones((4, 1, 8, 8), np.float32)
+    expected = engine.run(images)
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(not np.array_equal(engine.run(images), expected)))
+    child.start()
+    child.join(30)
+    stuck = child.is_alive()
+    child.kill()
+    assert not stuck
+    assert child.exitcode == 0
 
 
 @pytest.mark.parametrize(("shape", "words"), [((1, 7, 8), "divide by 2"), ((2, 8, 8), "1 channels"), ((8, 8), "shape")])
