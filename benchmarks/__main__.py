@@ -15,8 +15,9 @@ from . import chart, machine, measure, network, paper, paper_page, peers, tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-SECONDS = 30  # of measuring, for all runners of a network together
-ROUNDS = 60  # of one thread against two: they differ by less than this machine's moods
+SECONDS = 30
+ROUNDS = 60  # of one thread against two: they differ by less than a shared machine's moods
+OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
 PARTS = ("network", "layers", "cores", "startup")
 TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
 
@@ -29,6 +30,7 @@ def run(
     isa: Annotated[str, typer.Option(help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")] = "native",
     quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(PARTS)}.")] = None,
+    seconds: Annotated[int, typer.Option(min=2, help="Of taking turns, for all runners of a network together.")] = SECONDS,
     write_only: Annotated[bool, typer.Option("--write-only", help="Measure nothing: write README.md from what is recorded.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the pages are written from its default only.")] = RESULTS,
 ) -> None:
@@ -38,9 +40,9 @@ def run(
     if isa not in machine.ISAS:
         raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}", param_hint="--isa")
     steps = {
-        "network": lambda: _networks(isa, quick),
+        "network": lambda: _networks(isa, 2 if quick else seconds),
         "layers": lambda: _layers(isa, quick),
-        "cores": lambda: measure.in_process("cores", "native", 2, rounds=3 if quick else ROUNDS),
+        "cores": lambda: _cores(3 if quick else ROUNDS),
         "startup": lambda: measure.in_process("startup", "native", 2, rounds=2 if quick else 7),
     }
     parts = PARTS if isa == "native" else PARTS[:2]  # nothing else depends on the instruction set
@@ -51,7 +53,7 @@ def run(
         found = machine.describe()
         record(results / f"{name}-{isa}.json", found, steps[name](), isa=isa)
     if results == RESULTS:
-        (HERE / "README.md").write_text(readme(load(results)), encoding="utf-8")
+        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
         chart.draw(load(results), HERE / "speed.svg")
 
 
@@ -143,7 +145,7 @@ def _nets(text: str) -> list[str]:
     return names
 
 
-def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:
+def _networks(isa: str, seconds: int) -> list[dict[str, Any]]:
     """Every network and mode; held to an older instruction set only what is promised there, one slice of the small ones."""
     native = isa == "native"
     runners = list(peers.RUNNERS if native else peers.RESTRICTABLE)
@@ -152,12 +154,18 @@ def _networks(isa: str, quick: bool) -> list[dict[str, Any]]:
         for mode, threads in (("slice", 1), ("slice", 2), ("volume", 2)):
             if mode == "volume" and (name == "unet-64" or not native):
                 continue  # minutes, and nothing that one slice does not say
-            seconds = 2 if quick else SECONDS
             rows += measure.in_process("network", isa, threads, network=name, mode=mode, runners=runners, seconds=seconds)
     for name in network.SHIPPED if native else network.SHIPPED[:1]:
-        seconds = 2 if quick else SECONDS // 2
-        rows += measure.in_process("network", isa, 1, network=name, mode="slice", runners=list(peers.RESTRICTABLE[:3]), seconds=seconds)
+        rows += measure.in_process(
+            "network", isa, 1, network=name, mode="slice", runners=list(peers.RESTRICTABLE[:3]), seconds=seconds // 2
+        )
     return rows
+
+
+def _cores(rounds: int) -> list[dict[str, Any]]:
+    """Two threads, four, and so on up to the machine's cores; less often where a round takes longer."""
+    counts = [2**i for i in range(1, 8) if 2**i <= max(2, machine.describe()["cores"])]
+    return [measure.in_process("cores", "native", threads, rounds=max(3, 2 * rounds // threads)) for threads in counts]
 
 
 def _layers(isa: str, quick: bool) -> dict[str, Any]:
@@ -182,10 +190,10 @@ def pictures(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("*.png")}
 
 
-def readme(results: dict[str, Any]) -> str:
-    """README.md: the template with a table in every place that has results."""
+def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
+    """README.md: the template with a table in every place that has results, of the first machine and the other."""
 
-    def section(part: str, write: Any, title: bool = True) -> str:
+    def section(part: str, write: Any, title: bool = True, results: dict[str, Any] = results) -> str:
         texts = []
         for isa in machine.ISAS:
             found = results.get(f"{part}-{isa}")
@@ -195,10 +203,12 @@ def readme(results: dict[str, Any]) -> str:
         return "\n\n".join(texts) or "Not measured yet."
 
     text = string.Template((HERE / "template.md").read_text()).substitute(
-        targets=tables.targets(results),
+        targets=tables.targets(results, other),
         networks=section("network", tables.networks),
         layers=section("layers", lambda rows: f"{tables.proof(rows['proof'])}\n\n{tables.layers(rows['layers'])}"),
         cores=section("cores", tables.cores, title=False),
+        other_cores=section("cores", tables.cores, title=False, results=other),
+        other_networks=section("network", tables.networks, title=False, results=other),
         startup=section("startup", tables.startup, title=False),
     )
     return text.rstrip() + "\n"

@@ -1,4 +1,4 @@
-"""What a second core gives: our threads against our one thread, and against processes that share nothing but the machine.
+"""What more cores give: our threads against our one thread, and against processes that share nothing but the machine.
 
 Processes of one thread each share caches, memory and whoever else is on the machine, and nothing else: what they lose against one
 alone, threads lose too.
@@ -36,7 +36,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, _processes(threads) as everybody:
         case = peers.random_case("monet", Path(folder))
         one, several, image = peers.ours(case, 1), peers.ours(case, threads), case.slices[:1]
-        volume = case.slices[: VOLUME * threads]
+        volume = case.volume(VOLUME * threads)
 
         def processes() -> None:
             for connection in everybody:
@@ -82,7 +82,7 @@ def _serve(connection: Connection) -> None:
         connection.send(None)
         try:
             while True:
-                run(case.slices[: connection.recv()])
+                run(case.volume(connection.recv()))
                 connection.send(None)
         except EOFError:
             return

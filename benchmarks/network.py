@@ -42,7 +42,7 @@ def measure(threads: int, network: str, mode: str, runners: Sequence[str], secon
     runs: dict[str, peers.Run] = {}
     with tempfile.TemporaryDirectory() as folder:
         case = peers.make_case(network, Path(folder))
-        images = case.slices[:count]
+        images = case.volume(count)
         single, double = (peers.reference(case, images, double) for double in (False, True))
         for name in runners:
             row = {"network": network, "mode": mode, "runner": name, "threads": threads, "slices": count}

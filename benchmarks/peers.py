@@ -42,6 +42,10 @@ class Case:
     folder: Path
     slices: np.ndarray = field(default_factory=noise)
 
+    def volume(self, count: int) -> np.ndarray:
+        """So many slices, from the first one again where there are fewer."""
+        return np.resize(self.slices, (count, *self.slices.shape[1:]))
+
 
 def make_case(name: str, folder: Path) -> Case:
     """A network of `architectures.ARCHITECTURES` with random weights, or a shipped model."""

@@ -74,21 +74,24 @@ def test_a_second_core_is_measured_against_one_in_the_same_rounds():
     found = cores.measure(threads=2, rounds=1)
     assert all(found[name]["rounds"] == 1 for name in ("one thread", "volume", "processes", "one thread, slice", "slice"))
     times = {"one thread": 0.04, "volume": 0.02, "processes": 0.025, "one thread, slice": 0.04, "slice": 0.032}
-    text = tables.cores({"threads": 2} | {name: {"min": 0.9 * time, "median": time} for name, time in times.items()})
+    text = tables.cores([{"threads": 2} | {name: {"min": 0.9 * time, "median": time} for name, time in times.items()}])
     gains = [line.split(" | ")[-1] for line in text.splitlines()[2:]]
     assert gains == ["2.00 times (2.00) |", "1.60 times (1.60) |", "1.25 times (1.25) |"]
 
 
 def test_pages_are_what_the_records_give():
     found = command.load(command.RESULTS)
-    for page, text in (("README.md", command.readme(found)), ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS)))):
+    for page, text in (
+        ("README.md", command.readme(found, command.load(command.RESULTS / command.OTHER))),
+        ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS))),
+    ):
         assert (command.HERE / page).read_text(encoding="utf-8") == text, (
             f"python -m benchmarks writes {page}; edit its template or measure again"
         )
 
 
 def test_pages_without_results_say_so():
-    assert "Not measured yet." in command.readme({})
+    assert "Not measured yet." in command.readme({}, {})
     page = paper_page.page({})
     assert paper_page.MISSING in page
     assert "| MoNet | 403,556 | 401,666 |" in page
