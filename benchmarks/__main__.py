@@ -16,7 +16,7 @@ from . import chart, machine, measure, network, paper, paper_page, peers, tables
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SECONDS = 30
-ROUNDS = 60  # of one thread against two: they differ by less than a shared machine's moods
+ROUNDS = 300  # of one thread against two: four minutes, as a shared machine has moods of a minute (60 rounds: 1.84 to 2.06 times)
 OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
 PARTS = ("network", "layers", "cores", "startup")
 TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}

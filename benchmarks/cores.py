@@ -51,7 +51,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
             "one thread, slice": (1, lambda: one(image)),
             "slice": (1, lambda: several(image)),
         }
-        times = interleave({name: run for name, (_, run) in contestants.items()}, 0, least=rounds)
+        times = interleave({name: run for name, (_, run) in contestants.items()}, 0, rounds, rounds)
     counts = {name: count for name, (count, _) in contestants.items()}
     return {"threads": threads} | {name: summarise([time / counts[name] for time in found]) for name, found in times.items()}
 
