@@ -218,4 +218,3 @@ class Engine:
             if reached < end:  # at a band that another must make: let it run
                 time.sleep(0)
             at = reached
-
