@@ -100,7 +100,7 @@ def training_command(
     device: DeviceOption = None,
 ) -> None:
     """Train by the paper's recipe to convergence, export, hold to PyTorch, score; one JSON a network."""
-    from trainer.prepare import open_prepared
+    from monet_train.prepare import open_prepared
 
     from . import training  # torch
 
@@ -126,7 +126,7 @@ def step_command(
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
 ) -> None:
     """Seconds of a training step of the paper's recipe: Table 2's GPU column. Nothing else should run on that GPU."""
-    from trainer.prepare import open_prepared
+    from monet_train.prepare import open_prepared
 
     from . import step, training  # torch
 

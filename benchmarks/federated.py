@@ -28,20 +28,20 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import Preprocess
-from trainer.config import STRONG, Settings
-from trainer.config_text import override, to_json
-from trainer.data import Slices, build
-from trainer.dataset import institution, read_splits
-from trainer.federated import wire
-from trainer.federated.compress import encode, layout
-from trainer.federated.local import run_here
-from trainer.federated.rounds import round_content
-from trainer.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
-from trainer.federated.site import Memory
-from trainer.federated.state import ROUNDS, Run, stored
-from trainer.prepare import Prepared, open_prepared
-from trainer.state import new_state
-from trainer.validate import validate
+from monet_train.config import STRONG, Settings
+from monet_train.config_text import override, to_json
+from monet_train.data import Slices, build
+from monet_train.dataset import institution, read_splits
+from monet_train.federated import wire
+from monet_train.federated.compress import encode, layout
+from monet_train.federated.local import run_here
+from monet_train.federated.rounds import round_content
+from monet_train.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
+from monet_train.federated.site import Memory
+from monet_train.federated.state import ROUNDS, Run, stored
+from monet_train.prepare import Prepared, open_prepared
+from monet_train.state import new_state
+from monet_train.validate import validate
 
 from . import federated_page, training
 from .federated_page import SITES, VARIANTS

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from trainer.dataset import institution
-from trainer.federated.settings import Federation
+from monet_train.dataset import institution
+from monet_train.federated.settings import Federation
 
 from . import tables
 from .paired import interval, told

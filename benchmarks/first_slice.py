@@ -34,7 +34,7 @@ def load(runner: str, folder: Path):  # type: ignore[no-untyped-def]
     from safetensors.torch import load_file
 
     from monet_edge.weights import load as load_weights
-    from trainer.network import Network
+    from monet_train.network import Network
 
     torch.set_num_threads(1)
     network = Network(load_weights(folder / "model.safetensors").spec)

@@ -53,8 +53,8 @@ def measure(threads: int, network: str, slices: int) -> list[dict[str, Any]]:
 
 def draw(results: Mapping[str, Any], folder: Path) -> None:
     """Fig 4's box plots from the recorded patients, `fig4-<data>.png`, for every data set that has some."""
-    from trainer import figures  # Matplotlib and torch
-    from trainer.evaluate import Score
+    from monet_train import figures  # Matplotlib and torch
+    from monet_train.evaluate import Score
 
     trained = paper_page.trainings(results)
     for data in paper_page.DATA:

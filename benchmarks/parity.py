@@ -11,7 +11,7 @@ import torch
 from monet_edge.runtime import Engine
 from monet_edge.spec import Spec
 from monet_edge.weights import Weights
-from trainer.network import Network
+from monet_train.network import Network
 
 MOST = 1e-4  # of a value's largest magnitude, and of a probability
 

@@ -87,7 +87,7 @@ def torch_module(case: Case):  # type: ignore[no-untyped-def]
     """The network as a PyTorch module with its weights, not training."""
     import torch
 
-    from trainer.network import Network
+    from monet_train.network import Network
 
     module = Network(case.spec)
     module.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in case.tensors.items()})

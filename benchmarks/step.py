@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from trainer.config import Settings
-from trainer.data import build
-from trainer.prepare import Prepared
-from trainer.state import new_state
-from trainer.step import Step
-from trainer.train import choose_device, set_up_torch
+from monet_train.config import Settings
+from monet_train.data import build
+from monet_train.prepare import Prepared
+from monet_train.state import new_state
+from monet_train.step import Step
+from monet_train.train import choose_device, set_up_torch
 
 
 def seconds(settings: Settings, prepared: Prepared, names: list[str], steps: int, device: str | None = None) -> dict[str, Any]:

@@ -22,15 +22,15 @@ from monet_edge import DISCLAIMER, weights
 from monet_edge.model import Model
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import fold
-from trainer import checkpoint, figures
-from trainer.config import PAPER, Settings
-from trainer.config_text import override
-from trainer.dataset import Case, read_splits
-from trainer.evaluate import make_model, score
-from trainer.export import fold_tensors
-from trainer.prepare import Prepared
-from trainer.state import training_spec
-from trainer.train import fit
+from monet_train import checkpoint, figures
+from monet_train.config import PAPER, Settings
+from monet_train.config_text import override
+from monet_train.dataset import Case, read_splits
+from monet_train.evaluate import make_model, score
+from monet_train.export import fold_tensors
+from monet_train.prepare import Prepared
+from monet_train.state import training_spec
+from monet_train.train import fit
 
 from . import machine
 from .parity import compare
@@ -191,7 +191,7 @@ def pictures(task: Task, model: Model) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        The share of near-zero activations by layer, see `trainer.figures.activations`.
+        The share of near-zero activations by layer, see `monet_train.figures.activations`.
     """
     examples = [figures.example(model, task.prepared.load(name)) for name in task.split["val"][:EXAMPLES]]
     activations = task.folder / f"{task.name}-activations.png"

@@ -59,7 +59,7 @@ def output(command: str, folder: Path) -> str:
     """What a command prints, on both channels; the programs are this checkout's, installed or not."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "COLUMNS": "120", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(HERE.parent)}
-    command = f'monet-edge() {{ python -m monet_edge "$@"; }}; monet-train() {{ python -m trainer.cli "$@"; }}; {command}'
+    command = f'monet-edge() {{ python -m monet_edge "$@"; }}; monet-train() {{ python -m monet_train.cli "$@"; }}; {command}'
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = (line.rstrip() for line in done.stdout.splitlines())
     return "\n".join([*lines, *([f"(exit status {done.returncode})"] if done.returncode else [])])
@@ -73,9 +73,9 @@ def options(page: str) -> str:
 def apps() -> dict[str, typer.Typer]:
     """Both programs."""
     import monet_edge.cli
-    import trainer.cli
+    import monet_train.cli
 
-    return {"monet-edge": monet_edge.cli.app, "monet-train": trainer.cli.app}
+    return {"monet-edge": monet_edge.cli.app, "monet-train": monet_train.cli.app}
 
 
 def table(program: str) -> str:

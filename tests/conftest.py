@@ -45,8 +45,8 @@ def small(tmp_path_factory):
     """Three synthetic heads for the trainer: (Dataset, Prepared)."""
     import synthetic  # here: it imports PyTorch, which most tests need not
 
-    from trainer.dataset import read
-    from trainer.prepare import prepare
+    from monet_train.dataset import read
+    from monet_train.prepare import prepare
 
     folder = tmp_path_factory.mktemp("small")
     dataset = read(synthetic.write_dataset(folder / "data"))
@@ -70,7 +70,7 @@ def alike(tiny):
     """Settings of a federated training of the tiny network, for whoever has to answer like a site."""
     import federation
 
-    from trainer.federated.local import take_identity
+    from monet_train.federated.local import take_identity
 
     take_identity()
     return federation.make_settings(federation.TWO, tiny)

@@ -9,13 +9,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from monet_edge import phantom
 from monet_edge.preprocess import Preprocess
-from trainer.config import STRONG, Augmentation, Settings
-from trainer.dataset import read
-from trainer.federated import state, wire
-from trainer.federated.compress import encode, layout
-from trainer.federated.local import run_here
-from trainer.federated.settings import Federation, for_sites, tensor_shapes, to_run_config
-from trainer.prepare import prepare
+from monet_train.config import STRONG, Augmentation, Settings
+from monet_train.dataset import read
+from monet_train.federated import state, wire
+from monet_train.federated.compress import encode, layout
+from monet_train.federated.local import run_here
+from monet_train.federated.settings import Federation, for_sites, tensor_shapes, to_run_config
+from monet_train.prepare import prepare
 
 SHAPE = (8, 64, 64)
 TWO = Federation(rounds=2, sites=2, minimum=2, wait=0.2)

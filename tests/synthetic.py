@@ -8,7 +8,7 @@ import numpy as np
 
 from monet_edge import phantom
 from monet_edge.preprocess import Preprocess
-from trainer.config import STRONG, Settings
+from monet_train.config import STRONG, Settings
 
 SHAPE = (8, 64, 64)
 RECORD = Preprocess(64, "axial", 0, "zscore", -2.0, 4.0, 0.5, ("lesion",))

@@ -75,7 +75,7 @@ def test_imports_run_one_way(path):
     here = module_of(path)
     assert here in FLOOR or here == "__init__", f"{here} stands on no floor: say where in FLOORS"
     for name in imports_of(path):
-        assert name.split(".")[0] not in {"torch", "scipy", "trainer", "matplotlib"}
+        assert name.split(".")[0] not in {"torch", "scipy", "monet_train", "matplotlib"}
         if name.startswith("monet_edge.") and here != "kernels":
             there = floor_of(name)
             assert there is None or here == "__init__" or FLOOR[there] < FLOOR[here], f"{here} imports {there}"
@@ -98,7 +98,7 @@ import sys
 from monet_edge.cli import app
 try: app(["segment", "--help"])
 except SystemExit: pass
-print("loaded", [name for name in ("numba", "nibabel", "numpy", "torch", "trainer", "scipy") if name in sys.modules])
+print("loaded", [name for name in ("numba", "nibabel", "numpy", "torch", "monet_train", "scipy") if name in sys.modules])
 """
     assert run(code).endswith("loaded []\n")
 
@@ -114,7 +114,7 @@ def test_pillow_is_for_pictures_only():
 
 
 def test_the_runtime_needs_no_torch():
-    code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'trainer') if m in sys.modules])"
+    code = "import sys, monet_edge.cli, monet_edge.pipeline; print([m for m in ('torch', 'monet_train') if m in sys.modules])"
     assert run(code) == "[]\n"
 
 
@@ -142,9 +142,9 @@ def test_every_room_travels_in_the_wheel():
     """Packages and the files beside them are listed by hand: the top-level folder weights/ is one of them under another name."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     rooms = {
-        ".".join(path.parent.relative_to(ROOT).parts): path.parent
-        for top in ("monet_edge", "trainer")
-        for path in ROOT.glob(f"{top}/**/__init__.py")
+        ".".join(path.parent.relative_to(top).parts): path.parent
+        for top in (ROOT, ROOT / "trainer")
+        for path in top.glob("monet_*/**/__init__.py")
     }
     assert set(setup["packages"]) == {*rooms, "monet_edge.shipped"}
     for room, folder in rooms.items():

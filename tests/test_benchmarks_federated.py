@@ -11,9 +11,9 @@ pytest.importorskip("flwr", reason="the extra federated is not installed")
 
 from benchmarks import federated, federated_page, paired
 from monet_edge import phantom
-from trainer.dataset import read
-from trainer.federated.settings import Federation
-from trainer.prepare import prepare
+from monet_train.dataset import read
+from monet_train.federated.settings import Federation
+from monet_train.prepare import prepare
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from benchmarks import __main__ as command
 from benchmarks import machine, parity, training
 from monet_edge import phantom, weights
 from monet_edge.model import Model
-from trainer.dataset import read
-from trainer.evaluate import evaluate, make_model
-from trainer.prepare import open_prepared, prepare
-from trainer.state import training_spec
+from monet_train.dataset import read
+from monet_train.evaluate import evaluate, make_model
+from monet_train.prepare import open_prepared, prepare
+from monet_train.state import training_spec
 
 TRIAL = ("--size", "32", "--set", "epochs=3", "--set", "batch=4")
 

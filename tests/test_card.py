@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from monet_edge import weights
-from trainer.card import card, measuring
-from trainer.dataset import read_splits
+from monet_train.card import card, measuring
+from monet_train.dataset import read_splits
 
 
 @pytest.mark.parametrize("name", weights.shipped())

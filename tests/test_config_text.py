@@ -7,8 +7,8 @@ import pytest
 from synthetic import settings
 
 from monet_edge.errors import ModelError, MonetError
-from trainer.config import STRONG
-from trainer.config_text import from_json, override, read_settings, to_json
+from monet_train.config import STRONG
+from monet_train.config_text import from_json, override, read_settings, to_json
 
 
 def test_a_setting_can_be_changed_and_a_wrong_one_says_so():

@@ -9,10 +9,10 @@ from synthetic import RECORD
 
 from monet_edge import volume
 from monet_edge.preprocess import SLICINGS, measure, network_input
-from trainer.augment import augment
-from trainer.config import DEPTHS, PAPER, STRONG, Augmentation
-from trainer.data import build
-from trainer.losses import one_hot
+from monet_train.augment import augment
+from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
+from monet_train.data import build
+from monet_train.losses import one_hot
 
 
 @pytest.mark.parametrize("slicing", SLICINGS)

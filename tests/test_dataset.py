@@ -7,7 +7,7 @@ from synthetic import SHAPE, write_dataset
 
 from monet_edge import phantom
 from monet_edge.errors import DatasetError
-from trainer.dataset import check, load, read, split
+from monet_train.dataset import check, load, read, split
 
 
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet"])

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from synthetic import RECORD, settings, write_dataset
 
-from trainer.config import STRONG, Augmentation
-from trainer.dataset import read, split
-from trainer.evaluate import compare, evaluate, make_model, summarise, surface_distances
-from trainer.export import export
-from trainer.prepare import prepare
-from trainer.train import fit
+from monet_train.config import STRONG, Augmentation
+from monet_train.dataset import read, split
+from monet_train.evaluate import compare, evaluate, make_model, summarise, surface_distances
+from monet_train.export import export
+from monet_train.prepare import prepare
+from monet_train.train import fit
 
 
 def test_surface_distances_against_every_pair_of_surface_points():

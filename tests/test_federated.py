@@ -17,13 +17,13 @@ from starlette.responses import Response
 from typer.testing import CliRunner
 
 from monet_edge.errors import MonetError
-from trainer.cli import app
-from trainer.config import STRONG
-from trainer.config_text import to_json
-from trainer.federated import commands, launch, run, settings, superlink, wire
-from trainer.federated.compress import decode, encode, layout
-from trainer.federated.privacy import epsilon
-from trainer.federated.settings import Federation
+from monet_train.cli import app
+from monet_train.config import STRONG
+from monet_train.config_text import to_json
+from monet_train.federated import commands, launch, run, settings, superlink, wire
+from monet_train.federated.compress import decode, encode, layout
+from monet_train.federated.privacy import epsilon
+from monet_train.federated.settings import Federation
 
 
 def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):

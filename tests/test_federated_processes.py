@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from monet_edge import phantom, weights
-from trainer.config_text import to_json
-from trainer.federated import launch, run
-from trainer.federated.settings import Federation
-from trainer.federated.state import MODEL, ROUNDS
-from trainer.prepare import open_prepared
+from monet_train.config_text import to_json
+from monet_train.federated import launch, run
+from monet_train.federated.settings import Federation
+from monet_train.federated.state import MODEL, ROUNDS
+from monet_train.prepare import open_prepared
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
@@ -34,7 +34,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="proc
 def start(*words, **options):
     """A command of monet-train, in the background, with one thread a process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "trainer.cli", *map(str, words)]
+    command = [sys.executable, "-m", "monet_train.cli", *map(str, words)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
@@ -86,7 +86,7 @@ def test_two_sites_two_rounds(folder):
 
 FOREIGN = """
 from pathlib import Path
-from trainer.federated import client_app
+from monet_train.federated import client_app
 Path({trace!r}).touch()
 app = client_app.app
 """
@@ -102,7 +102,7 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
         write(home, config)
         (home / "foreign.py").write_text(FOREIGN.format(trace=str(trace)))
         page = home / "pyproject.toml"
-        page.write_text(page.read_text().replace("trainer.federated.client_app:app", "foreign:app"))
+        page.write_text(page.read_text().replace("monet_train.federated.client_app:app", "foreign:app"))
 
     monkeypatch.setattr(run, "write_app", write_app)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

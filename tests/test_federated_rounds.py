@@ -19,10 +19,10 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from monet_edge import weights
 from monet_edge.errors import MonetError, OutputError
-from trainer import checkpoint
-from trainer.federated import rounds, state, wire
-from trainer.federated.local import Grid, run_here
-from trainer.federated.settings import Federation, tensor_shapes
+from monet_train import checkpoint
+from monet_train.federated import rounds, state, wire
+from monet_train.federated.local import Grid, run_here
+from monet_train.federated.settings import Federation, tensor_shapes
 
 FAULTS = {
     "NaN": (lambda m, s: fed.reply(m, s, value=np.nan), "NaN"),
@@ -212,8 +212,8 @@ import os, signal, sys
 sys.path[:0] = [{tests!r}]
 from conftest import tiny_monet
 from monet_edge.architectures import ARCHITECTURES
-from trainer.federated.client_app import app
-from trainer.federated.local import run_here
+from monet_train.federated.client_app import app
+from monet_train.federated.local import run_here
 
 ARCHITECTURES["tiny"] = tiny_monet
 

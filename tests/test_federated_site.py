@@ -14,14 +14,14 @@ from federation import TWO, bad_arrays, result, tensors
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from monet_edge import weights
-from trainer import checkpoint
-from trainer.config_text import to_json
-from trainer.dataset import split
-from trainer.federated import client_app, rounds, site, state, worker
-from trainer.federated.local import run_here
-from trainer.federated.settings import Federation
-from trainer.prepare import open_prepared
-from trainer.train import fit
+from monet_train import checkpoint
+from monet_train.config_text import to_json
+from monet_train.dataset import split
+from monet_train.federated import client_app, rounds, site, state, worker
+from monet_train.federated.local import run_here
+from monet_train.federated.settings import Federation
+from monet_train.prepare import open_prepared
+from monet_train.train import fit
 
 
 @pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])

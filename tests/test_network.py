@@ -6,8 +6,8 @@ import torch
 
 from monet_edge import spec as _spec
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
-from trainer.export import fold_tensors
-from trainer.network import Network
+from monet_train.export import fold_tensors
+from monet_train.network import Network
 
 SMALL = {
     "monet": monet(),

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from monet_edge import phantom
 from monet_edge.cli import app
-from trainer import dataset
+from monet_train import dataset
 
 
 def test_the_data_set_is_valid_and_known(tmp_path):

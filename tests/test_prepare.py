@@ -7,8 +7,8 @@ from synthetic import write_dataset
 
 from monet_edge import volume
 from monet_edge.preprocess import SLICINGS
-from trainer.dataset import load, oriented, read
-from trainer.prepare import open_prepared, prepare
+from monet_train.dataset import load, oriented, read
+from monet_train.prepare import open_prepared, prepare
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "<f4", "<f8"])

@@ -19,7 +19,7 @@ from monet_edge.errors import SpecError
 from monet_edge.kernels import _cache, _jit
 from monet_edge.runtime import Engine
 from monet_edge.spec import fold
-from trainer.network import Network
+from monet_train.network import Network
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {

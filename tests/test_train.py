@@ -18,12 +18,12 @@ import torch.distributed as dist
 from synthetic import settings
 
 from monet_edge.errors import DatasetError, ModelError, OutputError
-from trainer import checkpoint, train
-from trainer.config import PAPER, STRONG
-from trainer.losses import dice_loss, loss
-from trainer.schedule import one_cycle
-from trainer.state import new_state, start, write
-from trainer.train import fit
+from monet_train import checkpoint, train
+from monet_train.config import PAPER, STRONG
+from monet_train.losses import dice_loss, loss
+from monet_train.schedule import one_cycle
+from monet_train.state import new_state, start, write
+from monet_train.train import fit
 
 
 def test_losses_against_plain_formulas():
@@ -84,7 +84,7 @@ def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
     """`kill -9` at random moments; ten in a row were run by hand."""
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
-    python = [sys.executable, "-m", "trainer.cli"]
+    python = [sys.executable, "-m", "monet_train.cli"]
     root = Path(__file__).parents[1]
     options = ("--recipe", recipe, "--resume")
     subprocess.run([*python, *_command(small[1].folder, tmp_path / "whole", splits, *options)], check=True, capture_output=True, cwd=root)
@@ -152,15 +152,15 @@ def test_processes_speak_as_their_device_can(monkeypatch, device, gpus, backend)
 
 TELLING = """
 import hashlib
-import trainer.train
-from trainer.cli import main
+import monet_train.train
+from monet_train.cli import main
 
-def telling(*given, fit=trainer.train.fit, **more):
+def telling(*given, fit=monet_train.train.fit, **more):
     network = fit(*given, **more)
     print("weights", hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())).hexdigest())
     return network
 
-trainer.train.fit = telling
+monet_train.train.fit = telling
 main()
 """
 

@@ -12,9 +12,9 @@ import pytest
 from synthetic import write_dataset
 
 from monet_edge import phantom, weights
-from trainer import export
-from trainer.cli import main
-from trainer.export import fold_tensors
+from monet_train import export
+from monet_train.cli import main
+from monet_train.export import fold_tensors
 
 
 def call(folder, *words):
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
 )
 def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, words):
-    code = f"import sys; sys.modules[{module!r}] = None; from trainer.cli import main; main()"
+    code = f"import sys; sys.modules[{module!r}] = None; from monet_train.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=place, env={**os.environ, "PYTHONPATH": ROOT}
     )

@@ -9,11 +9,11 @@ import pytest
 import torch
 from synthetic import settings
 
-from trainer.augment import augment
-from trainer.config import DEPTHS, PAPER, STRONG, Augmentation, training_spec
-from trainer.network import BatchNorm
-from trainer.schedule import after_epoch, finished
-from trainer.state import State, new_state
+from monet_train.augment import augment
+from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation, training_spec
+from monet_train.network import BatchNorm
+from monet_train.schedule import after_epoch, finished
+from monet_train.state import State, new_state
 
 RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "training-h200.json"
 NETS = ("monet", "unet-16", "unet-64", "attention-unet")

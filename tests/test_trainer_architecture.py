@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TRAINER = ROOT / "trainer"
 
 
 def imports_of(path):
     """Modules of the trainer that a file imports, at its top or within a function, which only hides a circle; TYPE_CHECKING may."""
-    parts, tree = path.relative_to(ROOT).with_suffix("").parts, ast.parse(path.read_text())
+    parts, tree = path.relative_to(TRAINER).with_suffix("").parts, ast.parse(path.read_text())
     hidden = {id(node) for block in ast.walk(tree) if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
               for node in ast.walk(block)}  # fmt: skip
     for node in ast.walk(tree):
@@ -21,15 +22,15 @@ def imports_of(path):
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    needs = {".".join(path.relative_to(ROOT).with_suffix("").parts): set(imports_of(path)) for path in (ROOT / "trainer").rglob("*.py")}
-    assert needs["trainer.cli"] >= {"trainer.options", "trainer.federated.commands", "trainer.train"}
+    needs = {".".join(path.relative_to(TRAINER).with_suffix("").parts): set(imports_of(path)) for path in TRAINER.rglob("*.py")}
+    assert needs["monet_train.cli"] >= {"monet_train.options", "monet_train.federated.commands", "monet_train.train"}
     graphlib.TopologicalSorter(needs).prepare()  # a CycleError names the circle
 
 
 def test_help_is_light():
     code = """
 import sys
-from trainer.cli import app
+from monet_train.cli import app
 try: app(["fit", "--help"])
 except SystemExit: pass
 print("loaded", [name for name in ("torch", "scipy", "matplotlib", "flwr", "numba", "numpy") if name in sys.modules])

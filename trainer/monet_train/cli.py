@@ -82,7 +82,7 @@ def fit(
     channel: ChannelOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a network. Several GPUs: torchrun --nproc-per-node N -m trainer.cli fit ..."""
+    """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.preprocess import Preprocess
 

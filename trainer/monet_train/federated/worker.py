@@ -1,6 +1,6 @@
 """What answers the messages of a site: monet-edge's own ClientApp, whatever program the server sends along.
 
-    python -m trainer.federated.worker 127.0.0.1:9100
+    python -m monet_train.federated.worker 127.0.0.1:9100
 
 Flower's executor (`flower-superexec`, `flwr-clientapp`) unpacks the app bundle that comes with a run and imports what it names:
 whoever may start a run could read a site's scans. This one, put together from Flower's own parts, leaves the bundle alone.

@@ -58,7 +58,7 @@ def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
     """
     if tls is None and not is_loopback(host):
         raise MonetError(f"{host} can be reached from other machines: give --certificate, --key and --authority, or use 127.0.0.1")
-    command = [*OURS, "trainer.federated.superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
+    command = [*OURS, "monet_train.federated.superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
     if tls is None:
         return [*command, "--insecure"]
     command += ["--ssl-certfile", str(tls.certificate), "--ssl-keyfile", str(tls.key), "--ssl-ca-certfile", str(tls.authority)]
@@ -97,7 +97,7 @@ def supernode_command(address: str, node: dict[str, str], port: int, authority: 
 
 def worker_command(port: int) -> list[str]:
     """How to start what answers the messages of the SuperNode at a port."""
-    return [*OURS, "trainer.federated.worker", f"127.0.0.1:{port}"]
+    return [*OURS, "monet_train.federated.worker", f"127.0.0.1:{port}"]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -181,8 +181,8 @@ def write_app(folder: Path, run_config: dict[str, Any]) -> None:
         "[tool.flwr.app]",
         'publisher = "monet-edge"',
         "[tool.flwr.app.components]",
-        'serverapp = "trainer.federated.server_app:app"',
-        'clientapp = "trainer.federated.client_app:app"',
+        'serverapp = "monet_train.federated.server_app:app"',
+        'clientapp = "monet_train.federated.client_app:app"',
         "[tool.flwr.app.config]",
         *(f"{name} = {json.dumps(value)}" for name, value in run_config.items()),
         "",

@@ -1,6 +1,6 @@
 """Flower's SuperLink, open to other machines at one of its APIs only: Fleet, which knows every site by its key.
 
-    python -m trainer.federated.superlink OPTIONS-OF-FLOWER-SUPERLINK
+    python -m monet_train.federated.superlink OPTIONS-OF-FLOWER-SUPERLINK
 
 Flower 1.41 serves Fleet, Control and Runtime on one port and has no option to part them or, outside its enterprise edition, to
 ask for a password. Whoever reaches Control may start a program of his own at the server and register sites; whoever reaches
