@@ -95,6 +95,7 @@ def training_command(
     minutes: Annotated[float, typer.Option(help="Stop training after so many; the same command goes on. Default: no limit.")] = math.inf,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Epochs from one checkpoint to the next.")] = 1,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Score also what has not converged yet, recorded as such.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation; others than 0 end the files' names.")] = 0,
     size: SizeOption = paper.SIZE,
     changes: ChangesOption = None,
     device: DeviceOption = None,
@@ -107,7 +108,7 @@ def training_command(
     deadline = time.monotonic() + 60 * minutes
     other = open_prepared(external) if external else None
     for name in _nets(net):
-        task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other)
+        task = training.make_task(name, open_prepared(prepared), splits, output, size, changes or (), other, seed)
         if time.monotonic() < deadline:
             training.train(task, deadline, checkpoint_every, device)
         if training.is_done(task) or (unfinished and training.has_begun(task)):

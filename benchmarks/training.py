@@ -69,7 +69,8 @@ class Task:
 
     @property
     def name(self) -> str:
-        return f"paper-{self.settings.net}-{self.prepared.name}"
+        seed = f"-seed{self.settings.seed}" if self.settings.seed else ""
+        return f"paper-{self.settings.net}-{self.prepared.name}{seed}"
 
     @property
     def run(self) -> Path:
@@ -77,7 +78,14 @@ class Task:
 
 
 def make_task(
-    net: str, prepared: Prepared, splits: Path, folder: Path, size: int, changes: Sequence[str] = (), external: Prepared | None = None
+    net: str,
+    prepared: Prepared,
+    splits: Path,
+    folder: Path,
+    size: int,
+    changes: Sequence[str] = (),
+    external: Prepared | None = None,
+    seed: int = 0,
 ) -> Task:
     """The paper's recipe for one network on one data set.
 
@@ -93,10 +101,12 @@ def make_task(
         Of the network's input, pixels.
     changes : sequence of str
         ``name=value`` of the recipe: for trials, recorded like every setting.
+    seed : int
+        Of the initial weights, the order of slices and the augmentation.
     """
     intensity, low, high = INTENSITIES.get(prepared.name, ("zscore", -2.0, 4.0))
     record = Preprocess(size, "axial", 0, intensity, low, high, 0.5, prepared.labels)
-    settings = Settings(prepared.name, net, record, False, override(PAPER, changes), 0, False)
+    settings = Settings(prepared.name, net, record, False, override(PAPER, changes), seed, False)
     return Task(settings, prepared, read_splits(splits)[0], external, folder)
 
 
@@ -130,6 +140,7 @@ def train(task: Task, deadline: float, checkpoint_every: int = 1, device: str | 
             device=device,
             checkpoint_every=checkpoint_every,
             log=log,
+            announce=lambda line: print(f"{task.name}: {line}", flush=True),
         )
     except OutOfTime:
         print(f"{task.name}: stopped by the clock; the same command goes on with it", flush=True)

@@ -79,14 +79,15 @@ def _command(prepared, run, splits, *options):
     return [*base, "--set", "epochs=5", "--set", "batch=4", *options]
 
 
-@pytest.mark.parametrize("recipe", ["strong", "paper"])
+# 8 slices, 4 a batch: with 7 steps an epoch begins and ends in the middle of a round over the slices
+@pytest.mark.parametrize("recipe", [("strong",), ("paper", "--set", "epoch_steps=7")], ids=["strong", "paper, long epochs"])
 def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
     """`kill -9` at random moments; ten in a row were run by hand."""
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
     python = [sys.executable, "-m", "monet_train.cli"]
     root = Path(__file__).parents[1]
-    options = ("--recipe", recipe, "--resume")
+    options = ("--recipe", *recipe, "--resume")
     subprocess.run([*python, *_command(small[1].folder, tmp_path / "whole", splits, *options)], check=True, capture_output=True, cwd=root)
     dice = random.Random(0)
     kills = 0

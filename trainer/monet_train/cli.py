@@ -197,7 +197,11 @@ def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], outpu
             elif not quiet:
                 print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
 
-        fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log)
+        def announce(line: str) -> None:
+            if main_process and not quiet:
+                print(line, file=sys.stderr, flush=True)
+
+        fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log, announce=announce)
 
 
 def main() -> None:

@@ -95,7 +95,8 @@ def from_json(text: str) -> Settings:
             raise ValueError(f"{len(text)} characters")
         data = json.loads(text)
         augmentation = _whole(Augmentation(), data["recipe"]["augmentation"])
-        recipe = _whole(STRONG, {**data["recipe"], "augmentation": augmentation})
+        # written before an epoch could have a length of its own: once over all slices
+        recipe = _whole(STRONG, {"epoch_steps": 0, **data["recipe"], "augmentation": augmentation})
         record = preprocess.from_json(json.dumps(data["preprocess"]))
         settings: Settings = _whole(Settings("", "", record, False, recipe, 0, False), {**data, "recipe": recipe, "preprocess": record})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MonetError) as error:

@@ -14,11 +14,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .augment import augment
-from .config import Settings
+from .config import Recipe, Settings
 from .data import Slices
 from .losses import loss, one_hot
 from .schedule import one_cycle
 from .state import State
+
+SETTLED = 230  # steps after which a tenth is left of what BatchNorm's statistics began with, at Keras's momentum (0.99^230)
 
 
 class Step:
@@ -58,10 +60,10 @@ class Step:
         return augment(images, labels, data.depths[index], data.strips[data.cases[index]], settings, (record.low, record.high))
 
     def epoch(self, epoch: int, rank: int, world: int) -> float:
-        """Train on every slice once, as process ``rank`` of ``world``; returns the mean training loss of all."""
+        """Train for the steps of one epoch, as process ``rank`` of ``world``; returns the mean training loss of all."""
         settings, state = self.settings, self.state
         recipe, place = settings.recipe, self.training.images.device
-        order = _order(len(self.training.images), recipe.batch, world, settings.seed, epoch)[rank]
+        order = _order(len(self.training.images), recipe, world, settings.seed, epoch)[rank]
         torch.manual_seed(int(np.random.SeedSequence([settings.seed, epoch, rank]).generate_state(1)[0]))
         state.network.train()
         losses = []
@@ -98,12 +100,44 @@ class Step:
         return value.detach()
 
 
-def _order(count: int, batch: int, world: int, seed: int, epoch: int) -> np.ndarray:
-    """Every slice once, shuffled, in whole batches: (world, steps, batch) int64; the first few come twice to fill the last."""
-    batch = min(batch, max(1, count // world))
-    shuffled = np.random.default_rng([seed, epoch]).permutation(count)
-    steps = -(-count // (batch * world))
-    return np.resize(shuffled, (steps, world, batch)).swapaxes(0, 1).copy()
+def epoch_shape(count: int, recipe: Recipe, world: int) -> tuple[int, int]:
+    """Steps of an epoch over ``count`` slices, and slices of a step and process."""
+    batch = min(recipe.batch, max(1, count // world))
+    return recipe.epoch_steps or -(-count // (batch * world)), batch
+
+
+def describe_epoch(count: int, recipe: Recipe, world: int = 1) -> str:
+    """One line: how many steps an epoch has, and why."""
+    steps, batch = epoch_shape(count, recipe, world)
+    head = f"an epoch is {steps} steps of {batch * world} slices"
+    once, _ = epoch_shape(count, replace(recipe, epoch_steps=0), world)
+    if not recipe.epoch_steps:
+        reason = f"once over all {count:,}"
+    else:
+        reason = f"epoch_steps of recipe {recipe.name}; once over all {count:,} is {once}"
+    if recipe.schedule == "plateau" and steps < SETTLED:
+        reason += f"; fewer than {SETTLED} may be too short for its plateau rule to tell learning from noise: see --set epoch_steps"
+    return f"{head} ({reason})"
+
+
+def _order(count: int, recipe: Recipe, world: int, seed: int, epoch: int) -> np.ndarray:
+    """Which slices an epoch takes, in whole batches: (world, steps, batch) int64.
+
+    Once over all: every slice in a new order, the first few twice to fill the last batch. A number of steps: the next part of an
+    endless stream of shuffled rounds, in which every slice comes once a round, wherever epochs begin and end.
+    """
+    steps, batch = epoch_shape(count, recipe, world)
+    if not recipe.epoch_steps:
+        return np.resize(_shuffled(count, seed, epoch), (steps, world, batch)).swapaxes(0, 1).copy()
+    taken = steps * world * batch
+    start = epoch * taken
+    rounds = range(start // count, (start + taken - 1) // count + 1)
+    stream = np.concatenate([_shuffled(count, seed, number) for number in rounds])
+    return stream[start - rounds[0] * count :][:taken].reshape(steps, world, batch).swapaxes(0, 1).copy()
+
+
+def _shuffled(count: int, seed: int, number: int) -> np.ndarray:
+    return np.random.default_rng([seed, number]).permutation(count)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
 from .state import describe, start, start_at_prior, write
-from .step import Step
+from .step import Step, describe_epoch
 from .validate import agreed, validate
 
 Log = Callable[[dict[str, float]], None]
@@ -41,6 +41,7 @@ def fit(
     compiled: bool | None = None,
     checkpoint_every: int = 1,
     log: Log = lambda row: None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
     """Train a network; the run folder gets config.json, splits.json, metrics.csv and a checkpoint every epoch.
 
@@ -61,6 +62,8 @@ def fit(
         Epochs from one checkpoint to the next, the last epoch apart: U-Net-64's has 620 MB, as long to write as to train an epoch.
     log : callable
         Called with every epoch's row of metrics.
+    announce : callable
+        Called once, before the first epoch, with a line that says how long an epoch is and why.
 
     Returns
     -------
@@ -91,6 +94,8 @@ def fit(
             start_at_prior(state, training)
         compiled = place.type == "cuda" if compiled is None else compiled
         step = Step(settings, state, training, world, compiled)
+        if rank == 0:
+            announce(describe_epoch(len(training.images), settings.recipe, world))
         while not finished(settings.recipe, state):
             epoch, started = len(state.history), time.perf_counter()
             trained = step.epoch(epoch, rank, world)
