@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,23 +99,58 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     ModelError
         If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
     """
+    settings = read_settings(run)
+    about = {
+        "modality": dataset.modality,
+        "licence": dataset.licence,
+        "data": {"name": dataset.name, "reference": dataset.reference, "licence": dataset.licence},
+    }
+
+    def look(names: Sequence[str]) -> fingerprint.Fingerprint | None:
+        return _fingerprint((load_case(dataset, name, channel) for name in names), settings)
+
+    return export_run(run, output, about, look, command)
+
+
+def export_run(
+    run: Path, output: Path, about: Mapping[str, Any], look: Callable[[Sequence[str]], fingerprint.Fingerprint | None], command: str = ""
+) -> Weights:
+    """Fold a finished run into a weights file, whatever it was trained on.
+
+    Parameters
+    ----------
+    run, output, command
+        As for `export`.
+    about : mapping
+        ``modality``, ``licence`` and ``data`` (name, reference, licence), for the provenance.
+    look : callable
+        Tells the appearance of the cases it is given the names of; None where that tells nothing.
+
+    Returns
+    -------
+    Weights
+        As loaded again from ``output``.
+
+    Raises
+    ------
+    OutputError, ModelError
+        As for `export`.
+    """
     if output.suffix != ".safetensors" or not output.parent.is_dir():
         raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
     settings = read_settings(run)
     if not (run / "final.safetensors").exists():
-        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with monet-train fit ... --resume")
-    state, about = checkpoint.load(run / "final.safetensors")
+        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with --resume")
+    state, trained = checkpoint.load(run / "final.safetensors")
     spec = training_spec(settings)
     tensors = fold_tensors(spec, {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)  # before anything is written
     split = read_splits(run / "splits.json")
     provenance = {
-        "modality": dataset.modality,
-        "licence": dataset.licence,
-        "data": {"name": dataset.name, "reference": dataset.reference, "licence": dataset.licence},
+        **about,
         "training": {
             "command": command,
-            "epochs": about["epochs"],
+            "epochs": trained["epochs"],
             "cases": len(split[0]["train"]),
             "validated_on": len(split[0]["val"]),
             "settings": asdict(settings),
@@ -125,8 +161,7 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         "revision": _revision(),
         "use": DISCLAIMER,
     }
-    looks = _fingerprint((load_case(dataset, name, channel) for name in split[0]["train"]), settings)
-    save(output, fold(spec), tensors, settings.preprocess, provenance, looks)
+    save(output, fold(spec), tensors, settings.preprocess, provenance, look(split[0]["train"]))
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
         file.write(json.dumps(split, indent=1).encode())
     return load(output)

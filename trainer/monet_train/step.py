@@ -81,10 +81,14 @@ class Step:
         return float(mean) / world
 
     def step(self, index: Tensor, number: int) -> Tensor:
-        """Train on one batch, the run's ``number``-th; returns its loss."""
-        settings, state = self.settings, self.state
+        """Train on one batch of slices, the run's ``number``-th; returns its loss."""
         with torch.no_grad():
             images, labels = self.prepare(index)
+        return self.learn(images, labels, number)
+
+    def learn(self, images: Tensor, labels: Tensor, number: int) -> Tensor:
+        """Train on images (N, C, S, S) and their one-hot labels (N, K, S, S), the run's ``number``-th batch; returns the loss."""
+        settings, state = self.settings, self.state
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
             probability = self.network(images)

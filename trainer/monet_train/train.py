@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from .data import Slices, build
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
-from .state import describe, start, start_at_prior, write
+from .state import State, describe, start, start_at_prior, write
 from .step import Step, describe_epoch
 from .validate import agreed, validate
 
@@ -96,23 +97,58 @@ def fit(
         step = Step(settings, state, training, world, compiled)
         if rank == 0:
             announce(describe_epoch(len(training.images), settings.recipe, world))
-        while not finished(settings.recipe, state):
-            epoch, started = len(state.history), time.perf_counter()
-            trained = step.epoch(epoch, rank, world)
-            seconds = time.perf_counter() - started
-            scores: dict[str, float] = {}
-            if (epoch + 1) % settings.recipe.validate_every == 0 or epoch + 1 == settings.recipe.epochs:
-                scores = agreed(validate(state.shown(settings.recipe), validation), place, world)
-            after_epoch(settings.recipe, state, {"epoch": epoch, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
-            if rank == 0:
-                if (epoch + 1) % checkpoint_every == 0 or finished(settings.recipe, state):
-                    write(state, folder)
-                log(state.history[-1])
-        final = state.best if settings.recipe.keep == "best" else state.shown(settings.recipe)
+        epoch = partial(step.epoch, rank=rank, world=world)
+        return run_epochs(settings, state, epoch, validation, folder, rank, world, checkpoint_every, log)
+
+
+def run_epochs(
+    settings: Settings,
+    state: State,
+    epoch: Callable[[int], float],
+    validation: Slices,
+    folder: Path,
+    rank: int = 0,
+    world: int = 1,
+    checkpoint_every: int = 1,
+    log: Log = lambda row: None,
+) -> Network:
+    """Train until the recipe is finished, validate, keep checkpoints; the one loop of every training.
+
+    Parameters
+    ----------
+    settings, folder, checkpoint_every, log
+        As for `fit`.
+    state : State
+        New, or of a checkpoint: epochs that it has behind it are not trained again.
+    epoch : callable
+        Trains the epoch of a number and returns its mean loss.
+    validation : Slices
+    rank, world : int
+        Of this process, and how many there are.
+
+    Returns
+    -------
+    Network
+        As from `fit`.
+    """
+    recipe, place = settings.recipe, validation.images.device
+    while not finished(recipe, state):
+        number, started = len(state.history), time.perf_counter()
+        trained = epoch(number)
+        seconds = time.perf_counter() - started
+        scores: dict[str, float] = {}
+        if (number + 1) % recipe.validate_every == 0 or number + 1 == recipe.epochs:
+            scores = agreed(validate(state.shown(recipe), validation), place, world)
+        after_epoch(recipe, state, {"epoch": number, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
         if rank == 0:
-            checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
-            _draw_curves(folder)
-        return final.eval()
+            if (number + 1) % checkpoint_every == 0 or finished(recipe, state):
+                write(state, folder)
+            log(state.history[-1])
+    final = state.best if recipe.keep == "best" else state.shown(recipe)
+    if rank == 0:
+        checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
+        _draw_curves(folder)
+    return final.eval()
 
 
 @contextmanager
