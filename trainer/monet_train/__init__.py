@@ -9,5 +9,6 @@ checkpoint              a state on disk
 export, evaluate        a trained network as a weights file; how good it is on scans
 card, figures           what is told and drawn of it
 cli, options            the command line `monet-train`
+synth/                  images generated from label maps, to train without scans
 federated/              hospitals that train together
 """

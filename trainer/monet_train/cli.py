@@ -17,6 +17,7 @@ from monet_edge.terminal import make_app, progress_bar
 from . import options
 from .federated.commands import federated, federated_server, federated_site
 from .options import ChangesOption, ChannelOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+from .synth.commands import synth
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -100,7 +101,7 @@ def fit(
     _fit(settings, ready, options.choose_split(found, fold), output, resume, device, quiet)
 
 
-for command in (federated, federated_server, federated_site):
+for command in (federated, federated_server, federated_site, synth):
     app.command()(command)
 
 

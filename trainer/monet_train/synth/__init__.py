@@ -1,0 +1,12 @@
+"""Training from label maps alone: images of any contrast are generated on the device, batch by batch; no scan is needed.
+
+labels      which FreeSurfer number is which structure and which tissue: one table
+maps        label maps read, packed into one file, and kept on a device
+ranges      how far the random goes
+draw        everything random about a batch
+render      label maps and draws to images and labels: a pure function
+generator   batches by seed; generated slices to validate on
+train       the loop, made of what `monet_train` has; the export
+pictures    a page of generated slices with their labels
+commands    the command `monet-train synth`
+"""

@@ -1,0 +1,85 @@
+"""The command `monet-train synth`: parse, call one library function, print."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monet_edge import DISCLAIMER
+from monet_edge.errors import MonetError
+from monet_edge.terminal import progress_bar
+
+from .. import options
+from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, SizeOption
+
+if TYPE_CHECKING:
+    from .maps import LabelMaps
+
+MODEL = "model.safetensors"
+
+
+def synth(
+    labelmaps: Annotated[Path, typer.Argument(metavar="LABELMAPS", help="A folder of label maps (.nii.gz, 1 mm), or a file of --pack.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder.")] = None,
+    pack: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the label maps as one small file, and do nothing else.")] = None,
+    pictures: Annotated[
+        tuple[int, Path] | None, typer.Option(metavar="N FILE", help="Draw so many generated slices on a page, and do nothing else.")
+    ] = None,
+    net: NetOption = "monet",
+    size: SizeOption = 256,
+    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 2,
+    sides: Annotated[bool, typer.Option("--sides", help="Tell left from right: labels such as `left cortex`.")] = False,
+    changes: ChangesOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and of all images.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
+    device: DeviceOption = "",
+    quiet: QuietOption = False,
+) -> None:
+    """Train a network for heads of any contrast from label maps alone: images are generated batch by batch."""
+    if sum(goal is not None for goal in (output, pack, pictures)) != 1:
+        raise MonetError("say one of --output RUN (train), --pack FILE and --pictures N FILE")
+    from monet_edge.architectures import ARCHITECTURES
+
+    from ..config_text import override
+    from .generator import Generator
+    from .maps import pack as write_pack
+    from .pictures import draw_page
+    from .ranges import Ranges
+    from .train import RECIPE, Source, export, fit, make_record, make_settings
+
+    options.one_of("--net", net, ARCHITECTURES)
+    recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
+    maps = _open(labelmaps, quiet)
+    if pack is not None:
+        write_pack(maps, pack)
+        print(f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes")
+    elif pictures is not None:
+        count, page = pictures
+        draw_page(Generator(maps, record, Ranges()), count, page, seed)
+        print(page)
+    elif output is not None:
+        source = Source(maps.data, maps.licence, maps.key, Ranges())
+        settings = make_settings(maps.data, net, record, recipe, seed)
+        with progress_bar(f"training {net} on generated images of {len(maps.names)} heads", quiet) as bar:
+
+            def log(row: dict[str, float]) -> None:
+                if bar is not None:
+                    bar(int(row["epoch"]) + 1, recipe.epochs)
+                elif not quiet:
+                    print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+
+            fit(settings, source, maps, output, resume=resume, device=device or None, log=log)
+        words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
+        words += [*(["--sides"] if sides else []), *(word for change in changes or [] for word in ("--set", change))]
+        weights = export(output, output / MODEL, shlex.join(words))
+        print(f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}")
+
+
+def _open(path: Path, quiet: bool) -> LabelMaps:
+    from .maps import open_maps
+
+    with progress_bar(f"reading {path.name}", quiet) as bar:
+        return open_maps(path, bar or (lambda done, count: None))

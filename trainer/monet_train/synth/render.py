@@ -1,0 +1,181 @@
+"""Label maps and draws to images and labels: plain tensor operations without a choice of their own, so that they compile.
+
+The order is a scanner's: tissue is placed and moved, has its brightness, is blended into the scan's voxels in all three
+directions, gets bias, gamma and noise; then the skull is stripped, and the runtime's normalisation follows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .draw import Draw
+
+BACKGROUND = 0.03  # of the 99.5th percentile: `monet_edge.preprocess.measure`
+SPOTS = (-0.5, 0.5, 1.5)  # from one cluster to the next; a fifteenth of a lesioned white matter lies above the last
+
+
+def render(ids: Tensor, draw: Draw, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Make the images of a batch.
+
+    Parameters
+    ----------
+    ids : (M, Z, H, W) uint8
+        See `maps.LabelMaps`.
+    draw : Draw
+    low, high : float
+        Percentiles of the head's foreground that become 0 and 1.
+
+    Returns
+    -------
+    images : (N, C, S, S) float32 in [0, 1]
+        Slices with their neighbours, as the runtime normalises them.
+    labels : (N, S, S) uint8
+        Of the middle slice.
+    """
+    found, spots = look_up(ids, draw)
+    context, size = draw.grain.shape[1] // 2, draw.grain.shape[-1]
+    offsets = torch.arange(-context, context + 1, device=ids.device).float()
+    pixels = (torch.arange(size, device=ids.device) - size // 2).float()
+    through = acquisition(draw.planes, offsets, draw.thickness[:, 0], draw.phase[:, 0], draw.blur[:, 0])
+    rows, columns = (acquisition(pixels[None], pixels, draw.thickness[:, i], draw.phase[:, i], draw.blur[:, i]) for i in (1, 2))
+    tissue = brightness(draw, found, cluster(spots), draw.texture)
+    slices = torch.einsum("nck,nkyx->ncyx", through, tissue)
+    slices = torch.matmul(torch.matmul(rows[:, None], slices), columns[:, None].mT)
+    bias = F.interpolate(draw.bias, (size, size), mode="bicubic", align_corners=False)[:, 0].exp()
+    slices = scanner(slices, bias[:, None], draw.gamma[:, None, None, None], draw.noise[:, None, None, None], draw.grain)
+    kept = torch.einsum("nck,nkyx->ncyx", through, _of_ids(draw.kept, found).float()) > 0.5
+    visible = kept & _inside(draw.window, size)
+    # so much of the texture's SD is left when voxels are blended
+    left = torch.stack([matrix.square().sum(-1).mean(-1) for matrix in (through, rows, columns)]).prod(0).sqrt()
+    images = normalise(slices * visible, probe(ids, draw, bias, left), low, high)
+    middle = found.shape[1] // 2
+    labels = torch.where(visible[:, context], _of_ids(draw.labels, found[:, middle]), 0)
+    return images, labels
+
+
+def coordinates(draw: Draw) -> Tensor:
+    """Where in the box of its map every voxel of every plane lies: (N, K, S, S, 3) float32, along z, y, x."""
+    size, planes = draw.texture.shape[-1], draw.planes.shape[1]
+    pixels = (torch.arange(size, device=draw.planes.device) - size // 2).float()
+    z = draw.planes[:, :, None, None, None]
+    y = (pixels - draw.shift[:, :1])[:, None, :, None, None]
+    x = (pixels - draw.shift[:, 1:])[:, None, None, :, None]
+    columns = draw.matrix[:, None, None, None].unbind(-1)
+    moved = draw.centre[:, None, None, None] + z * columns[0] + y * columns[1] + x * columns[2]
+    return moved + _between(draw.bend, planes, size).movedim(2, -1)
+
+
+def look_up(ids: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+    """The id of every voxel of every plane (N, K, S, S) uint8, and the spots' value there (N, K, S, S) float32."""
+    place = coordinates(draw)
+    _, *box = ids.shape
+    limits = torch.tensor(box, device=ids.device)
+    nearest = (place + 0.5).floor().long()
+    inside = ((nearest >= 0) & (nearest < limits)).all(-1)
+    z, y, x = torch.minimum(nearest.clamp_min(0), limits - 1).unbind(-1)
+    flat = ((draw.head[:, None, None, None] * box[0] + z) * box[1] + y) * box[2] + x
+    found = torch.where(inside, ids.reshape(-1)[flat], 0)
+    return found, _between(draw.spots, place.shape[1], place.shape[2])[:, :, 0]
+
+
+def _between(controls: Tensor, planes: int, size: int) -> Tensor:
+    """Smooth fields (N, 2 F, g, g), of the first plane and of the last, at every voxel between: (N, K, F, S, S)."""
+    fine = F.interpolate(controls, (size, size), mode="bicubic", align_corners=False)
+    first, last = fine.unflatten(1, (2, -1))[:, None].unbind(2)
+    weight = torch.linspace(0, 1, planes, device=controls.device)[:, None, None, None]
+    return first + weight * (last - first)
+
+
+def _of_ids(table: Tensor, found: Tensor) -> Tensor:
+    """A table's (N, IDS) values of ids (N, ...)."""
+    first = torch.arange(len(table), device=table.device).view(-1, *[1] * (found.dim() - 1)) * table.shape[1]
+    return table.reshape(-1)[first + found.long()]
+
+
+def cluster(spots: Tensor) -> Tensor:
+    """Which cluster of its tissue a voxel is of: int64 of the same shape."""
+    return sum(((spots > edge).long() for edge in SPOTS), torch.zeros_like(spots, dtype=torch.int64))
+
+
+def brightness(draw: Draw, found: Tensor, clusters: Tensor, texture: Tensor) -> Tensor:
+    """Brightness of voxels with ids, clusters and normal texture of one shape (N, ...); never below 0."""
+    means = _of_ids(draw.means.flatten(1), clusters * draw.means.shape[2] + found.long())
+    return (means + _of_ids(draw.sds, found) * texture).clamp_min(0)
+
+
+def acquisition(fine: Tensor, wanted: Tensor, thickness: Tensor, phase: Tensor, blur: Tensor) -> Tensor:
+    """What a scan's resolution makes of one direction: a matrix from fine positions to wanted ones.
+
+    Parameters
+    ----------
+    fine : (N or 1, F) float32
+        Where the tissue is known, mm.
+    wanted : (O,) float32
+        Where pixels are wanted, 1 mm apart around 0.
+    thickness, phase, blur : (N,) float32
+        Of the scan's samples: their width and distance, at least 1 mm; where they begin, as a share of it; the SD of a blur.
+
+    Returns
+    -------
+    (N, O, F) float32
+        Every sample is a Gaussian as wide as the slice at half its height, between samples it is linear. The identity where
+        samples are 1 mm wide and lie where pixels are wanted.
+    """
+    count = len(wanted) + 2
+    width = thickness[:, None, None]
+    numbers = torch.arange(count, device=wanted.device) - count // 2
+    samples = (numbers + phase[:, None])[:, :, None] * width  # (N, J, 1)
+    # FWHM = 2.355 SD; what is 1 mm wide is not blurred at all
+    variance = (width.square() - 1).clamp_min(0) / 2.355**2 + blur[:, None, None].square()
+    profile = torch.softmax(-(fine[:, None] - samples).square() / (2 * variance.clamp_min(1e-3)), dim=-1)
+    linear = (1 - (wanted[:, None] - samples.mT).abs() / width).clamp_min(0)
+    return linear @ profile
+
+
+def scanner(slices: Tensor, bias: Tensor, gamma: Tensor, noise: Tensor, grain: Tensor) -> Tensor:
+    """Bias field, gamma and noise; magnitudes, as a scanner gives them, are never below 0."""
+    return ((slices * bias).clamp_min(1e-6) ** gamma + noise * grain).abs()
+
+
+def probe(ids: Tensor, draw: Draw, bias: Tensor, left: Tensor) -> Tensor:
+    """Voxels from all over the head as the scan would have them: (N, P) float32."""
+    found = ids.reshape(-1)[draw.probes]
+    tissue = brightness(draw, found, cluster(draw.probe_spots), draw.probe_texture * left[:, None])
+    shade = torch.gather(bias.flatten(1), 1, draw.probe_pixels)
+    return scanner(tissue, shade, draw.gamma[:, None], draw.noise[:, None], draw.probe_grain) * _of_ids(draw.kept, found)
+
+
+def normalise(slices: Tensor, voxels: Tensor, low: float, high: float) -> Tensor:
+    """What `monet_edge.preprocess` does to a volume with intensities "percentile", its statistics taken from some of its voxels.
+
+    Parameters
+    ----------
+    slices : (N, C, S, S) float32
+        At least 0.
+    voxels : (N, P) float32
+        Of the whole volume.
+    low, high : float
+        Percentiles.
+    """
+    voxels = voxels.sort(dim=1).values
+    last = voxels.shape[1] - 1
+    floor = BACKGROUND * voxels[:, int(0.995 * last), None]
+    count = (voxels > floor).sum(1, keepdim=True)
+
+    def quantile(percent: float) -> Tensor:
+        place = last + 1 - count + (percent / 100 * (count - 1)).round().long()
+        return torch.gather(voxels, 1, place.clamp(0, last))[:, :, None, None]
+
+    dark, bright = quantile(low), quantile(high)
+    scaled = ((slices - dark) / (bright - dark).clamp_min(1e-6)).clamp(0, 1)
+    return torch.where(slices > floor[:, :, None, None], scaled, 0.0)
+
+
+def _inside(window: Tensor, size: int) -> Tensor:
+    """Which pixels a scan holds: (N, 1, S, S) bool."""
+    pixels = torch.arange(size, device=window.device)
+    first_row, last_row, first_column, last_column = window[:, :, None].unbind(1)
+    rows, columns = (pixels >= first_row) & (pixels <= last_row), (pixels >= first_column) & (pixels <= last_column)
+    return (rows[:, :, None] & columns[:, None])[:, None]
