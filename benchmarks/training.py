@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,6 +37,7 @@ from .parity import compare
 
 # how intensities enter: the window of `pancreas-ct` is all that its images hold (HU, clipped upstream); others are MRI, in SD
 INTENSITIES = {"pancreas-ct": ("window", 0.0, 255.0)}
+CROPPED = ("pancreas-negatives",)  # scored on the slices that hold the structure, as the paper's volumes are cropped to it
 SHOWN = ("pancreas-ct", "phantom")  # whose scans may be published in pictures
 EXAMPLES = 4  # patients of Fig 4
 
@@ -191,9 +192,22 @@ def export(task: Task, tensors: Mapping[str, np.ndarray], path: Path, about: Map
 
 
 def patients(model: Model, prepared: Prepared, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Scores as `monet-train evaluate` makes them, through the runtime, on the scans' own grids; distances in pixels everywhere."""
+    """Scores as `monet-train evaluate` makes them, through the runtime, on the scans' own grids; distances in pixels everywhere.
+
+    Of the data sets in CROPPED only the slices that hold a label are scored, and patients without one are left out.
+    """
     for name in names:
-        yield from (asdict(row) for row in score(model, prepared.load(name), prepared.labels, spacing_known=False))
+        case = prepared.load(name)
+        if prepared.name in CROPPED:
+            case = holding(case)
+        if len(case.label):
+            yield from (asdict(row) for row in score(model, case, prepared.labels, spacing_known=False))
+
+
+def holding(case: Case) -> Case:
+    """The slices of a case that hold a label; for models without neighbouring slices and with a fixed window, as they change nothing."""
+    kept = case.label.any(axis=(1, 2))
+    return replace(case, image=case.image[kept], label=case.label[kept])
 
 
 def pictures(task: Task, model: Model) -> dict[str, float]:

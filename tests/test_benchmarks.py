@@ -83,7 +83,7 @@ def test_pages_are_what_the_records_give():
     found = command.load(command.RESULTS)
     for page, text in (
         ("README.md", command.readme(found, command.load(command.RESULTS / command.OTHER))),
-        ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS))),
+        ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS), command.load(command.RESULTS / command.SHORT))),
     ):
         assert (command.HERE / page).read_text(encoding="utf-8") == text, (
             f"python -m benchmarks writes {page}; edit its template or measure again"

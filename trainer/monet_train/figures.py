@@ -49,6 +49,19 @@ def boxes(path: Path, models: Mapping[str, Sequence[Score]]) -> None:
     _write(figure, path)
 
 
+def progress(path: Path, runs: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Validation Dice against steps of training, a line a run; the steps on a logarithmic axis."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for title, points in runs.items():
+        axis.plot(*zip(*points, strict=True), label=title, linewidth=1.2)
+    axis.set_xscale("log")
+    axis.set_xlabel("steps")
+    axis.set_ylabel("Dice of the validation patients")
+    axis.set_ylim(0, 1)
+    axis.legend(loc="upper left", fontsize=8)
+    _write(figure, path)
+
+
 def activations(path: Path, weights: Weights, image: np.ndarray, channels: int = 16) -> dict[str, float]:
     """First channels of an early, a middle and a late activation for one network input (C, S, S), with their histograms.
 
