@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,24 +182,18 @@ def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record:
         check_output(jobs[0], overwrite=options.overwrite)
 
 
+def entry(number: int, job: Job, became: Outcome | Exception, options: Options) -> dict[str, Any]:
+    """What a run keeps of a scan, see `record.entry`: words and numbers; an exception would keep the volume that its frames hold."""
+    shown = job.scan if options.with_identifiers else None
+    if isinstance(became, Exception):
+        return record.entry(number, shown, error=became)
+    return record.entry(number, shown, labels=became.labels, warnings=became.warnings, times=became.times)
+
+
 def write_tables(
-    jobs: Sequence[Job],
-    done: Sequence[Outcome | Exception],
-    model: Model,
-    options: Options,
-    stats: Path | None,
-    run_record: Path | None,
+    entries: Sequence[Mapping[str, Any]], model: Model, options: Options, stats: Path | None, run_record: Path | None
 ) -> None:
-    """The table of statistics and the record of a run, where asked for; ``done`` holds what became of every job."""
-    if stats is None and run_record is None:
-        return
-    entries = []
-    for number, (job, one) in enumerate(zip(jobs, done, strict=True), 1):
-        shown = job.scan if options.with_identifiers else None
-        if isinstance(one, Exception):
-            entries.append(record.entry(number, shown, error=one))
-        else:
-            entries.append(record.entry(number, shown, labels=one.labels, warnings=one.warnings, times=one.times))
+    """The table of statistics and the record of a run, where asked for."""
     if stats is not None:
         write_table(stats, model.weights.name, entries, overwrite=options.overwrite)
     if run_record is not None:
