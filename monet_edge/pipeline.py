@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import DEFAULT, postprocess
-from .errors import OutputError
+from .errors import MonetError, OutputError, kind
 from .files import atomic_write
 from .jobs import Job, Options, absolute, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
@@ -87,6 +88,9 @@ def segment(
     MonetError
         Saying what was expected, what was found and what to do.
     """
+    for what, path in (("scan", scan), ("output", output)):
+        if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
+            raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
     chosen = Options(**options)
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
     check([job], chosen, None, None)
@@ -190,9 +194,7 @@ def entry(number: int, job: Job, became: Outcome | Exception, options: Options) 
     return record.entry(number, shown, labels=became.labels, warnings=became.warnings, times=became.times)
 
 
-def write_tables(
-    entries: Sequence[Mapping[str, Any]], model: Model, options: Options, stats: Path | None, run_record: Path | None
-) -> None:
+def write_tables(entries: Sequence[Mapping[str, Any]], model: Model, options: Options, stats: Path | None, run_record: Path | None) -> None:
     """The table of statistics and the record of a run, where asked for."""
     if stats is not None:
         write_table(stats, model.weights.name, entries, overwrite=options.overwrite)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import nibabel
 import numpy as np
@@ -130,19 +131,43 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--stats", "{folder}/none/s.csv"], "choose another --stats"),
         (["--report", "{there}/x/report.html"], "no such folder"),
         (["--report", "{folder}/report.txt"], "neither a folder that exists nor a name in .html"),
+        (["-o", "{there}", "--overwrite"], "neither a folder"),
+        (["-o", "{file}", "--overwrite"], "cannot be made a folder: File exists"),
+        (["-o", "{file}/mask.nii.gz"], "no such folder"),
+        (["-o", "{pipe}", "--overwrite"], "is not a regular file. Choose another --output"),
+        (["--run-record", "{pipe}", "--overwrite"], "is not a regular file. Choose another --run-record"),
+        (["--report", "{file}", "--overwrite"], "cannot be made a folder: File exists"),
+        (["--stats", "{file}", "--overwrite"], ".json or .csv"),
+        (["-o", "{dangling}"], "cannot be made a folder: File exists"),
+        (["-o", "{dangling}/mask.nii.gz"], "a link to nowhere, which is not there"),
         (["-o", "{folder}/mask.nrrd"], "neither a folder that exists nor a name in .nii.gz or .nii"),
         (["-o", "{folder}/mask.NII.GZ"], "Choose such a name for --output, or make the folder"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, call, folder, tmp_path):
+def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, call, folder, tmp_path, monkeypatch):
     scan = folder / f"{NAME}_0.nii.gz"
     there = tmp_path / "there.json"
     there.write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    places = {"there": there, "file": tmp_path / "file", "pipe": tmp_path / "pipe.nii.gz", "dangling": tmp_path / "dangling"}
+    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    result = call(scan, *(part.format(folder=tmp_path, there=there, scan=scan) for part in arguments))
+    result = call(scan, *(part.format(folder=tmp_path, scan=scan, **places) for part in arguments))
     assert result.exit_code == 2
     assert message in result.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("option", ["-o", "--report"])
+def test_a_file_in_the_place_of_a_folder_is_noticed_before_the_work_on_many(option, call, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
+    result = call(folder, option, tmp_path / "file", "--overwrite")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'file'}: cannot be made a folder: File exists" in result.stderr
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_the_masks_carry_the_labels_names(call, folder, tmp_path, weights_file):
