@@ -136,8 +136,6 @@ def _choose(layout: nifti.Layout, volume: int | None) -> int:
         ndim, grid = int(layout.header["dim"][0]), "x".join(map(str, layout.shape))
         word = "or" if last == 1 else "to"
         raise ScanError(f"{ndim}-D, {layout.volumes} volumes of {grid}. Choose one with --volume 0 {word} --volume {last}.")
-    if volume and layout.volumes == 1:
-        raise ScanError(f"has no volume {volume}: it is one volume, which --volume 0 means, too")
     if volume is not None and not 0 <= volume < layout.volumes:
         raise ScanError(f"has no volume {volume}; it has {layout.volumes}, counted from 0")
     return volume or 0
