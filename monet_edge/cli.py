@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,7 +71,7 @@ def segment(
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
         from .jobs import Options, find_scans, plan_jobs
-        from .pipeline import check, write_tables
+        from .pipeline import check, entry, write_tables
 
         options = Options(
             threshold=threshold,
@@ -87,23 +88,31 @@ def segment(
         jobs = plan_jobs(find_scans(scans), output, options)
         check(jobs, options, stats, run_record)
         ready = _load(model, threads, quiet)
-        done: list[Outcome | Exception] = []
-        for job in jobs:
+        entries = []
+        for number, job in enumerate(jobs, 1):
             try:
-                done.append(_segment_one(job, ready, quiet, options))
+                entries.append(entry(number, job, _segment_one(job, ready, quiet, options), options))
             except Exception as error:
                 if len(jobs) == 1 or debug:
                     raise
-                done.append(error)
+                entries.append(entry(number, job, error, options))
                 complain(error)
-        write_tables(jobs, done, ready, options, stats, run_record)
-    failed = sum(isinstance(one, Exception) for one in done)
+                _release(error)
+        write_tables(entries, ready, options, stats, run_record)
+    failed = sum("error" in one for one in entries)
     if len(jobs) > 1 and not quiet:
         print(f"{len(jobs) - failed} of {len(jobs)} scans segmented")
     if not quiet:
         print(DISCLAIMER)
     if failed:
         raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _release(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, such as a volume: one that holds the error itself would wait for the collector."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outcome:

@@ -74,6 +74,15 @@ def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
         raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another {option}.")
 
 
+def missing(path: Path, what: str = "file") -> str:
+    """Why there is nothing at ``path``: the link on the way to it that leads nowhere, if there is one."""
+    for link in (path, *path.parents):
+        if os.path.islink(link) and not os.path.exists(link):
+            name = "" if link == path else f"{link} is "
+            return f"no such {what}: {name}a link to {os.readlink(link)}, which is not there"
+    return f"no such {what}"
+
+
 def _create(path: Path) -> tuple[Path, int]:
     """A new temporary file and its open handle, locked: as long as this process lives, nobody takes it for dead."""
     while True:

@@ -114,7 +114,8 @@ class Statistics:
     Attributes
     ----------
     background : float
-        The constant minimum if more than 10 % of the voxels have it (a z-scored, skull-stripped volume), else 0.
+        The minimum if more than 10 % of the voxels have it (a z-scored, skull-stripped volume) or nothing, or no more than
+        0.5 % of the voxels, lies above 0 (a part of a CT that is all air and fat); else 0.
     floor : float
         Foreground lies above it: background + 3 % of (99.5th percentile - background).
     mean, sd : float
@@ -137,7 +138,7 @@ class Statistics:
 
     @property
     def constant(self) -> bool:
-        """True when there is nothing to see: no foreground, or all of it of one intensity."""
+        """True when there is nothing to see: no foreground, which is one intensity everywhere, or all of it of one intensity."""
         return self.sd == 0
 
 
@@ -170,8 +171,10 @@ def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Stati
     last = values.size - 1
     lowest = scaled(0)
     shared = bisect_right(range(values.size), lowest, key=scaled)  # how many voxels have the minimum
-    background = lowest if shared > 0.1 * values.size else 0.0
-    floor = background + 0.03 * (scaled(int(0.995 * last)) - background)
+    bright = scaled(int(0.995 * last))
+    below = bright < 0 or scaled(last) <= 0  # then 0 is no background that anything would lie above
+    background = lowest if shared > 0.1 * values.size or below else 0.0
+    floor = background + 0.03 * (bright - background)
     first = bisect_right(range(values.size), floor, key=scaled)
     count = values.size - first
     if count == 0:
@@ -182,6 +185,11 @@ def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Stati
     quantiles = tuple(scaled(first + round(q / 100 * (count - 1))) for q in QUANTILES)
     sd = float(np.sqrt(variance)) * abs(slope)
     return Statistics(background, floor, mean * slope + inter, sd, quantiles, count / volume.size, nonfinite)
+
+
+def blank(record: Preprocess, statistics: Statistics) -> bool:
+    """True when there is nothing to see: one intensity everywhere or, unless a window says what is grey, all over the foreground."""
+    return statistics.foreground == 0 or (statistics.constant and record.intensity != "window")
 
 
 def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, float]:

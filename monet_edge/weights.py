@@ -28,7 +28,7 @@ from . import memory
 from . import preprocess as _preprocess
 from . import spec as _spec
 from .errors import ModelError, ResourceError
-from .files import atomic_write
+from .files import atomic_write, missing
 
 FORMAT = "monet-edge"
 MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
@@ -109,7 +109,7 @@ def find(model: str) -> Path:
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: no such file. Shipped models are {', '.join(models) or 'none'}.")
+        raise ModelError(f"{path}: {missing(path)}. Shipped models are {', '.join(models) or 'none'}.")
     return path
 
 

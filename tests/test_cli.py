@@ -8,6 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -175,6 +178,12 @@ def test_models_and_info(weights_file):
 
 def test_version_says_what_it_is():
     assert runner.invoke(app, ["--version"]).stdout == f"monet-edge {monet_edge.__version__}. {DISCLAIMER}\n"
+
+
+def test_the_version_is_the_package_s():
+    """Said in two places: pyproject.toml, for whoever installs, and here, for whoever runs it without."""
+    told = tomllib.loads((Path(monet_edge.__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert monet_edge.__version__ == told == metadata.version("monet-edge")
 
 
 def test_demo_segments_the_phantom(tmp_path):

@@ -125,6 +125,7 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
         ((200, 200, 200), np.float32, 2, {}),
         ((200, 200, 200), np.uint8, 1, {"probabilities": True}),
         ((1500, 1500, 4), np.int16, 1, {}),
+        ((200, 200, 200), np.uint8, 1, {"keep_largest": True}),
     ],
 )
 def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, options):

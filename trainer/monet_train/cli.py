@@ -12,7 +12,7 @@ import typer
 
 from monet_edge import DISCLAIMER
 from monet_edge.errors import MonetError
-from monet_edge.terminal import make_app, progress_bar
+from monet_edge.terminal import make_app, progress_bar, steady_streams
 
 from . import options
 from .federated.commands import federated, federated_server, federated_site
@@ -206,6 +206,7 @@ def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], outpu
 
 def main() -> None:
     """Entry point of the console script; what a user can mend is one line on stderr and exit status 2."""
+    steady_streams()
     try:
         app()
         return
