@@ -262,7 +262,11 @@ def _parity(trained: Trained) -> str:
             found = row["parity"][title]
             worst = f"{found['worst']:.1e} in {found['layer']}"
             lines.append([f"{tables.TITLES[net]}, {data}, {title}", found["values"], worst, f"{found['probability']:.1e}"])
-    return tables.table(["", "values compared", "largest difference", "of a probability"], lines) if lines else MISSING
+    if not lines:
+        return MISSING
+    missed = [f"{tables.TITLES[net]} on {data}" for (net, data), row in trained.items() if not row["parity"]["passed"]]
+    verdict = f"Missed by {', '.join(missed)}, whose logits are steep." if missed else "All keep to it."
+    return f"{tables.table(['', 'values compared', 'largest difference', 'of a probability'], lines)}\n\n{verdict}"
 
 
 def _sources(results: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import agreement, paper, paper_page
+from benchmarks import agreement, paper, paper_page, parity
 from benchmarks.__main__ import RESULTS
 from monet_edge import weights
 
@@ -143,7 +143,9 @@ def test_the_recorded_scores_are_those_of_the_committed_weights(path):
     record = json.loads(path.with_suffix(".json").read_text())
     found = weights.load(path)
     assert (found.sha256, found.provenance["training"]["settings"]) == (record["sha256"], record["settings"])
-    assert record["parity"]["passed"]
+    figures = [record["parity"][title][key] for title in ("without fusion", "with fusion") for key in ("worst", "probability")]
+    assert record["parity"]["passed"] == (max(figures) <= parity.MOST)
+    assert record["parity"]["passed"] or record["net"] != "monet"  # U-Net-16 on pancreas-ct misses it, and the page says so
 
 
 def test_patients_are_matched_by_name():
