@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from synthetic import RECORD, settings
 
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
 from monet_train.data import Slices, build
 from monet_train.schedule import one_cycle
 from monet_train.state import make_optimiser, new_state, start_at_prior
-from monet_train.step import Step, _follow, _order
+from monet_train.step import Step, _follow
 
 
 def test_one_cycle_climbs_from_a_25th_to_its_peak_after_a_fifth():
@@ -77,30 +78,38 @@ def test_the_optimiser_steps_at_the_rate_of_the_state(tiny):
     assert [group["lr"] for group in step.state.optimiser.param_groups] == [0.0625]
 
 
-def test_every_slice_comes_once_an_epoch_in_an_order_of_its_own():
-    (order,) = _order(12, 4, 1, seed=0, epoch=0)
+def order_of(count, batch, epoch, monkeypatch, seed=0, rank=0, world=1):
+    """The slices of every step of an epoch (steps, batch)."""
+    step, taken = step_on(replace(STRONG, batch=batch), count), []
+    step.settings = replace(step.settings, seed=seed)
+    monkeypatch.setattr(step, "step", lambda index, number: taken.append(index) or torch.zeros(()))
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor: None)
+    step.epoch(epoch, rank, world)
+    return torch.stack(taken).numpy()
+
+
+def test_every_slice_comes_once_an_epoch_in_an_order_of_its_own(tiny, monkeypatch):
+    order = order_of(12, 4, 0, monkeypatch)
     assert order.shape == (3, 4)
     assert sorted(order.ravel()) == list(range(12))
-    assert not np.array_equal(order, _order(12, 4, 1, seed=0, epoch=1)[0])
-    assert not np.array_equal(order, _order(12, 4, 1, seed=1, epoch=0)[0])
-    assert np.array_equal(order, _order(12, 4, 1, seed=0, epoch=0)[0])
+    assert not np.array_equal(order, order_of(12, 4, 1, monkeypatch))
+    assert not np.array_equal(order, order_of(12, 4, 0, monkeypatch, seed=1))
+    assert np.array_equal(order, order_of(12, 4, 0, monkeypatch))
 
 
-def test_the_last_batch_is_filled_by_the_epochs_first_slices():
-    (order,) = _order(10, 4, 1, seed=0, epoch=0)
-    flat = order.ravel()
+def test_the_last_batch_is_filled_by_the_epochs_first_slices(tiny, monkeypatch):
+    flat = order_of(10, 4, 0, monkeypatch).ravel()
     assert sorted(flat[:10]) == list(range(10))
     assert flat[10:].tolist() == flat[:2].tolist()
 
 
-def test_processes_share_the_slices_among_them():
-    orders = _order(12, 3, 2, seed=0, epoch=0)
-    assert orders.shape == (2, 2, 3)
-    assert sorted(orders.ravel()) == list(range(12))
+def test_processes_share_the_slices_among_them(tiny, monkeypatch):
+    orders = [order_of(12, 3, 0, monkeypatch, rank=rank, world=2) for rank in (0, 1)]
+    assert sorted(np.ravel(orders)) == list(range(12))
 
 
-def test_a_data_set_smaller_than_a_batch_is_one_batch():
-    assert sorted(_order(3, 32, 1, seed=0, epoch=0).ravel()) == [0, 1, 2]
+def test_a_data_set_smaller_than_a_batch_is_one_batch(tiny, monkeypatch):
+    assert sorted(order_of(3, 32, 0, monkeypatch)[0]) == [0, 1, 2]
 
 
 def test_the_average_moves_towards_the_network_by_what_does_not_decay():
