@@ -226,6 +226,7 @@ run_here({nodes!r}, {config!r}, client)
 """
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_a_round_goes_on_from_the_last_one(sites, tiny, tmp_path):
     federation = Federation(rounds=4, sites=2)
     run_here(sites, fed.make_config(tmp_path / "whole", federation, tiny))
