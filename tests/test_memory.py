@@ -118,6 +118,7 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "threads", "options"),
     [

@@ -260,6 +260,7 @@ def test_without_a_place_to_write_everything_works(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path / "file")).split() == ["False", "True", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_no_kernel_leaves_its_buffers(side):
@@ -267,6 +268,7 @@ def test_no_kernel_leaves_its_buffers(side):
     assert (result.returncode, result.stdout) == (0, "no overrun\n"), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
 @pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "gathered", "sums", "tile", "output"])
 @pytest.mark.parametrize("side", ["behind", "before"])

@@ -40,6 +40,7 @@ def test_one_cycle_goes_up_and_comes_down():
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_path):
     part = {"train": ["case_000"], "val": ["case_001"]}
     quick = replace(settings(), recipe=replace(settings().recipe, epochs=1))
