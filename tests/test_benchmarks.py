@@ -70,6 +70,7 @@ def test_shapes_of_layers_come_from_the_spec():
     assert layers._shape(ops["dec0.conv"], shapes, ("enc0.f4", "dec0.up")) == "16+32x256x256 to 16x256x256, conv 3x3"
 
 
+@pytest.mark.slow
 def test_a_second_core_is_measured_against_one_in_the_same_rounds():
     found = cores.measure(threads=2, rounds=1)
     assert all(found[name]["rounds"] == 1 for name in ("one thread", "volume", "processes", "one thread, slice", "slice"))

@@ -40,6 +40,7 @@ def call(data, output, *more):
     return CliRunner().invoke(federated.app, [*words, "--set", "batch=4", "--device", "cpu", *more])
 
 
+@pytest.mark.slow
 def test_no_training_is_done_twice_and_none_is_begun_late(data, tmp_path):
     output = tmp_path / "f.json"
     assert call(data, output, "--only", "fedavgm,fedbn,noise-0.1", "--minutes", "0").exit_code == 0
@@ -56,6 +57,7 @@ def test_no_training_is_done_twice_and_none_is_begun_late(data, tmp_path):
     assert call(data, output, "--only", "fedavgm", "--epochs", "2").exit_code != 0
 
 
+@pytest.mark.slow
 def test_bytes_are_counted_for_every_network(data, tmp_path):
     assert call(data, tmp_path / "f.json", "--only", "traffic,fedavgm,int8").exit_code == 0
     found = json.loads((tmp_path / "f.json").read_text())

@@ -58,6 +58,7 @@ def masked(text):
     return re.sub(r"[ ━╺╸]+", " ", re.sub(r"-?\d+(\.\d+)*(e[+-]\d+)?", "#", text))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()

@@ -45,6 +45,7 @@ def test_missed_and_invented_structures_stay_in_the_mean():
     assert (row["cases"], row["dice"]["mean"], row["unit"]) == (4, 0.5, "px")
 
 
+@pytest.mark.slow
 def test_a_small_training_learns_exports_and_runs(tmp_path):
     """The whole way on the phantom: fit, fold, measure through the runtime, on patients it has not seen."""
     dataset = read(write_dataset(tmp_path / "data", 10, shape=(10, 64, 64)))

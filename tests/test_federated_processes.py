@@ -28,6 +28,7 @@ from monet_train.federated.state import MODEL, ROUNDS
 from monet_train.prepare import open_prepared
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
 
 
@@ -54,16 +55,15 @@ def processes_of(folder: Path) -> dict[int, str]:
 def folder(tmp_path):
     """A folder whose processes must all be gone at the end of the test."""
     yield tmp_path
-    deadline = time.monotonic() + 20
-    while (left := processes_of(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for number in left:
-        os.kill(number, 9)
-    assert not left
+    try:
+        while processes_of(tmp_path):  # for ever is until pytest's timeout
+            time.sleep(0.2)
+    finally:
+        for number in processes_of(tmp_path):
+            os.kill(number, 9)
 
 
 @linux
-@pytest.mark.timeout(600)
 def test_two_sites_two_rounds(folder):
     """The usual case by the command; what Flower counted at its sockets agrees with what we count."""
     datasets = [folder / "north", folder / "south"]
@@ -93,7 +93,6 @@ app = client_app.app
 
 
 @linux
-@pytest.mark.timeout(300)
 def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     """The bundle names a ClientApp of its own and holds it, as whoever operates the server can make it."""
     trace = folder / "trace"
@@ -134,11 +133,9 @@ def write_site_key(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def wait_for(condition, process, seconds=240):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.3)
 
 
@@ -150,7 +147,6 @@ def status(address: str, path: str, tls: run.Tls) -> int:
 
 @linux
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-@pytest.mark.timeout(900)
 def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folder):
     """Encrypted and authenticated: a site whose key nobody registered stays out; the server comes back and goes on.
 
@@ -193,4 +189,4 @@ def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folde
         for site in sites.values():
             site.terminate()
         for site in sites.values():
-            site.communicate(timeout=60)
+            site.communicate()

@@ -137,6 +137,7 @@ def test_a_site_goes_on_from_the_last_round_that_counted(sites, tiny, tmp_path, 
     assert steps == [steps[0]] * 3 + [2 * steps[0]] * 5  # round 1, round 2 without the third site, round 3: the second time again
 
 
+@pytest.mark.slow
 def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, tiny, tmp_path):
     """The same settings with `--batch-norm local` first, then averaged: the second is what it is without the first."""
     federation = Federation(rounds=2, sites=2)

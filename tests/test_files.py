@@ -160,7 +160,7 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_left_alone(tmp_path):
     write(path)
     assert len(list(tmp_path.glob(".a.bin.????????.part"))) == 1
     for process in started[1:]:
-        process.communicate(timeout=30)
+        process.communicate()
     assert living.returncode == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a.bin.notes.part", "a.bin", "b.bin"]
     assert path.read_bytes() == b"half"

@@ -118,6 +118,7 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "threads", "options"),
     [
@@ -179,6 +180,7 @@ def test_a_bomb_that_its_size_could_justify_meets_the_memory_limit(tmp_path):
     assert "the volume needs 1,600 MB of memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_volume_is_held_twice_at_most_and_little_besides(tmp_path, weights_file):
     """Reading a .nii.gz costs the volume and a few MB; segmenting it a copy and the mask; writing a mask costs a slice."""
     code = f"""

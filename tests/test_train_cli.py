@@ -129,6 +129,7 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert all(line.startswith(("training ", "preparing ")) for line in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
     [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
