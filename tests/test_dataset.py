@@ -7,7 +7,8 @@ from synthetic import SHAPE, write_dataset
 
 from monet_edge import phantom
 from monet_edge.errors import DatasetError
-from monet_train.dataset import check, load, read, split
+from monet_train.dataset import check, load, read
+from monet_train.splits import split
 
 
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet"])
