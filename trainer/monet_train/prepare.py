@@ -118,7 +118,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     keys = {}
     for name in names or list(dataset.pairs):
-        keys[name] = key(dataset, name, channel)
+        keys[name] = key(dataset, name, channel, VERSION)
         path = folder / f"{name}.zip"
         if not path.exists() or _key_of(path) != keys[name]:
             _write_index(folder, UNFINISHED)  # what the old index says is true no longer
@@ -150,7 +150,7 @@ def open_prepared(folder: Path) -> Prepared:
         raise DatasetError(f"{folder}: not a prepared data set ({error}); make one with monet-train prepare") from None
 
 
-def key(dataset: Dataset, name: str, channel: int, version: int = VERSION) -> str:
+def key(dataset: Dataset, name: str, channel: int, version: int) -> str:
     """The hash of all that decides a case, see `Prepared`; of an earlier version where that is meant."""
     digest = hashlib.sha256(json.dumps([version, channel, dataset.labels, dataset.ignore]).encode())
     for path in dataset.pairs[name]:
