@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .splits import Split
 
 ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
-TrainedChannelOption = Annotated[int | None, typer.Option(min=0, help="Which channel of a scan with several. Default: the one trained on, or 0.")]
+TrainedChannelOption = Annotated[
+    int | None, typer.Option(min=0, help="Which channel of a scan with several. Default: the one trained on, or 0.")
+]
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
