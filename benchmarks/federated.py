@@ -31,7 +31,6 @@ from monet_edge.preprocess import Preprocess
 from monet_train.config import STRONG, Settings
 from monet_train.config_text import override, to_json
 from monet_train.data import Slices, build
-from monet_train.dataset import institution, read_splits
 from monet_train.federated import wire
 from monet_train.federated.compress import encode, layout
 from monet_train.federated.local import run_here
@@ -40,6 +39,7 @@ from monet_train.federated.settings import COMPRESSIONS, Federation, for_sites, 
 from monet_train.federated.site import Memory
 from monet_train.federated.state import ROUNDS, Run, stored
 from monet_train.prepare import Prepared, open_prepared
+from monet_train.splits import institution, read_splits
 from monet_train.state import new_state
 from monet_train.validate import validate
 

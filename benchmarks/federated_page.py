@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from monet_train.dataset import institution
 from monet_train.federated.settings import Federation
+from monet_train.splits import institution
 
 from . import tables
 from .paired import interval, told

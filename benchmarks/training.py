@@ -25,10 +25,11 @@ from monet_edge.spec import fold
 from monet_train import checkpoint, figures
 from monet_train.config import PAPER, Settings
 from monet_train.config_text import override
-from monet_train.dataset import Case, read_splits
+from monet_train.dataset import Case
 from monet_train.evaluate import make_model, score
 from monet_train.export import fold_tensors
 from monet_train.prepare import Prepared
+from monet_train.splits import read_splits
 from monet_train.state import training_spec
 from monet_train.train import fit
 

@@ -7,10 +7,11 @@ import pytest
 from synthetic import RECORD, settings, write_dataset
 
 from monet_train.config import STRONG, Augmentation
-from monet_train.dataset import read, split
+from monet_train.dataset import read
 from monet_train.evaluate import compare, evaluate, make_model, summarise, surface_distances
 from monet_train.export import export
 from monet_train.prepare import prepare
+from monet_train.splits import split
 from monet_train.train import fit
 
 

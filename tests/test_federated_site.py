@@ -16,11 +16,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from monet_edge import weights
 from monet_train import checkpoint
 from monet_train.config_text import to_json
-from monet_train.dataset import split
 from monet_train.federated import client_app, rounds, site, state, worker
 from monet_train.federated.local import run_here
 from monet_train.federated.settings import Federation
 from monet_train.prepare import open_prepared
+from monet_train.splits import split
 from monet_train.train import fit
 
 

@@ -62,7 +62,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
         f"- **Preprocessing**: {axes}; {record.intensity}, {record.low:g} to {record.high:g} {units[record.intensity]} become 0 to 1;"
         + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
-        f"- **Split** by patient: {training['cases']} train, {training['validated_on']} validate"
+        f"- **Split** {training.get('split', 'by patient')}: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
         f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
         "",

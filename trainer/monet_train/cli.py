@@ -16,11 +16,22 @@ from monet_edge.terminal import make_app, progress_bar, steady_streams
 
 from . import options
 from .federated.commands import federated, federated_server, federated_site
-from .options import ChangesOption, ChannelOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+from .options import (
+    ChangesOption,
+    ChannelOption,
+    DeviceOption,
+    GroupOption,
+    NetOption,
+    QuietOption,
+    RunOption,
+    SizeOption,
+    TrainedChannelOption,
+)
 
 if TYPE_CHECKING:
     from .config import Settings
     from .prepare import Prepared
+    from .splits import Split
 
 EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
 
@@ -33,9 +44,8 @@ DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A fold
 def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
     """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
     from .dataset import check as check_dataset
-    from .dataset import read
 
-    found = read(dataset, channel)
+    found = options.read(dataset, channel)
     counts = {"ok": 0, "warning": 0, "error": 0}
     for name, severity, message in check_dataset(found, channel):
         counts[severity] += 1
@@ -72,32 +82,36 @@ def fit(
     high: Annotated[float, typer.Option(help="What becomes 1.")] = 6.0,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = 0.5,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
-    splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split by patient.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
+    group: GroupOption = None,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.preprocess import Preprocess
 
+    from .cases import run_channel
     from .config import RECIPES, Settings
     from .config_text import override
-    from .dataset import read_splits, split
 
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
     chosen = override(RECIPES[recipe], changes or [])
-    ready = options.prepared(dataset, output / "prepared", channel, quiet)
+    if resume and (output / "config.json").exists():
+        channel = run_channel(output, channel)
+    silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
+    ready = options.prepared(dataset, output / "prepared", channel, silent)
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
     settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
-    found = split(list(ready.keys), folds=folds) if splits is None else read_splits(splits)
-    _fit(settings, ready, options.choose_split(found, fold), output, resume, device, quiet)
+    part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
+    _fit(settings, ready, part, rule, output, resume, device, quiet)
 
 
 for command in (federated, federated_server, federated_site):
@@ -119,21 +133,25 @@ def evaluate(
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
 ) -> None:
     """Measure a model on labelled scans: Dice and distances per patient, missed and invented structures counted."""
     from monet_edge.weights import load
 
-    from .dataset import read, read_splits
+    from .cases import weights_channel
     from .evaluate import evaluate as evaluate_model
     from .evaluate import make_model, summarise, to_csv
+    from .splits import read_splits
 
     options.one_of("--engine", engine, ("runtime", "torch"))
-    found = read(dataset, channel)
     if fold is not None and splits is None:
         raise MonetError("--fold chooses a split of --splits, which is not given")
-    names = options.choose_split(read_splits(splits), fold)["val"] if splits else list(found.pairs)
-    scores = list(evaluate_model(make_model(load(weights), engine, threads), found, names, flip=flip, channel=channel))
+    held = options.choose_split(read_splits(splits), fold)["val"] if splits else None
+    model = load(weights)
+    channel = weights_channel(model.provenance, channel)
+    found = options.read(dataset, channel)
+    names = list(found.pairs) if held is None else held
+    scores = list(evaluate_model(make_model(model, engine, threads), found, names, flip=flip, channel=channel))
     summary = summarise(scores)
     for label, row in summary.items():
         dice = row["dice"]
@@ -158,13 +176,14 @@ def export(
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
-    from .dataset import read
+    from .cases import run_channel
     from .export import release
 
-    found, others = read(dataset, channel), [read(folder, channel) for folder in also or []]
+    channel = run_channel(run, channel)
+    found, others = options.read(dataset, channel), [options.read(folder, channel) for folder in also or []]
     weights = release(run, found, output, others, note or [], command, channel, name_cases)
     print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 
@@ -175,7 +194,7 @@ def figures(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
 ) -> None:
     """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
     from .figures import draw
@@ -184,7 +203,7 @@ def figures(
         print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")
 
 
-def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str, quiet: bool) -> None:
+def _fit(settings: Settings, ready: Prepared, split: Split, rule: str, output: Path, resume: bool, device: str, quiet: bool) -> None:
     from .train import fit as fit_network
 
     main_process = int(os.environ.get("RANK", "0")) == 0
@@ -201,7 +220,7 @@ def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], outpu
             if main_process and not quiet:
                 print(line, file=sys.stderr, flush=True)
 
-        fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log, announce=announce)
+        fit_network(settings, ready, split, output, resume=resume, device=device or None, rule=rule, log=log, announce=announce)
 
 
 def main() -> None:
@@ -210,6 +229,8 @@ def main() -> None:
     try:
         app()
         return
+    except MemoryError as error:
+        message = f"the memory ran out: {error}"
     except (MonetError, OSError) as error:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     except ModuleNotFoundError as error:

@@ -23,8 +23,9 @@ from monet_edge.model import Model
 from monet_edge.spec import Spec
 from monet_edge.weights import Weights
 
-from .dataset import Case, Dataset, axial_affine, institution, load
+from .dataset import Case, Dataset, axial_affine, load
 from .network import Network
+from .splits import institution
 
 Report = Callable[[int], None] | None
 

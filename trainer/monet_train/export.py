@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,13 +20,15 @@ from monet_edge.weights import Weights, load, save
 
 from . import checkpoint
 from .card import card, measuring
+from .cases import check_dataset
 from .config import DEPTHS, Settings, training_spec
 from .config_text import read_settings
 from .data import strip
-from .dataset import Case, Dataset, oriented, read_splits
+from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
 from .evaluate import evaluate, make_model, summarise
 from .network import Network
+from .splits import read_rule, read_splits
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -94,7 +95,7 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     OutputError
         If ``output`` cannot be such a file.
     DatasetError
-        If the run was trained on other cases than this data set's.
+        If the run was trained on other cases than this data set's, or on another channel.
     ModelError
         If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
     """
@@ -108,6 +109,8 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     tensors = fold_tensors(spec, {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)  # before anything is written
     split = read_splits(run / "splits.json")
+    names = [*split[0]["train"], *split[0]["val"]]
+    check_dataset(run, dataset, names, channel)
     provenance = {
         "modality": dataset.modality,
         "licence": dataset.licence,
@@ -117,6 +120,8 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
             "epochs": about["epochs"],
             "cases": len(split[0]["train"]),
             "validated_on": len(split[0]["val"]),
+            "split": read_rule(run / "splits.json"),
+            "channel": channel,
             "settings": asdict(settings),
         },
         "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in spec.ops if "bn" in op.attrs}),
@@ -128,7 +133,7 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     looks = _fingerprint((load_case(dataset, name, channel) for name in split[0]["train"]), settings)
     save(output, fold(spec), tensors, settings.preprocess, provenance, looks)
     with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
-        file.write(json.dumps(split, indent=1).encode())
+        file.write((run / "splits.json").read_bytes())
     return load(output)
 
 

@@ -15,6 +15,7 @@ from monet_edge.model import Model
 from monet_edge.preprocess import network_input, to_mask
 from monet_edge.weights import Weights, load
 
+from .cases import weights_channel
 from .data import labels_of
 from .dataset import Case, oriented, read
 from .dataset import load as load_case
@@ -109,9 +110,10 @@ def curves(run: Path) -> None:
     _write(figure, run / "curves.png")
 
 
-def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int) -> Iterator[tuple[Path, dict[str, float]]]:
+def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int | None) -> Iterator[tuple[Path, dict[str, float]]]:
     """All pictures of a model on a few cases; yields every file, with the shares that `activations` returns."""
     weights = load(model)
+    channel = weights_channel(weights.provenance, channel)
     found, record = read(folder, channel), weights.preprocess
     engine, names = make_model(weights), list(cases) or list(found.pairs)[:4]
     output.mkdir(parents=True, exist_ok=True)

@@ -81,7 +81,7 @@ def federated(
         clip=clip,
         most_examples=most_slices,
     )
-    sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
+    sites = {name: options.prepared(dataset, output / "sites" / name, None, quiet) for name, dataset in zip(names, datasets, strict=True)}
     settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
     with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
@@ -156,7 +156,7 @@ def federated_site(
     """A site of a federated training: train on this machine's scans whenever the server asks, until Ctrl-C."""
     from .launch import join
 
-    prepared = options.prepared(dataset, output / "prepared", 0, quiet)
+    prepared = options.prepared(dataset, output / "prepared", None, quiet)
     if not quiet:
         print(f"{name}: {len(prepared.keys)} patients ready for {server}; scans stay here. Stop with Ctrl-C.", flush=True)
     join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)

@@ -18,9 +18,9 @@ from monet_edge.errors import DatasetError, ModelError
 from .. import checkpoint
 from ..config_text import from_json
 from ..data import Slices, build
-from ..dataset import read_splits, split
 from ..options import choose_split
 from ..prepare import open_prepared
+from ..splits import read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import Step
 from ..train import check_split, choose_device, set_up_torch, training_slices
@@ -106,7 +106,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     prepared = open_prepared(Path(folder))
     if not settings.merged and prepared.labels != settings.preprocess.labels:
         raise DatasetError(f"{folder} has the labels {', '.join(prepared.labels)}, the training {', '.join(settings.preprocess.labels)}")
-    found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys)), None)
+    found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys), listed=prepared.validation), None)
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)
     place = choose_device(device)
