@@ -7,7 +7,12 @@ def printable(text: str) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A volume or a distance for people, such as "41.5 ml", "0.00128 ml": three digits at least, so that nothing small becomes 0."""
+    """A volume or a distance for people, such as "41.5 ml" or "0.00128 ml"."""
+    return f"{digits(value)} {unit}"
+
+
+def digits(value: float) -> str:
+    """A number with three digits at least, so that nothing small becomes 0, and no more than one after the point from 10 on."""
     if value == 0:
-        return f"0 {unit}"
-    return f"{value:.1f} {unit}" if abs(value) >= 10 else f"{value:#.3g} {unit}"
+        return "0"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}"

@@ -231,8 +231,10 @@ def test_files_that_belong_together_need_no_links(tmp_path, monkeypatch):
 
 def test_a_folder_is_one_process_alone(tmp_path):
     """Another process is refused while the first holds it, and not once that is dead, however it died."""
-    holding = f"from pathlib import Path; from monet_edge.files import locked\nwith locked(Path({str(tmp_path / 'run')!r})): print(flush=True); input()"
-    other = subprocess.Popen([sys.executable, "-c", holding], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    holding = "import sys, pathlib; from monet_edge.files import locked\nwith locked(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
     assert other.stdout is not None
     other.stdout.readline()
     with pytest.raises(OutputError, match="run: another process works in this folder"), locked(tmp_path / "run"):
@@ -247,7 +249,7 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     check_folder(tmp_path / "new" / "er")
     assert not (tmp_path / "new").exists()
-    with pytest.raises(OutputError, match="file is a file; expected a folder$"):
+    with pytest.raises(OutputError, match=r"file is a file; expected a folder$"):
         check_folder(tmp_path / "file")
     with pytest.raises(OutputError, match=r"file is a file; expected a folder to make .*sub in"):
         check_folder(tmp_path / "file" / "sub")

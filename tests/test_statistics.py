@@ -155,7 +155,8 @@ def test_steps_follow_the_voxels_in_all_48_axis_orders(rng):
         turned, orientation = volume.to_canonical(where, affine, "SPL")
         steps = geometry.canonical_steps(affine, orientation)
         for axis in range(3):
-            np.testing.assert_allclose(np.diff(turned, axis=axis), np.broadcast_to(steps[:, axis], np.diff(turned, axis=axis).shape), atol=1e-9)
+            found = np.diff(turned, axis=axis)
+            np.testing.assert_allclose(found, np.broadcast_to(steps[:, axis], found.shape), atol=1e-9)
 
 
 def test_another_ending_is_refused(tmp_path):

@@ -205,7 +205,7 @@ def _csv(scans: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({column: _harmless(value) for column, value in row.items()} for row in rows)
+    writer.writerows({column: harmless(value) for column, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -221,6 +221,6 @@ def _flat(label: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula, with the apostrophe that makes it text."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -19,7 +19,8 @@ import numpy as np
 
 from monet_edge import volume
 from monet_edge.errors import DatasetError, MonetError
-from monet_edge.preprocess import SLICINGS, Statistics, measure
+from monet_edge.preprocess import SLICINGS, Statistics, check_labels, measure
+from monet_edge.volume import geometry
 
 AXES = SLICINGS["axial"]  # the order in which cases are kept; `oriented` turns it for other slicings
 
@@ -62,8 +63,8 @@ class Case:
         In the scan's own dtype; intensities are ``image * slope + inter``.
     label : (Z, H, W) uint8
     slope, inter : float
-    spacing : tuple of float
-        mm along Z, H, W.
+    steps : (3, 3) float64
+        A column each for Z, H, W: the way in mm that one voxel along that axis takes, see `monet_edge.volume.geometry`.
     statistics : Statistics
         Of the whole volume.
     """
@@ -73,8 +74,13 @@ class Case:
     label: np.ndarray
     slope: float
     inter: float
-    spacing: tuple[float, ...]
+    steps: np.ndarray
     statistics: Statistics
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size in mm along Z, H, W."""
+        return geometry.spacing(self.steps)
 
 
 def read(folder: Path, channel: int = 0) -> Dataset:
@@ -92,7 +98,7 @@ def read(folder: Path, channel: int = 0) -> Dataset:
         If the folder is not such a data set, or a file of a case is missing.
     """
     try:
-        data = json.loads((folder / "dataset.json").read_text())
+        data = json.loads((folder / "dataset.json").read_text("utf-8"))
     except OSError as error:
         raise DatasetError(
             f"{folder}: no readable dataset.json ({error.strerror}); expected a data set with imagesTr and labelsTr"
@@ -163,7 +169,12 @@ def _labels(folder: Path, labels: Any) -> tuple[str, ...]:
         raise DatasetError(f"{folder / 'dataset.json'}: labels must map numbers to names or names to numbers, found {labels!r}") from None
     if len(named) < 2 or sorted(named) != list(range(len(named))):
         raise DatasetError(f"{folder / 'dataset.json'}: labels must be numbered 0 (background), 1, 2, ... without gaps, found {labels!r}")
-    return tuple(named[number] for number in range(1, len(named)))
+    names = tuple(named[number] for number in range(1, len(named)))
+    try:
+        check_labels(names)  # what no weights file could hold is said before hours of training
+    except MonetError as error:
+        raise DatasetError(f"{folder / 'dataset.json'}: {error}") from None
+    return names
 
 
 def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
@@ -198,8 +209,8 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     if mask.slope != 1 or mask.inter != 0 or not np.isin(values, range(len(dataset.labels) + 1)).all():
         raise DatasetError(f"{name}: labels must be 0 to {len(dataset.labels)} as in dataset.json, found {values[:8].tolist()}")
     image, orientation = volume.to_canonical(scan.voxels, scan.affine, AXES)
-    spacing = tuple(scan.spacing[axis] for axis in orientation.axes)
-    return Case(name, image, label.astype(np.uint8), scan.slope, scan.inter, spacing, measure(image, scan.slope, scan.inter))
+    steps = geometry.canonical_steps(scan.affine, orientation)
+    return Case(name, image, label.astype(np.uint8), scan.slope, scan.inter, steps, measure(image, scan.slope, scan.inter))
 
 
 def oriented(case: Case, slicing: str) -> Case:
@@ -213,7 +224,7 @@ def oriented(case: Case, slicing: str) -> Case:
     turn = axial_affine(case.spacing), SLICINGS[slicing]
     image, orientation = volume.to_canonical(case.image.T, *turn)
     label, _ = volume.to_canonical(case.label.T, *turn)
-    return replace(case, image=image, label=label, spacing=tuple(case.spacing[::-1][axis] for axis in orientation.axes))
+    return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
 
 
 def axial_affine(spacing: Sequence[float]) -> np.ndarray:
@@ -289,7 +300,7 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
         If it is none.
     """
     try:
-        splits = [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text())]
+        splits = [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text("utf-8"))]
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a splits.json") from None
     except (ValueError, KeyError, TypeError):

@@ -26,7 +26,7 @@ from monet_edge.preprocess import Statistics
 from . import dataset as _dataset
 from .dataset import Case, Dataset
 
-VERSION = 3
+VERSION = 4
 MAX_ROWS = 16383  # of a WebP
 INDEX = "prepared.json"
 
@@ -37,6 +37,7 @@ class Prepared:
 
     folder: Path
     name: str
+    modality: str
     licence: str
     reference: str
     labels: tuple[str, ...]
@@ -90,6 +91,7 @@ def prepare(
         progress(name)
     index = {
         "name": dataset.name,
+        "modality": dataset.modality,
         "licence": dataset.licence,
         "reference": dataset.reference,
         "labels": dataset.labels,
@@ -110,7 +112,7 @@ def open_prepared(folder: Path) -> Prepared:
         If it is none.
     """
     try:
-        index = json.loads((folder / INDEX).read_text())
+        index = json.loads((folder / INDEX).read_text("utf-8"))
         return Prepared(folder, **{**index, "labels": tuple(index["labels"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"{folder}: not a prepared data set ({error}); make one with monet-train prepare") from None
@@ -130,7 +132,7 @@ def _write(path: Path, case: Case, key: str) -> None:
         "shape": case.image.shape,
         "slope": case.slope,
         "inter": case.inter,
-        "spacing": case.spacing,
+        "steps": case.steps.tolist(),
         "statistics": asdict(case.statistics),
     }
     with atomic_write(path, overwrite=True) as file, zipfile.ZipFile(file, "w") as archive:
@@ -145,7 +147,7 @@ def _read(path: Path, name: str) -> Case:
         image = _get(archive, "image", tuple(about["shape"]), np.dtype(about["dtype"]))
         label = _get(archive, "label", tuple(about["shape"]), np.dtype("u1"))
     statistics = Statistics(**{**about["statistics"], "quantiles": tuple(about["statistics"]["quantiles"])})
-    return Case(name, image, label, about["slope"], about["inter"], tuple(about["spacing"]), statistics)
+    return Case(name, image, label, about["slope"], about["inter"], np.array(about["steps"]), statistics)
 
 
 def _describe(path: Path) -> dict[str, str]:

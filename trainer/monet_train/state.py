@@ -113,7 +113,7 @@ def start(settings: Settings, split: dict[str, list[str]], folder: Path, place: 
             continue
         if not resume:
             raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-        if (folder / name).read_text() != text:
+        if (folder / name).read_text("utf-8") != text:
             raise OutputError(f"{folder} was started with other settings (see its {name}). Use the same ones, or another --output.")
     state = new_state(settings, place)
     found = checkpoint.newest(folder) if resume else None

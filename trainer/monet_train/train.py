@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from monet_edge.errors import DatasetError, MonetError
+from monet_edge.files import locked
 
 from . import checkpoint
-from .config import Settings
+from .config import Settings, as_run
 from .data import Slices, build
 from .network import Network
 from .prepare import Prepared
@@ -70,16 +71,18 @@ def fit(
     Raises
     ------
     OutputError
-        If ``folder`` holds a run already, or one with other settings or patients.
+        If ``folder`` holds a run already, or one with other settings or patients, or another process trains in it.
     DatasetError
         If the split names cases that there are not.
     MonetError
         If there is no such device.
     """
-    with _process_group(device or "") as (rank, world):
+    with _process_group(device or "") as (rank, world), ExitStack() as claim:
         place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
+        if rank == 0:  # a second run in the same folder would replace this one's checkpoints
+            claim.enter_context(locked(folder))
         state = start(settings, split, folder, place, resume=resume)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
@@ -162,7 +165,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = settings.recipe.augmentation.strip > 0 and settings.preprocess.intensity == "zscore"
+    stripped = as_run(settings).recipe.augmentation.strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 
