@@ -73,7 +73,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["check", "notobject"], "expected a JSON object"),
         (["check", "nolabels"], "has no labels in labelsTr"),
         (["check", "badlist"], "training must list every case"),
-        (["prepare", "data", "-o", "file"], "file: File exists"),
+        (["prepare", "data", "-o", "file"], "file is a file; expected a folder"),
         (["prepare", "data", "-o", "new", "--channel", "7"], "has no volume 7"),
         ([*FIT, "--net", "resnet"], "expected one of monet"),
         ([*FIT, "--recipe", "best"], "expected one of paper, strong"),

@@ -45,10 +45,11 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 traceback.print_exc()
             raise
 
-    signature = inspect.signature(function)
+    signature = inspect.signature(function, eval_str=True)
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, "debug": DebugOption}
+    parameters = [*signature.parameters.values(), option]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command()(run)
     return function
 
@@ -213,9 +214,10 @@ def export(
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
     from .dataset import read
-    from .export import release
+    from .export import plan, release
 
     found, others = read(dataset, channel), [read(folder, channel) for folder in also or []]
+    plan(run, found, output, others, sides_as_one)  # what is refused is refused before there is a bar
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
         weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar)
     if not quiet:

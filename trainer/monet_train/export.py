@@ -26,7 +26,7 @@ from .data import strip
 from .dataset import Case, Dataset, oriented, read_splits
 from .dataset import load as load_case
 from .evaluate import check_names, evaluate, make_model, summarise
-from .labels import match
+from .labels import Match, match
 from .network import Network
 from .provenance import Provenance, Source, one_line
 
@@ -163,22 +163,9 @@ def release(
     MonetError
         As `export`, if two data sets have one name, and if a case is not fit for use; ``output`` and what lies beside it are as before.
     """
-    _check_output(output)
-    for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
-        refuse_special(path)
-    settings, part = read_settings(run), read_splits(run / "splits.json")[0]
-    measured = [
-        (f"{one_line(dataset.name)}, validation", dataset, part["val"]),
-        *((one_line(other.name), other, list(other.pairs)) for other in others),
-    ]
-    headings = [heading for heading, _, _ in measured]
-    for heading in headings:
-        if headings.count(heading) > 1:
-            raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
-    for _, found, names in measured:
-        check_names(found, names)
-    matches = {heading: match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for heading, found, _ in measured}
-    done, total = 0, len(part["train"]) + sum(len(names) for _, _, names in measured)
+    measured = plan(run, dataset, output, others, sides_as_one)
+    training = read_splits(run / "splits.json")[0]["train"]
+    done, total = 0, len(training) + sum(len(one.names) for one in measured)
 
     def count(_: str) -> None:
         nonlocal done
@@ -189,19 +176,64 @@ def release(
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
     summaries = {}
-    for heading, found, names in measured:
-        scores = evaluate(model, found, names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[heading] = summarise(list(scores), named)
+    for one in measured:
+        scores = evaluate(model, one.dataset, one.names, channel=channel, sides_as_one=sides_as_one, progress=count)
+        summaries[one.heading] = summarise(list(scores), named)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries}))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
-    commands = [measuring(output, found.name, found is dataset, channel, sides_as_one) for _, found, _ in measured]
-    unscored = [f"Not scored on {heading}: {found}." for heading, found in matches.items() if str(found)]
+    commands = [measuring(output, one.dataset.name, one.dataset is dataset, channel, sides_as_one) for one in measured]
+    unscored = [f"Not scored on {one.heading}: {one.match}." for one in measured if str(one.match)]
     text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
     write_together({**files, output.with_suffix(".md"): text.encode()})
     return load(output)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Cases to measure a model on, under a heading of their own."""
+
+    heading: str
+    dataset: Dataset
+    names: list[str]
+    match: Match
+
+
+def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = (), sides_as_one: bool = False) -> list[Measured]:
+    """What `release` would measure, having refused what would fail after hours; no scan is opened.
+
+    Raises
+    ------
+    MonetError
+        If ``output`` cannot be written, the run is not finished or of other cases, two data sets have one name, or one has no label
+        of the model's.
+    """
+    _check_output(output)
+    for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
+        refuse_special(path)
+    settings = _finished(run)
+    split = read_splits(run / "splits.json")[0]
+    check_names(dataset, [*split["train"], *split["val"]])
+    given = [
+        (f"{one_line(dataset.name)}, validation", dataset, split["val"]),
+        *((one_line(other.name), other, list(other.pairs)) for other in others),
+    ]
+    headings = [heading for heading, _, _ in given]
+    for heading in headings:
+        if headings.count(heading) > 1:
+            raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
+    matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
+    return [Measured(*one, matched) for one, matched in zip(given, matches, strict=True)]
+
+
+def _finished(run: Path) -> Settings:
+    """The settings of a run that has its final weights."""
+    settings = read_settings(run)
+    if not (run / "final.safetensors").exists():
+        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with monet-train fit ... --resume")
+    return settings
 
 
 def _check_output(output: Path) -> None:
@@ -214,9 +246,7 @@ def _check_output(output: Path) -> None:
 
 def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: Callable[[str], None] = lambda _: None) -> _Folded:
     """Fold a run and hold it to PyTorch; nothing is written."""
-    settings = read_settings(run)
-    if not (run / "final.safetensors").exists():
-        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with monet-train fit ... --resume")
+    settings = _finished(run)
     state, about = checkpoint.load(run / "final.safetensors")
     tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)
