@@ -70,6 +70,11 @@ def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
         np.testing.assert_allclose(average[name.removeprefix("own.")], (north[name] + south[name]) / 2, atol=0.05)
     provenance = weights.load(tmp_path / "run" / state.MODEL).provenance
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
+    about = json.loads((Path(sites[0]["prepared"]) / "prepared.json").read_text("utf-8"))
+    assert provenance["sites"][0]["data"] == {key: about[key] for key in ("name", "reference", "licence", "modality")}
+    assert provenance["licence"] == provenance["data"]["licence"] == about["licence"] != ""
+    assert provenance["data"]["name"] == about["name"] != ""
+    assert provenance["modality"] == about["modality"] != ""
     assert "FedBN" in provenance["note"]
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
 
