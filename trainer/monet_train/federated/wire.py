@@ -127,13 +127,24 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
         raise MessageError(f"its name is not text of at most {MAX_NAME} printable characters")
-    try:
-        source = Source(*(about.get(key, "") for key in ("data", "reference", "licence", "modality")))  # type: ignore[arg-type]
-    except ModelError as error:
-        raise MessageError(f"it must say what its data are: {error.args[0].partition(', found')[0]}") from None
+    source = read_source(about)
     change = unpack(message.content, expected)
     norm = math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in change.values()))
     return Update(name, examples, loss, change, norm, source)
+
+
+def read_source(about: ConfigRecord) -> Source:
+    """What a site says of its data; a site of an earlier version says nothing.
+
+    Raises
+    ------
+    MessageError
+        If it is no short text.
+    """
+    try:
+        return Source(*(about.get(key, "") for key in ("data", "reference", "licence", "modality")))  # type: ignore[arg-type]
+    except ModelError as error:
+        raise MessageError(f"it must say what its data are: {str(error).partition(', found')[0]}") from None
 
 
 def read_scores(message: Message) -> dict[str, float]:
