@@ -41,7 +41,7 @@ def make_dataset(folder, labels, affine=None, cases=2, name="data"):
         (folder / part).mkdir(parents=True)
     for i in range(cases):
         mask = np.zeros((32, 32, 4), np.uint8)
-        mask[4:12, 6:20, 1:3], mask[18:28, 6 + i : 20, 1:3] = 1, 2
+        mask[4:12, 6:20, 1:3], mask[18:28, 6 + i : 20, 2:4] = 1, 2
         nibabel.save(nibabel.Nifti1Image(rng.normal(300, 40, mask.shape).astype(np.int16), affine), folder / "imagesTr" / f"c{i}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(np.minimum(mask, len(labels)), affine), folder / "labelsTr" / f"c{i}.nii.gz")
     about = {"name": name, "file_ending": ".nii.gz", "labels": {"background": 0, **{one: i for i, one in enumerate(labels, 1)}}}
