@@ -13,7 +13,7 @@ import typer
 from . import DEFAULT, DISCLAIMER, __version__
 from .errors import MonetError
 from .terminal import complain, failing_clearly, make_app, progress_bar
-from .text import printable
+from .text import printable, quantity
 
 if TYPE_CHECKING:
     from .jobs import Job, Options
@@ -128,7 +128,7 @@ def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outco
 
 
 def _describe(outcome: Outcome) -> str:
-    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes.items())
+    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 

@@ -139,8 +139,7 @@ def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarr
     """The mask without stray pieces, and what to tell the user."""
     if not options.cleaning or not result.mask.any():
         return result.mask, result.warnings
-    voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000  # ml
-    mask = postprocess.remove_pieces(result.mask, voxel, keep_largest=options.keep_largest, min_volume=options.min_volume)
+    mask = postprocess.remove_pieces(result.mask, scan.voxel_ml, keep_largest=options.keep_largest, min_volume=options.min_volume)
     if mask.any():
         return mask, result.warnings
     return mask, (*result.warnings, f"the mask is empty: every piece was smaller than {options.min_volume:g} ml")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -63,8 +64,6 @@ class Preprocess:
             f"intensity must be one of {', '.join(INTENSITIES)}": self.intensity not in INTENSITIES,
             "low must be below high, both finite": not _numbers(self.low, self.high) or not -1e9 < self.low < self.high < 1e9,
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
-            "labels must be 1 to 255 names of 1 to 100 characters": not 1 <= len(self.labels) <= 255
-            or not all(isinstance(name, str) and 0 < len(name) <= 100 for name in self.labels),
             f"percentiles must be out of {QUANTILES}": self.intensity == "percentile"
             and not all(value in QUANTILES for value in (self.low, self.high)),
         }
@@ -72,10 +71,34 @@ class Preprocess:
             if found:
                 raise ModelError(f"the preprocessing record is not valid: {problem}; found {asdict(self)}")
 
+        try:
+            check_labels(self.labels)
+        except ModelError as error:
+            raise ModelError(f"the preprocessing record is not valid: {error}") from None
+
     @property
     def classes(self) -> int:
         """Channels of the network's output: 1 for one label, else background and labels."""
         return 1 if len(self.labels) == 1 else len(self.labels) + 1
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Refuse names of labels that a weights file cannot hold: whoever trains asks before it does.
+
+    Raises
+    ------
+    ModelError
+        If they are not 1 to 255 different names of 1 to 100 characters that can be printed.
+    """
+    if not 1 <= len(names) <= 255:
+        raise ModelError(f"there must be 1 to 255 labels, found {len(names)}")
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= 100:
+            raise ModelError(f"a label's name must be 1 to 100 characters, found {name!r:.120}")
+        if not name.isprintable():
+            raise ModelError(f"a label's name holds characters that cannot be printed: {name!a}")
+        if names.count(name) > 1:
+            raise ModelError(f"two labels are called {name!r}")
 
 
 def _numbers(*values: Any) -> bool:

@@ -1,5 +1,6 @@
 """A site in one process: it refuses what is not its network's, keeps its own to itself, and trains as `fit` does."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from monet_edge import weights
 from monet_train import checkpoint
 from monet_train.config_text import to_json
-from monet_train.federated import client_app, rounds, site, state, worker
+from monet_train.federated import client_app, rounds, server_app, site, state, wire, worker
 from monet_train.federated.local import run_here
 from monet_train.federated.settings import Federation
 from monet_train.prepare import open_prepared
@@ -70,8 +71,30 @@ def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
         np.testing.assert_allclose(average[name.removeprefix("own.")], (north[name] + south[name]) / 2, atol=0.05)
     provenance = weights.load(tmp_path / "run" / state.MODEL).provenance
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
+    about = json.loads((Path(sites[0]["prepared"]) / "prepared.json").read_text("utf-8"))
+    assert provenance["sites"][0]["data"] == {key: about[key] for key in ("name", "reference", "licence", "modality")}
+    assert provenance["licence"] == provenance["data"]["licence"] == about["licence"] != ""
+    assert provenance["data"]["name"] == about["name"] != ""
     assert "FedBN" in provenance["note"]
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
+
+
+def test_the_exported_file_says_what_every_site_trained_on(alike):
+    told = {"north": {"name": "a", "reference": "", "licence": "CC BY 4.0", "modality": "FLAIR"}}
+    told["south"] = {"name": "b", "reference": "", "licence": "CC0", "modality": "FLAIR"}
+    rows = [{"node": i, "name": name, "examples": 9, "loss": 0.1, "source": source} for i, (name, source) in enumerate(told.items())]
+    run = state.Run("id", {}, {}, [{"kept": True, "seconds": 1.0, "sites": rows}], [])
+    record = server_app.provenance(TWO, alike, run)
+    assert (record["modality"], record["licence"], record["data"]["name"]) == ("FLAIR", "CC BY 4.0; CC0", "a; b")
+    assert [site["data"] for site in record["sites"]] == list(told.values())
+    del rows[1]["source"]  # a round kept by an earlier version
+    assert server_app.provenance(TWO, alike, run)["licence"] == "CC BY 4.0; not stated"
+
+
+@pytest.mark.parametrize("words", [5, "two\nlines", "x" * 1001])
+def test_what_a_site_says_of_its_data_is_checked(words):
+    with pytest.raises(wire.MessageError, match="must say what its data are: the data's licence"):
+        wire.read_source(ConfigRecord({"name": "a", "licence": words}))
 
 
 def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, tmp_path, monkeypatch):

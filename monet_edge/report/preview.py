@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import DISCLAIMER
 from ..files import atomic_write
 from ..preprocess import SLICINGS
-from ..text import printable
+from ..text import printable, quantity
 from ..volume.labels import colour
 from .slices import Finding, Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics
@@ -61,7 +61,7 @@ def draw(finding: Finding) -> Image.Image:
     for one in finding.labels:
         pen.rounded_rectangle((MARGIN, y + 3, MARGIN + 15, y + 18), 3, outline=colour(one.label), width=3)
         name = f"label {one.label}" if _lacks(one.name) else _drawable(one.name)
-        pen.text((MARGIN + 26, y), f"{name}   {one.ml:.1f} ml{_ends(one)}", TEXT, font)
+        pen.text((MARGIN + 26, y), f"{name}   {quantity(one.ml, 'ml')}{_ends(one)}", TEXT, font)
         y += 26
     for line in notes:
         pen.text((MARGIN, y + 6), line, WARNING, small)

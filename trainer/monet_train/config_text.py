@@ -14,7 +14,7 @@ from monet_edge.errors import ModelError, MonetError
 
 from .config import STRONG, Augmentation, Recipe, Settings
 
-MAX_TEXT = 10_000  # characters of a run's settings; they have about 2000
+MAX_TEXT = 400_000  # characters of a run's settings: about 2000, and 255 labels of 100 characters, each escaped with up to 12
 
 
 def changed(record: Any, values: Mapping[str, Any]) -> Any:
@@ -116,7 +116,7 @@ def read_settings(run: Path) -> Settings:
     """
     path = run / "config.json" if run.is_dir() else run
     try:
-        return from_json(path.read_text(errors="replace"))
+        return from_json(path.read_text("utf-8", "replace"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); expected the config.json that monet-train fit writes") from None
     except ModelError as error:

@@ -17,6 +17,7 @@ import numpy as np
 from monet_edge import volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.preprocess import SLICINGS, Statistics, measure
+from monet_edge.volume import geometry
 
 from .dataset_json import IGNORE, read_json, read_labels, read_pairs
 
@@ -75,8 +76,8 @@ class Case:
         In the scan's own dtype; intensities are ``image * slope + inter``.
     label : (Z, H, W) uint8
     slope, inter : float
-    spacing : tuple of float
-        mm along Z, H, W.
+    steps : (3, 3) float64
+        A column each for Z, H, W: the way in mm that one voxel along that axis takes, see `monet_edge.volume.geometry`.
     statistics : Statistics
         Of the whole volume.
     """
@@ -86,8 +87,13 @@ class Case:
     label: np.ndarray
     slope: float
     inter: float
-    spacing: tuple[float, ...]
+    steps: np.ndarray
     statistics: Statistics
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size in mm along Z, H, W."""
+        return geometry.spacing(self.steps)
 
 
 def read(folder: Path, channel: int = 0) -> Dataset:
@@ -156,8 +162,8 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
         )
     label, _ = volume.to_canonical(_numbers(dataset, name, mask), mask.affine, AXES)
     image, orientation = volume.to_canonical(scan.voxels, scan.affine, AXES)
-    spacing = tuple(scan.spacing[axis] for axis in orientation.axes)
-    return Case(name, image, label, scan.slope, scan.inter, spacing, measure(image, scan.slope, scan.inter))
+    steps = geometry.canonical_steps(scan.affine, orientation)
+    return Case(name, image, label, scan.slope, scan.inter, steps, measure(image, scan.slope, scan.inter))
 
 
 def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
@@ -210,7 +216,7 @@ def oriented(case: Case, slicing: str) -> Case:
     turn = axial_affine(case.spacing), SLICINGS[slicing]
     image, orientation = volume.to_canonical(case.image.T, *turn)
     label, _ = volume.to_canonical(case.label.T, *turn)
-    return replace(case, image=image, label=label, spacing=tuple(case.spacing[::-1][axis] for axis in orientation.axes))
+    return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
 
 
 def axial_affine(spacing: Sequence[float]) -> np.ndarray:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from monet_edge.errors import DatasetError
+from monet_edge.errors import DatasetError, MonetError
+from monet_edge.preprocess import check_labels
 from monet_edge.volume import SCANS
 
 FILE = "dataset.json"
@@ -98,7 +99,12 @@ def read_labels(folder: Path, labels: Any) -> tuple[tuple[str, ...], int | None]
         raise DatasetError(f"{folder / FILE}: every label needs a name and a number of its own, found {labels!r}")
     if len(named) > MOST:
         raise DatasetError(f"{folder / FILE}: at most {MOST - 1} labels are kept apart, found {len(named) - 1}")
-    return tuple(named[number] for number in range(1, len(named))), ignore
+    names = tuple(named[number] for number in range(1, len(named)))
+    try:
+        check_labels(names)  # what no weights file could hold is said before hours of training
+    except MonetError as error:
+        raise DatasetError(f"{folder / FILE}: {error}") from None
+    return names, ignore
 
 
 def _whole(number: Any) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,15 +60,22 @@ def prepare(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
     from .prepare import prepare as prepare_dataset
 
     found = read(dataset, channel, quiet)
-    with progress_bar(f"preparing {found.name}: {len(found.pairs)} cases", quiet) as bar:
+    with counting(f"preparing {found.name}: {len(found.pairs)} cases", len(found.pairs), quiet) as progress:
+        return prepare_dataset(found, folder, channel, progress=progress)
+
+
+@contextmanager
+def counting(title: str, total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A progress bar over so many cases; yields a function to be called with the name of every one that is done."""
+    with progress_bar(title, quiet) as bar:
         done: list[str] = []
 
         def progress(name: str) -> None:
             done.append(name)
             if bar is not None:
-                bar(len(done), len(found.pairs))
+                bar(len(done), total)
 
-        return prepare_dataset(found, folder, channel, progress=progress)
+        yield progress
 
 
 def prepared(dataset: Path, folder: Path, channel: int | None, quiet: bool) -> Prepared:

@@ -30,7 +30,7 @@ from monet_edge.preprocess import Statistics
 from . import dataset as _dataset
 from .dataset import Case, Dataset
 
-VERSION = 4  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
+VERSION = 5  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
 MAX_ROWS = 16383  # of a WebP
 INDEX = "prepared.json"
 UNFINISHED = {"unfinished": True}  # the index while cases are being replaced
@@ -43,7 +43,7 @@ class Prepared:
     Attributes
     ----------
     folder : Path
-    name, licence, reference, labels, spacing_known, validation
+    name, modality, licence, reference, labels, spacing_known, validation
         As in `dataset.Dataset`.
     channel : int
         Which one of scans with several.
@@ -55,6 +55,7 @@ class Prepared:
 
     folder: Path
     name: str
+    modality: str
     licence: str
     reference: str
     labels: tuple[str, ...]
@@ -124,7 +125,7 @@ def prepare(
             _write_index(folder, UNFINISHED)  # what the old index says is true no longer
             _write(path, _dataset.load(dataset, name, channel), keys[name])
         progress(name)
-    chosen = {part: getattr(dataset, part) for part in ("name", "licence", "reference", "labels", "spacing_known")}
+    chosen = {part: getattr(dataset, part) for part in ("name", "modality", "licence", "reference", "labels", "spacing_known")}
     validation = tuple(name for name in dataset.validation if name in keys)
     prepared = Prepared(folder, **chosen, validation=validation, channel=channel, version=VERSION, keys=keys)
     _write_index(folder, {part: value for part, value in asdict(prepared).items() if part != "folder"})
@@ -177,7 +178,7 @@ def _write(path: Path, case: Case, key: str) -> None:
         "shape": case.image.shape,
         "slope": case.slope,
         "inter": case.inter,
-        "spacing": case.spacing,
+        "steps": case.steps.tolist(),
         "statistics": asdict(case.statistics),
     }
     with atomic_write(path, overwrite=True) as file, zipfile.ZipFile(file, "w") as archive:
@@ -192,7 +193,7 @@ def _read(path: Path, name: str) -> tuple[str, Case]:
         image = _get(archive, "image", tuple(about["shape"]), np.dtype(about["dtype"]))
         label = _get(archive, "label", tuple(about["shape"]), np.dtype("u1"))
     statistics = Statistics(**{**about["statistics"], "quantiles": tuple(about["statistics"]["quantiles"])})
-    return about["key"], Case(name, image, label, about["slope"], about["inter"], tuple(about["spacing"]), statistics)
+    return about["key"], Case(name, image, label, about["slope"], about["inter"], np.array(about["steps"]), statistics)
 
 
 @contextmanager

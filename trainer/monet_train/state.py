@@ -18,6 +18,7 @@ from monet_edge.files import atomic_write
 from . import cases, checkpoint
 from .cases import Cases
 from .config import Recipe, Settings, training_spec
+from .config_text import read_settings
 from .data import Slices
 from .network import BatchNorm, Network
 from .splits import Split, read_splits
@@ -113,7 +114,7 @@ def start(settings: Settings, split: Split, folder: Path, place: torch.device, *
     config, splits = folder / "config.json", folder / "splits.json"
     if not resume and (config.exists() or splits.exists()):
         raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-    for path, same in ((config, lambda: config.read_text() == _config(settings)), (splits, lambda: read_splits(splits) == [split])):
+    for path, same in ((config, lambda: read_settings(folder) == settings), (splits, lambda: read_splits(splits) == [split])):
         if path.exists() and not same():
             raise OutputError(f"{folder} was started with other settings (see its {path.name}). Use the same ones, or another --output.")
     what = cases.changes(cases.read(folder), trained_on) if trained_on and config.exists() else ""

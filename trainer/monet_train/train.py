@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 
@@ -18,11 +18,12 @@ import torch.distributed as dist
 
 from monet_edge import memory
 from monet_edge.errors import DatasetError, MonetError, ResourceError
+from monet_edge.files import locked
 from monet_edge.spec import infer_shapes
 
 from . import checkpoint
 from .cases import of_prepared
-from .config import Settings, training_spec
+from .config import Settings, as_run, training_spec
 from .data import Slices, build, memory_of
 from .network import Network
 from .prepare import Prepared
@@ -82,7 +83,7 @@ def fit(
     Raises
     ------
     OutputError
-        If ``folder`` holds a run already, or one with other settings, patients or data.
+        If ``folder`` holds a run already, or one with other settings, patients or data, or another process trains in it.
     DatasetError
         If the split names cases that there are not.
     ResourceError
@@ -90,10 +91,12 @@ def fit(
     MonetError
         If there is no such device.
     """
-    with _out_of_memory(), _process_group(device or "") as (rank, world):
+    with _out_of_memory(), _process_group(device or "") as (rank, world), ExitStack() as claim:
         place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
+        if rank == 0:  # a second run in the same folder would replace this one's checkpoints
+            claim.enter_context(locked(folder))
         trained_on = of_prepared(prepared, [*split["train"], *split["val"]])
         state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
         demand(settings, prepared, split, place)
@@ -209,7 +212,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = settings.recipe.augmentation.strip > 0 and settings.preprocess.intensity == "zscore"
+    stripped = as_run(settings).recipe.augmentation.strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 

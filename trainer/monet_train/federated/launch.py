@@ -179,5 +179,5 @@ def _train(
         for key in keys:
             run.flwr(home, "supernode", "register", str(key.resolve()), run.LINK)
         account = run.follow(home, run.submit(home, home / "app"), output, processes, progress)
-    (output / "flower.json").write_text(json.dumps(account, indent=1))
+    (output / "flower.json").write_text(json.dumps(account, indent=1), "utf-8")
     return output / MODEL

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -144,6 +144,7 @@ def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Se
             reply.content = _as_reply(run.tensors, update, federation)
             accepted.append(reply)
             about |= {"name": update.site, "examples": update.examples, "loss": update.loss, "norm": update.norm}
+            about["source"] = asdict(update.source)
             del about["refused"]
         except wire.MessageError as error:
             about["refused"] = str(error)

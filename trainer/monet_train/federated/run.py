@@ -119,7 +119,7 @@ def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subp
     """
     home.mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
-    with (home / "lock").open("a+") as lock:
+    with (home / "lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -166,7 +166,7 @@ def write_connection(home: Path, address: str, authority: Path | None) -> None:
     safety = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
     lines = ["[superlink]", f'default = "{LINK}"', f"[superlink.{LINK}]", f'address = "{address}"', safety, ""]
     home.mkdir(parents=True, exist_ok=True)
-    (home / "config.toml").write_text("\n".join(lines))
+    (home / "config.toml").write_text("\n".join(lines), "utf-8")
 
 
 def write_app(folder: Path, run_config: dict[str, Any]) -> None:
@@ -188,7 +188,7 @@ def write_app(folder: Path, run_config: dict[str, Any]) -> None:
         "",
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pyproject.toml").write_text("\n".join(lines))
+    (folder / "pyproject.toml").write_text("\n".join(lines), "utf-8")
 
 
 def flwr(home: Path, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def follow(
     asked = -math.inf
     while True:
         with suppress(OSError, ValueError):
-            progress(len(json.loads((output / ROUNDS).read_text())["rounds"]))
+            progress(len(json.loads((output / ROUNDS).read_text("utf-8"))["rounds"]))
         if processes and processes[0].poll() is not None:
             raise MonetError(
                 f"the server's process ended with status {processes[0].returncode}; see {home / '0.log'}, then go on with --resume"
@@ -242,6 +242,6 @@ def follow(
                 return account
             if status.startswith("finished"):
                 error = output / ERROR
-                reason = error.read_text().strip() if error.exists() else f"see {home / '0.log'}"
+                reason = error.read_text("utf-8").strip() if error.exists() else f"see {home / '0.log'}"
                 raise MonetError(f"the federated training failed ({status}): {reason}")
         time.sleep(0.5)

@@ -20,6 +20,7 @@ from ..config_text import from_json
 from ..data import Slices, build
 from ..options import choose_split
 from ..prepare import open_prepared
+from ..provenance import Source
 from ..splits import read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import Step
@@ -30,10 +31,11 @@ from .compress import Tensors
 
 @dataclass(frozen=True)
 class Site:
-    """One institution's scans in memory, and a network to train on them: the same `Step` as a pooled training's."""
+    """One institution's scans in memory, what they are, and a network to train on them: the same `Step` as a pooled training's."""
 
     step: Step
     validation: Slices
+    source: Source
 
     def train(self, tensors: Mapping[str, np.ndarray], epochs: range, fresh: bool, moments: Tensors) -> tuple[Tensors, Tensors, float]:
         """Train a network on this site's scans.
@@ -114,7 +116,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     training = training_slices(settings, prepared, parts["train"], place)
     validation = build(prepared, parts["val"], settings.preprocess, settings.merged, place, False)
     step = Step(settings, new_state(settings, place), training, world=1, compiled=place.type == "cuda")
-    return Site(step, validation)
+    return Site(step, validation, Source.of(prepared))
 
 
 @dataclass

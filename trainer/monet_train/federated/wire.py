@@ -16,12 +16,16 @@ from math import prod
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from monet_edge.errors import MonetError
+from monet_edge.errors import ModelError, MonetError
 
+from ..provenance import Source
 from .compress import Layout, Tensors, decode
 
 MAX_NAME = 64  # characters of a site's name
 MAX_METRICS = 300  # figures of a reply: a loss, the number of patients, and a Dice for each of at most 255 labels
+
+
+UNTOLD = Source("", "", "", "")
 
 
 class MessageError(MonetError):
@@ -44,6 +48,8 @@ class Update:
         Trained minus received, finite.
     norm : float
         L2 norm of all of it.
+    source : Source
+        What it says of its data, which goes into the exported file.
     """
 
     site: str
@@ -51,6 +57,7 @@ class Update:
     loss: float
     change: Tensors
     norm: float
+    source: Source = UNTOLD
 
 
 def pack(arrays: Mapping[str, np.ndarray], expected: Layout) -> ArrayRecord:
@@ -120,9 +127,24 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
         raise MessageError(f"its name is not text of at most {MAX_NAME} printable characters")
+    source = read_source(about)
     change = unpack(message.content, expected)
     norm = math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in change.values()))
-    return Update(name, examples, loss, change, norm)
+    return Update(name, examples, loss, change, norm, source)
+
+
+def read_source(about: ConfigRecord) -> Source:
+    """What a site says of its data; a site of an earlier version says nothing.
+
+    Raises
+    ------
+    MessageError
+        If it is no short text.
+    """
+    try:
+        return Source(*(about.get(key, "") for key in ("data", "reference", "licence", "modality")))  # type: ignore[arg-type]
+    except ModelError as error:
+        raise MessageError(f"it must say what its data are: {str(error).partition(', found')[0]}") from None
 
 
 def read_scores(message: Message) -> dict[str, float]:
