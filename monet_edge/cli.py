@@ -188,7 +188,7 @@ def warmup(debug: DebugOption = False) -> None:
 
 
 def _compile(quiet: bool) -> None:
-    from .kernels import compile_all, is_cached, is_kept
+    from .engine import compile_all, is_cached, is_kept
 
     if not is_cached():
         with progress_bar("compiling once for this CPU", quiet) as progress:

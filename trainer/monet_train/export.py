@@ -15,7 +15,7 @@ import torch
 from monet_edge import DISCLAIMER, __version__, fingerprint
 from monet_edge.errors import ModelError, OutputError
 from monet_edge.files import atomic_write
-from monet_edge.runtime import Engine
+from monet_edge.engine import Engine
 from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 
