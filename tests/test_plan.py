@@ -5,13 +5,15 @@ import pytest
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.engine.algorithms import families
+from monet_edge.engine.algorithms import ALGORITHMS, families
 from monet_edge.engine.arena import place
 from monet_edge.engine.codegen import epilogue, jit
 from monet_edge.engine.codegen.simd import AVX2, AVX512, NEON, SSE
+from monet_edge.engine.codegen.step import HEAD, SOURCES, STEP, TARGET, step
 from monet_edge.engine.fuse import fuse
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program, lay_out
+from monet_edge.errors import SpecError
 from monet_edge.spec import INPUT, Op, Spec, fold
 
 
@@ -56,6 +58,37 @@ def test_monet_runs_on_its_fast_algorithms():
     assert chosen.pop("enc0.conv") == "direct"
     assert chosen.pop("head") == "head1x1"
     assert set(chosen.values()) == {"winograd"}
+
+
+def test_what_is_excluded_does_not_run():
+    spec = fold(monet())
+    tensors = random_tensors(spec)
+    plan = Plan(spec, tensors, AVX2, exclude=("winograd", "head1x1"))
+    assert plan.algorithms == {"direct", "im2col", "to_planes"}
+    assert [stage.op.kind for stage in plan.stages if stage not in plan.layers] == ["to_planes"]
+    assert Plan(spec, tensors, AVX2, exclude=("direct",)).stages[0].op.kind == "from_planes"
+    with pytest.raises(SpecError, match=r"'enc0.conv' .conv. is left without an algorithm"):
+        Plan(spec, tensors, AVX2, exclude=("direct", "winograd", "im2col"))
+    with pytest.raises(SpecError, match=r"no algorithm is called gemm; known are direct, head1x1, winograd"):
+        Plan(spec, tensors, AVX2, exclude=("gemm",))
+
+
+def test_a_field_that_two_algorithms_have_means_the_same_in_both():
+    """There are no others than these."""
+    assert len({algorithm.name for algorithm in ALGORITHMS}) == len(ALGORITHMS)
+    assert {algorithm.kernel.step.itemsize for algorithm in ALGORITHMS} == {STEP.itemsize}
+    users = {}
+    for algorithm in ALGORITHMS:
+        for name in algorithm.kernel.step.names:
+            users.setdefault(name, set()).add(algorithm.name)
+    shared = {name for name, names in users.items() if len(names) > 1}
+    general = {*HEAD, *TARGET, *SOURCES, *epilogue.EPILOGUE, "V", "M", "weights", "channels", "in_stride", "out_stride", "width"}
+    assert shared - general <= {"image", "image_row", "output", "output_row"}
+
+
+def test_a_step_of_too_many_fields_is_refused():
+    with pytest.raises(ValueError, match="room for 32 fields, found 36"):
+        step(*map(str, range(30)))
 
 
 def test_buffers_that_live_together_do_not_touch(rng):

@@ -98,14 +98,14 @@ class Race:
 
     def __init__(self, plans: Iterable[Plan], height: int, width: int) -> None:
         self.times: Times = {}
-        self._programs = []
+        self.programs = []
         for plan in plans:
             code = jit.load(families(plan.algorithms))
-            self._programs.append((Program(plan, code.addresses, height, width), code.run))
+            self.programs.append((Program(plan, code.addresses, height, width), code.run))
 
     def run(self, image: np.ndarray, counts: bool = True) -> None:
         """One round, which is not kept unless it ``counts``."""
-        for program, run in self._programs:
+        for program, run in self.programs:
             program.begin(image)
             steps = program.steps[0]
             for index, stage in enumerate(program.plan.stages):
@@ -123,3 +123,29 @@ def measure(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: i
     for done in range(rounds + 2):
         race.run(image, counts=done >= 2)
     return race.times
+
+
+def table(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: int, timed: bool = False) -> list[str]:
+    """The stages of a network as lines of text in columns; with ``timed`` the milliseconds of each algorithm, the chosen one marked."""
+    times = measure(spec, tensors, height, width) if timed else {}
+    stages = rows(Plan(spec, tensors, jit.target().isa), height, width, times)
+    total = Row("total", "", "", sum(row.macs for row in stages), sum(row.read for row in stages), sum(row.written for row in stages))
+    head = ["layer", "algorithm", "shape", "GMAC", "MB read", "MB written"] + ["ms (* chosen)"] * timed
+    cells = [head]
+    for row in [*stages, total]:
+        macs = f"{row.macs / 1e9:.3f}" if row.macs else ""
+        cells.append(
+            [row.name, row.algorithm, row.shape, macs, f"{row.read / 1e6:.2f}", f"{row.written / 1e6:.2f}"] + [_milliseconds(row)] * timed
+        )
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    return ["  ".join(_aligned(column, cell, widths[column]) for column, cell in enumerate(line)).rstrip() for line in cells]
+
+
+def _milliseconds(row: Row) -> str:
+    """``winograd* 1.21, im2col 2.90``: the chosen algorithm first."""
+    names = sorted(row.seconds, key=lambda name: name != row.algorithm)
+    return ", ".join(f"{name}{'*' * (name == row.algorithm)} {1e3 * row.seconds[name]:.2f}" for name in names)
+
+
+def _aligned(column: int, cell: str, width: int) -> str:
+    return cell.rjust(width) if column in (3, 4, 5) else cell.ljust(width)  # numbers to the right

@@ -44,9 +44,9 @@ class Threads:
     """
 
     def __init__(self) -> None:
-        self._idle: Idle = []
+        self.idle: Idle = []
         self._process = os.getpid()
-        weakref.finalize(self, _dismiss, self._idle).atexit = False
+        weakref.finalize(self, _dismiss, self.idle).atexit = False
 
     @contextmanager
     def beside(self, work: Callable[..., None], arguments: Iterable[tuple[Any, ...]], stop: threading.Event) -> Iterator[int]:
@@ -56,7 +56,7 @@ class Threads:
         starts no more, as Python does from its exit on. An error in the block sets ``stop``.
         """
         if os.getpid() != self._process:  # forked: the threads were the parent's
-            self._idle.clear()
+            self.idle.clear()
             self._process = os.getpid()
         given: list[tuple[Task, SimpleQueue[Task | None]]] = []
         try:
@@ -73,19 +73,19 @@ class Threads:
         finally:
             for task, thread in given:
                 if task.begin():
-                    self._idle.append(thread)
+                    self.idle.append(thread)
                 else:
                     task.wait()
 
     def _take(self) -> SimpleQueue[Task | None] | None:
         """A thread, idle or new; None if none can be started."""
         try:
-            return self._idle.pop()
+            return self.idle.pop()
         except IndexError:
             pass
         tasks: SimpleQueue[Task | None] = SimpleQueue()
         try:
-            threading.Thread(target=_serve, args=(tasks, self._idle, weakref.ref(self)), daemon=True).start()
+            threading.Thread(target=_serve, args=(tasks, self.idle, weakref.ref(self)), daemon=True).start()
         except RuntimeError:
             return None
         return tasks

@@ -28,15 +28,15 @@ PITCH = STRIP * BYTES + BYTES  # of a channel block in V and M; one line more: p
 STEP = step(
     *TARGET, *SOURCES, *EPILOGUE,
     "in_height", "in_width", "in_stride", "out_stride",
-    "weights", "phases", "phase_count", "taps",  # the tables `PHASE` and `TAP`
+    "weights", "phases", "phase_count", "shifts",  # the tables `PHASE` and `SHIFT`
     "V", "M",  # scratch: the inputs of a strip, tap by tap, and their products with the weights
 )  # fmt: skip
 
 # First output row and column; output pixels a side that the columns hold; its taps among all; bytes to its weights
 PHASE = table("y", "x", "side", "taps", "first_tap", "weights")
 phase_y, phase_x, phase_side, phase_taps, phase_first_tap, phase_weights = readers("phase", PHASE)
-TAP = table("dy", "dx")
-tap_dy, tap_dx = readers("tap", TAP)
+SHIFT = table("dy", "dx")  # of a tap
+shift_dy, shift_dx = readers("shift", SHIFT)
 
 Phase = tuple[int, int, int, list[tuple[int, int]], np.ndarray]  # y, x, side, taps, packed weights
 
@@ -60,7 +60,7 @@ def pack(layer: Layer, network: Network) -> Packed:
         "weights": aligned(np.concatenate([each.ravel() for each in packed])),
         "phases": np.array(rows, PHASE),
         "phase_count": len(phases),
-        "taps": np.array([tap for each in taps for tap in each], TAP),
+        "shifts": np.array([tap for each in taps for tap in each], SHIFT),
         "in_stride": in_stride,
         "out_stride": out_stride,
     }
@@ -120,7 +120,7 @@ def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
 
 
 def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
-    """Output rows [y0, y1): gather a strip of pixels tap by tap, multiply, finish."""
+    """Output rows [y0, y1): gather a strip of pixels tap by tap, multiply, and the epilogue."""
     blocks, out_blocks, in_stride, out_stride = s.source_blocks, s.target_blocks, s.in_stride, s.out_stride
     for phase in range(s.phase_count):
         fy, fx, side = phase_y(s.phases, phase), phase_x(s.phases, phase), phase_side(s.phases, phase)
@@ -135,7 +135,7 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                 q, j = (start + done) // columns, (start + done) % columns
                 some = min64(count - done, columns - j)
                 for tap in range(taps):
-                    y, dx = (first + q) * in_stride + tap_dy(s.taps, first_tap + tap), tap_dx(s.taps, first_tap + tap)
+                    y, dx = (first + q) * in_stride + shift_dy(s.shifts, first_tap + tap), shift_dx(s.shifts, first_tap + tap)
                     left = min64(max64((-dx + in_stride - 1) // in_stride - j, 0), some)  # pixels before the first column
                     inside = min64(max64((s.in_width - dx + in_stride - 1) // in_stride - j, left), some)  # and before the end
                     for block in range(blocks):
