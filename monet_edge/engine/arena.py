@@ -72,28 +72,13 @@ def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the memory of a program is made of, before any is taken.
+    """What the memory of a program is made of, before any is taken."""
 
-    Attributes
-    ----------
-    shapes : mapping of str to (C, H, W)
-    buffers : mapping of str to Buffer
-        Of the values in the arena.
-    arena : int
-        Its size in bytes.
-    scratch : mapping of str to int
-        Bytes of every thread's scratch areas, by the step's field.
-    border : int
-        Width of the zeros around the image.
-    output : (C, H, W)
-    threads : int
-    """
-
-    shapes: Mapping[str, Shape]
-    buffers: Mapping[str, Buffer]
-    arena: int
-    scratch: Mapping[str, int]
-    border: int
+    shapes: Mapping[str, Shape]  # of every value
+    buffers: Mapping[str, Buffer]  # of the values in the arena
+    arena: int  # bytes
+    scratch: Mapping[str, int]  # bytes of every thread's areas, by the step's field
+    border: int  # width of the zeros around the image
     output: Shape
     threads: int
 

@@ -18,31 +18,21 @@ from .fuse import Layer
 from .plan import Plan
 from .program import Program
 
+LABELS = {convert.FROM_PLANES: "way in", convert.TO_PLANES: "way out"}  # in a table
 Times = dict[str, dict[str, list[float]]]  # seconds of every round, by stage and algorithm
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of a plan.
-
-    Attributes
-    ----------
-    name, algorithm, shape : str
-    macs : int
-        Multiply-accumulates of a direct convolution; 0 for what is none.
-    read, written : int
-        Bytes: of the values read and the packed weights; of the value made.
-    seconds : dict of str to float
-        The median of every suitable algorithm that was timed.
-    """
+    """One stage of a plan."""
 
     name: str
     algorithm: str
     shape: str
-    macs: int
-    read: int
-    written: int
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    macs: int  # multiply-accumulates of a direct convolution; 0 for what is none
+    read: int  # bytes of the values read and of packed weights
+    written: int  # bytes
+    seconds: Mapping[str, float] = field(default_factory=dict)  # the median of every algorithm that was timed
 
 
 def rows(plan: Plan, height: int, width: int, times: Times | None = None) -> list[Row]:
@@ -59,13 +49,18 @@ def rows(plan: Plan, height: int, width: int, times: Times | None = None) -> lis
         seconds = {name: median(taken) for name, taken in (times or {}).get(stage.name, {}).items()}
         written = _nbytes(shapes[stage.name], stage.name in plan.planes)
         algorithm = plan.algorithm(stage).name
-        found.append(Row(label(stage), algorithm, describe(stage, shapes), macs.get(stage.op.name, 0), read, written, seconds))
+        found.append(
+            Row(
+                LABELS.get(stage.op.kind, stage.name),
+                algorithm,
+                describe(stage, shapes),
+                macs.get(stage.op.name, 0),
+                read,
+                written,
+                seconds,
+            )
+        )
     return found
-
-
-def label(stage: Layer) -> str:
-    """What a stage is called in a table."""
-    return {convert.FROM_PLANES: "way in", convert.TO_PLANES: "way out"}.get(stage.op.kind, stage.name)
 
 
 def describe(stage: Layer, shapes: Mapping[str, Shape]) -> str:
@@ -138,14 +133,11 @@ def table(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: int
             [row.name, row.algorithm, row.shape, macs, f"{row.read / 1e6:.2f}", f"{row.written / 1e6:.2f}"] + [_milliseconds(row)] * timed
         )
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
-    return ["  ".join(_aligned(column, cell, widths[column]) for column, cell in enumerate(line)).rstrip() for line in cells]
+    sides = "<<<>>><"  # numbers to the right
+    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=False)).rstrip() for line in cells]
 
 
 def _milliseconds(row: Row) -> str:
     """``winograd* 1.21, im2col 2.90``: the chosen algorithm first."""
     names = sorted(row.seconds, key=lambda name: name != row.algorithm)
     return ", ".join(f"{name}{'*' * (name == row.algorithm)} {1e3 * row.seconds[name]:.2f}" for name in names)
-
-
-def _aligned(column: int, cell: str, width: int) -> str:
-    return cell.rjust(width) if column in (3, 4, 5) else cell.ljust(width)  # numbers to the right

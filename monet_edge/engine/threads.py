@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,23 +18,13 @@ class Task:
     """Work that either its thread begins or its owner takes back, whoever comes first."""
 
     def __init__(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self._work = work
-        self._arguments = arguments
+        self.run = partial(work, *arguments)
+        self.done = threading.Event()
         self._begun = threading.Lock()
-        self._done = threading.Event()
 
     def begin(self) -> bool:
         """True for the first who asks, and for nobody else."""
         return self._begun.acquire(blocking=False)
-
-    def run(self) -> None:
-        self._work(*self._arguments)
-
-    def end(self) -> None:
-        self._done.set()
-
-    def wait(self) -> None:
-        self._done.wait()
 
 
 class Threads:
@@ -75,7 +66,7 @@ class Threads:
                 if task.begin():
                     self.idle.append(thread)
                 else:
-                    task.wait()
+                    task.done.wait()
 
     def _take(self) -> SimpleQueue[Task | None] | None:
         """A thread, idle or new; None if none can be started."""
@@ -100,7 +91,7 @@ def _serve(tasks: SimpleQueue[Task | None], idle: Idle, owner: weakref.ref[Threa
             task.run()
             idle.append(tasks)
         finally:
-            task.end()
+            task.done.set()
         del task
         if owner() is None:  # `_dismiss` may have looked before this thread was idle
             return

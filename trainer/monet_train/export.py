@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from monet_edge import DISCLAIMER, __version__, fingerprint
+from monet_edge.engine import Engine
 from monet_edge.errors import ModelError, OutputError
 from monet_edge.files import atomic_write
-from monet_edge.engine import Engine
 from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, save
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ..arena import Fields, Memory
 from ..codegen.jit import Kernel
 from ..codegen.memory import scatter, zero
 from ..codegen.simd import BLOCK, BYTES
 from ..codegen.step import SOURCES, TARGET, readers, source_base, source_pixel, source_row, step, table
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 STEP = step(*TARGET, *SOURCES, "lanes", "channels")  # channel c is lane ``lanes[c]`` of the sources' blocks
 
@@ -16,17 +15,9 @@ LANE = table("number")
 (lane_number,) = readers("lane", LANE)
 
 
-def suits(layer: Layer, network: Network) -> bool:
-    return layer.op.kind == "concat"
-
-
 def pack(layer: Layer, network: Network) -> Packed:
     lanes = network.lanes(layer.inputs)
     return Packed({"lanes": lanes.astype(LANE), "channels": len(lanes)})
-
-
-def locate(layer: Layer, memory: Memory) -> Fields:
-    return memory.target(layer.name) | memory.sources(layer.inputs)
 
 
 def concat(s):  # type: ignore[no-untyped-def]  # Numba infers
@@ -41,4 +32,4 @@ def concat(s):  # type: ignore[no-untyped-def]  # Numba infers
             scatter(line + lane % BLOCK * 4, source_pixel(s.sources, block), target + channel * 4, s.target_pixel, s.width)
 
 
-ALGORITHM = Algorithm(Kernel(concat, STEP), suits, pack, locate)
+ALGORITHM = Algorithm(Kernel(concat, STEP), of_kind("concat"), pack)

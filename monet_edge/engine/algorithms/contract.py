@@ -80,16 +80,14 @@ class Packed:
     border: int = 0
 
 
-def one_row(op: Op) -> int:
-    return 1
+def of_kind(*kinds: str) -> Callable[[Layer, Network], bool]:
+    """For an algorithm that suits all ops of some kinds."""
+    return lambda layer, network: layer.op.kind in kinds
 
 
-def same_rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
-    return y0, y1
-
-
-def no_fields(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
-    return {}
+def nhwc16(layer: Layer, memory: Memory) -> Fields:
+    """Where a layer's values are, for one that reads and writes NHWC16."""
+    return memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,10 @@ class Algorithm:
     kernel: Kernel
     suits: Callable[[Layer, Network], bool]
     pack: Callable[[Layer, Network], Packed]
-    locate: Callable[[Layer, Memory], Fields]
-    band: Callable[[Layer, Memory, int, int], Fields] = no_fields
-    unit: Callable[[Op], int] = one_row
-    rows: Callable[[Op, int, int], tuple[int, int]] = same_rows
+    locate: Callable[[Layer, Memory], Fields] = nhwc16
+    band: Callable[[Layer, Memory, int, int], Fields] = lambda layer, memory, y0, y1: {}
+    unit: Callable[[Op], int] = lambda op: 1
+    rows: Callable[[Op, int, int], tuple[int, int]] = lambda op, y0, y1: (y0, y1)
     reads_planes: bool = False
     writes_planes: bool = False
     family: str = "others"

@@ -12,7 +12,7 @@ from ..codegen.memory import scatter, zero
 from ..codegen.simd import BYTES
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 FROM_PLANES, TO_PLANES = "from_planes", "to_planes"  # kinds of ops that no Spec has
 OUTPUT = ""  # the value that `TO_PLANES` makes: the output as planes; no op of a Spec can be called so
@@ -64,11 +64,7 @@ def to_planes(s):  # type: ignore[no-untyped-def]  # Numba infers
             scatter(line + channel * 4, source_pixel(s.sources, 0), output, 4, s.width)
 
 
-def _suits(kind: str):  # type: ignore[no-untyped-def]
-    return lambda layer, network: layer.op.kind == kind
-
-
 ALGORITHMS = (
-    Algorithm(Kernel(from_planes, FROM_STEP), _suits(FROM_PLANES), pack, locate_from, reads_planes=True),
-    Algorithm(Kernel(to_planes, TO_STEP), _suits(TO_PLANES), pack, locate_to, writes_planes=True),
+    Algorithm(Kernel(from_planes, FROM_STEP), of_kind(FROM_PLANES), pack, locate_from, reads_planes=True),
+    Algorithm(Kernel(to_planes, TO_STEP), of_kind(TO_PLANES), pack, locate_to, writes_planes=True),
 )

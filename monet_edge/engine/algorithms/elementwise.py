@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from ..arena import Fields, Memory
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.jit import Kernel
 from ..codegen.simd import BYTES
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 STEP = step(*TARGET, *SOURCES, *EPILOGUE)
 
 
-def suits(layer: Layer, network: Network) -> bool:
-    return layer.op.kind in ("add", "affine")
-
-
 def pack(layer: Layer, network: Network) -> Packed:
     return Packed(network.epilogue(layer))
-
-
-def locate(layer: Layer, memory: Memory) -> Fields:
-    return memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
 
 
 def elementwise(s):  # type: ignore[no-untyped-def]  # Numba infers
@@ -35,4 +26,4 @@ def elementwise(s):  # type: ignore[no-untyped-def]  # Numba infers
                      s.parameters + block * PARAMETERS, 1, s.width)  # fmt: skip
 
 
-ALGORITHM = Algorithm(Kernel(elementwise, STEP), suits, pack, locate)
+ALGORITHM = Algorithm(Kernel(elementwise, STEP), of_kind("add", "affine"), pack)

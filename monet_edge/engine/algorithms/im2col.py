@@ -20,7 +20,7 @@ from ..codegen.memory import copy, max64, min64, zero
 from ..codegen.simd import BLOCK, BYTES, Isa
 from ..codegen.step import SOURCES, TARGET, readers, source_base, source_pixel, source_row, step, table
 from ..fuse import CONVOLUTIONS, Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, nhwc16, of_kind
 
 STRIP = 48  # pixels worked on at a time: they fill whole GEMM tiles of every CPU
 PITCH = STRIP * BYTES + BYTES  # of a channel block in V and M; one line more: positions at multiples of 4 KB would share cache sets
@@ -39,11 +39,6 @@ SHIFT = table("dy", "dx")  # of a tap
 shift_dy, shift_dx = readers("shift", SHIFT)
 
 Phase = tuple[int, int, int, list[tuple[int, int]], np.ndarray]  # y, x, side, taps, packed weights
-
-
-def suits(layer: Layer, network: Network) -> bool:
-    """Any convolution: what no other algorithm takes."""
-    return layer.op.kind in CONVOLUTIONS
 
 
 def pack(layer: Layer, network: Network) -> Packed:
@@ -104,7 +99,7 @@ def _pack_taps(matrices: list[np.ndarray], lanes: np.ndarray, isa: Isa) -> np.nd
 
 def locate(layer: Layer, memory: Memory) -> Fields:
     _, height, width = memory.shapes[layer.inputs[0]]
-    return {"in_height": height, "in_width": width} | memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
+    return {"in_height": height, "in_width": width} | nhwc16(layer, memory)
 
 
 def unit(op: Op) -> int:
@@ -164,4 +159,4 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                 done += some
 
 
-ALGORITHM = Algorithm(Kernel(im2col, STEP), suits, pack, locate, unit=unit, rows=rows)
+ALGORITHM = Algorithm(Kernel(im2col, STEP), of_kind(*CONVOLUTIONS), pack, locate, unit=unit, rows=rows)

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arena import Fields, Memory
 from ..codegen.jit import Kernel
 from ..codegen.memory import copy
 from ..codegen.simd import BYTES, Micro, Vectors
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 STEP = step(*TARGET, *SOURCES, "window")  # pixels a side
 
 
-def suits(layer: Layer, network: Network) -> bool:
-    return layer.op.kind == "maxpool"
-
-
 def pack(layer: Layer, network: Network) -> Packed:
     return Packed({"window": layer.op["kernel"]})
-
-
-def locate(layer: Layer, memory: Memory) -> Fields:
-    return memory.target(layer.name) | memory.sources(layer.inputs)
 
 
 def _emit_maximum(v: Vectors, source: Any, step: Any, target: Any, target_step: Any, count: Any) -> None:
@@ -59,4 +50,4 @@ def maxpool(s):  # type: ignore[no-untyped-def]  # Numba infers
                         maximum(line + j * pixel, pixel * window, target, s.target_pixel, s.width)
 
 
-ALGORITHM = Algorithm(Kernel(maxpool, STEP), suits, pack, locate, rows=lambda op, y0, y1: (y0 * op["kernel"], y1 * op["kernel"]))
+ALGORITHM = Algorithm(Kernel(maxpool, STEP), of_kind("maxpool"), pack, rows=lambda op, y0, y1: (y0 * op["kernel"], y1 * op["kernel"]))

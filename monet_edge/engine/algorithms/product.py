@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..arena import Fields, Memory
 from ..codegen.jit import Kernel
 from ..codegen.simd import BYTES, Micro, Vectors
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 STEP = step(*TARGET, *SOURCES, "other", "other_row", "other_pixel", "single")  # the factor; 1 if it has one channel, else 0
 
 
-def suits(layer: Layer, network: Network) -> bool:
-    return layer.op.kind == "mul"
-
-
 def pack(layer: Layer, network: Network) -> Packed:
     return Packed({"single": int(network.channels[layer.reads[1]] == 1)})
-
-
-def locate(layer: Layer, memory: Memory) -> Fields:
-    return memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
 
 
 def _emit_multiply(v: Vectors, a: Any, step: Any, b: Any, b_step: Any, single: Any, target: Any, target_step: Any, count: Any) -> None:
@@ -54,4 +45,4 @@ def product(s):  # type: ignore[no-untyped-def]  # Numba infers
             multiply(line, source_pixel(s.sources, block), other, s.other_pixel, s.single, target, s.target_pixel, s.width)
 
 
-ALGORITHM = Algorithm(Kernel(product, STEP), suits, pack, locate)
+ALGORITHM = Algorithm(Kernel(product, STEP), of_kind("mul"), pack)

@@ -6,27 +6,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..arena import Fields, Memory
 from ..codegen.epilogue import exp
 from ..codegen.jit import Kernel
 from ..codegen.simd import FLOAT, Micro, Vectors
 from ..codegen.step import SOURCES, TARGET, source_base, source_row, step
 from ..fuse import Layer
-from .contract import Algorithm, Network, Packed
+from .contract import Algorithm, Network, Packed, of_kind
 
 STEP = step(*TARGET, *SOURCES, "channels")
 
 
-def suits(layer: Layer, network: Network) -> bool:
-    return layer.op.kind == "softmax"
-
-
 def pack(layer: Layer, network: Network) -> Packed:
     return Packed({"channels": network.channels[layer.name]})
-
-
-def locate(layer: Layer, memory: Memory) -> Fields:
-    return memory.target(layer.name) | memory.sources(layer.inputs)
 
 
 def _emit_softmax(v: Vectors, source: Any, target: Any, step: Any, channels: Any, blocks: Any, count: Any) -> None:
@@ -81,4 +72,4 @@ def softmax(s):  # type: ignore[no-untyped-def]  # Numba infers
         softmax_row(line, s.target + y * s.target_row, s.target_pixel, s.channels, s.target_blocks, s.width)
 
 
-ALGORITHM = Algorithm(Kernel(softmax, STEP), suits, pack, locate)
+ALGORITHM = Algorithm(Kernel(softmax, STEP), of_kind("softmax"), pack)
