@@ -115,6 +115,18 @@ def test_what_no_thread_has_begun_is_taken_back_once():
     assert len(ran) <= 600
 
 
+def test_a_task_that_was_taken_back_keeps_nothing_alive():
+    engine, started = tiny(3), set(threading.enumerate())
+    for _ in range(100):
+        engine.run(IMAGES[:1])
+    started = set(threading.enumerate()) - started
+    assert started
+    del engine
+    for thread in started:
+        thread.join(HANGS)
+        assert not thread.is_alive()
+
+
 def test_an_error_in_the_block_stops_the_others_and_waits_for_them():
     threads, stop, begun, ended = Threads(), threading.Event(), threading.Event(), []
 

@@ -85,14 +85,13 @@ class Threads:
 def _serve(tasks: SimpleQueue[Task | None], idle: Idle, owner: weakref.ref[Threads]) -> None:
     """Run one task after the other; idle again before its owner knows, so that the next one finds this thread."""
     while (task := tasks.get()) is not None:
-        if not task.begin():
-            continue
-        try:
-            task.run()
-            idle.append(tasks)
-        finally:
-            task.done.set()
-        del task
+        if task.begin():
+            try:
+                task.run()
+                idle.append(tasks)
+            finally:
+                task.done.set()
+        del task  # it holds its owner
         if owner() is None:  # `_dismiss` may have looked before this thread was idle
             return
 
