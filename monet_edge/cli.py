@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .jobs import Job, Options
     from .model import Model
     from .pipeline import Outcome
+    from .weights import Weights
 
 app = make_app("Segment medical scans on this computer's CPU, offline.")
 
@@ -166,6 +167,8 @@ def models(debug: DebugOption = False) -> None:
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Show the layers instead, as they run: algorithm, shape, work, bytes.")] = False,
+    timed: Annotated[bool, typer.Option("--time", help="With --plan: time every algorithm that suits a layer, on one thread.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Say what a model is, how it was made and what it expects."""
@@ -176,7 +179,12 @@ def info(
         from .spec import count_floats, count_macs
         from .weights import find, load
 
+        if timed and not plan:
+            raise MonetError("--time shows its times in the table of --plan: give both")
         weights = load(model)
+        if plan:
+            _show_plan(weights, timed)
+            return
         size = weights.preprocess.size
         macs = sum(count_macs(weights.spec, size, size).values())
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
@@ -185,6 +193,17 @@ def info(
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
         print(DISCLAIMER)
+
+
+def _show_plan(weights: Weights, timed: bool) -> None:
+    from .engine import layers
+
+    size = weights.preprocess.size
+    if timed:
+        _compile(quiet=False)
+    print(f"{weights.name}: a slice of {size}x{size}")
+    for line in layers.table(weights.spec, weights.tensors, size, size, timed):
+        print(printable(line))
 
 
 @app.command()
@@ -197,7 +216,7 @@ def warmup(debug: DebugOption = False) -> None:
 
 
 def _compile(quiet: bool) -> None:
-    from .kernels import compile_all, is_cached, is_kept
+    from .engine import compile_all, is_cached, is_kept
 
     if not is_cached():
         with progress_bar("compiling once for this CPU", quiet) as progress:

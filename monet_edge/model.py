@@ -13,10 +13,10 @@ import numpy as np
 
 from . import DEFAULT, fingerprint, memory, preprocess
 from . import volume as _volume
+from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .flip import mirrored
 from .limits import usable_cores
-from .runtime import Engine
 from .spec import multiple_of
 from .weights import Weights
 from .weights import load as load_weights

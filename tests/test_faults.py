@@ -13,7 +13,7 @@ from fuzz import kills
 from fuzz.build import head, nifti
 
 from monet_edge import pipeline, volume
-from monet_edge.kernels import _cache
+from monet_edge.engine.codegen import cache
 from monet_edge.model import load
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def test_no_home_is_no_cache_folder(monkeypatch, home):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", home) if home else path)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert _cache.folder() is None
+    assert cache.folder() is None
 
 
 @pytest.mark.slow

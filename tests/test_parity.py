@@ -7,8 +7,8 @@ import pytest
 import torch
 from synthetic import RECORD, settings
 
+from monet_edge.engine import Engine
 from monet_edge.errors import ModelError
-from monet_edge.runtime import Engine
 from monet_train import export
 from monet_train.config import training_spec
 from monet_train.network import Network

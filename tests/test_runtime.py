@@ -14,9 +14,10 @@ import torch
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.engine import Engine
+from monet_edge.engine.algorithms import families
+from monet_edge.engine.codegen import cache, jit
 from monet_edge.errors import SpecError
-from monet_edge.kernels import _cache, _jit
-from monet_edge.runtime import Engine
 from monet_edge.spec import fold
 from monet_train.network import Network
 
@@ -182,7 +183,7 @@ def test_ctrl_c_stops_within_a_few_slices(threads):
         import numpy as np
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.runtime import Engine
+        from monet_edge.engine import Engine
         from monet_edge.spec import fold
         spec = fold(monet())
         engine = Engine(spec, random_tensors(spec), {threads})
@@ -209,7 +210,7 @@ def run(code, **environment):
 
 LOAD = """if True:
     import sys
-    from monet_edge.kernels import compile_all, is_cached
+    from monet_edge.engine import compile_all, is_cached
     before = is_cached()
     compile_all()
     print(before, is_cached(), "numba" in sys.modules)
@@ -222,12 +223,12 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
     files = sorted((tmp_path / "monet-edge").iterdir())
-    assert [file.name.split("-")[0] for file in files] == sorted(_jit.FAMILIES)
+    assert [file.name.split("-")[0] for file in files] == sorted(families())
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert files[0].parent.stat().st_mode & 0o777 == 0o700
     files[1].write_bytes(files[1].read_bytes()[:-1])  # truncated: compiled anew, never run
-    assert run("from monet_edge.kernels import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
-    assert "+" in _jit.target().features
+    assert run("from monet_edge.engine import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
+    assert "+" in jit.target().features
 
 
 @pytest.mark.slow
@@ -237,7 +238,7 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     code = f"""if True:
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.runtime import Engine
+        from monet_edge.engine import Engine
         from monet_edge.spec import fold
         spec = fold(monet(filters=4, depth=1, classes={classes}))
         Engine(spec, random_tensors(spec))
@@ -249,9 +250,9 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _cache.folder() == tmp_path / "monet-edge"
+    assert cache.folder() == tmp_path / "monet-edge"
     (tmp_path / "monet-edge").chmod(0o777)
-    assert _cache.folder() is None
+    assert cache.folder() is None
 
 
 @pytest.mark.slow
@@ -270,7 +271,7 @@ def test_no_kernel_leaves_its_buffers(side):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
-@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "gathered", "sums", "tile", "output"])
+@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output"])
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_an_overrun_of_one_vector_is_caught(side, area):
     result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from monet_edge import fingerprint
+from monet_edge.engine import Engine
 from monet_edge.errors import DatasetError, ModelError, OutputError
 from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
-from monet_edge.runtime import Engine
 from monet_edge.spec import Spec, fold
 from monet_edge.weights import Weights, load, pack, parse
 

@@ -1,11 +1,17 @@
-"""The hot loops, and what compiles and keeps them; README.md here explains layouts, names and derivations.
+"""From a network to its probabilities: README.md here explains how, and how an algorithm is added.
 
-Importing this package is cheap. The first call compiles, or loads what an earlier process compiled.
+Compiled kernels are kept: the first process compiles them, later ones load them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from .algorithms import families
+from .codegen import jit
+from .engine import Engine
+
+__all__ = ["Engine", "compile_all", "is_cached", "is_kept"]
 
 
 def compile_all(progress: Callable[[int, int, str], None] | None = None) -> None:
@@ -16,20 +22,14 @@ def compile_all(progress: Callable[[int, int, str], None] | None = None) -> None
     progress : callable, optional
         Called as ``progress(done, total, name)`` while compiling; never when there is nothing to do.
     """
-    from ._jit import load
-
-    load(progress=progress)
+    jit.load(families(), progress)
 
 
 def is_cached() -> bool:
     """Whether the kernels are compiled for this CPU already, so that nothing will have to be."""
-    from ._jit import is_cached
-
-    return is_cached()
+    return jit.is_loaded(families()) or is_kept()
 
 
 def is_kept() -> bool:
     """Whether later processes will find the kernels compiled: False where no cache folder can be written."""
-    from ._jit import is_kept
-
-    return is_kept()
+    return jit.is_kept(families())

@@ -1,4 +1,4 @@
-"""Micro-kernels that read, write, copy and re-order memory, and integers; none of them calculates."""
+"""Micro-kernels that read, copy and re-order memory, and integers; none of them calculates."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ from typing import Any
 from .simd import FLOAT, Micro, Vectors
 
 
-def _emit_peek(v: Vectors, address: Any) -> Any:
-    return v.load_integer(v.pointer(address))
-
-
-def _emit_poke(v: Vectors, address: Any, value: Any) -> None:
-    v.builder.store(value, v.pointer(address), align=8)
-
-
-def _emit_least(v: Vectors, a: Any, b: Any) -> Any:
+def _emit_min64(v: Vectors, a: Any, b: Any) -> Any:
     return v.builder.select(v.builder.icmp_signed("<", a, b), a, b)
 
 
-def _emit_most(v: Vectors, a: Any, b: Any) -> Any:
+def _emit_max64(v: Vectors, a: Any, b: Any) -> Any:
     return v.builder.select(v.builder.icmp_signed(">", a, b), a, b)
 
 
@@ -49,7 +41,7 @@ def _emit_zero(v: Vectors, target: Any, target_step: Any, count: Any) -> None:
 
 
 def _emit_scatter(v: Vectors, source: Any, source_step: Any, target: Any, target_step: Any, count: Any) -> None:
-    """``count`` single floats: one channel between planes and pixels, either way."""
+    """``count`` single floats: one channel between planes and NHWC16, either way."""
 
     def body(_: Any, pointers: list[Any]) -> list[Any]:
         source, target = pointers
@@ -59,10 +51,8 @@ def _emit_scatter(v: Vectors, source: Any, source_step: Any, target: Any, target
     v.loop(count, 1, [v.pointer(source), v.pointer(target)], body)
 
 
-peek = Micro("peek", 1, _emit_peek, inline=True)
-poke = Micro("poke", 2, _emit_poke, inline=True)
-least = Micro("least", 2, _emit_least, inline=True)  # Numba's own min and max are functions in modules of their own
-most = Micro("most", 2, _emit_most, inline=True)
+min64 = Micro("min64", 2, _emit_min64, inline=True)  # Numba's own min and max are functions in modules of their own
+max64 = Micro("max64", 2, _emit_max64, inline=True)
 copy = Micro("copy", 5, _emit_copy)
 zero = Micro("zero", 3, _emit_zero)
 scatter = Micro("scatter", 5, _emit_scatter)

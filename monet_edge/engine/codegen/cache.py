@@ -14,21 +14,22 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ..errors import OutputError
-from ..files import atomic_write
+from ...errors import OutputError
+from ...files import atomic_write
 
+ENGINE = Path(__file__).parents[1]
 _MARK = b"monet-edge kernels\n"  # then 32 bytes of SHA-256, then the object file
 
 
 def locate(family: str, made_by: Iterable[object]) -> Path | None:
-    """The file for a family of kernels that ``made_by``, and the sources here, decide; None where nothing can be kept."""
+    """The file for a family of kernels that ``made_by``, and the engine's sources, decide; None where nothing can be kept."""
     home = folder()
     if home is None:
         return None
     digest = hashlib.sha256()
     for part in made_by:
         digest.update(repr(part).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(ENGINE.rglob("*.py")):
         digest.update(source.read_bytes())
     try:
         release = version("monet-edge")

@@ -1,6 +1,6 @@
 """What follows the sums of a convolution: bias, activation, and an affine or a residual, in one pass.
 
-The same micro-kernel is the pointwise ops (add, affine, a copy), whose "sums" are a value.
+The same micro-kernel is the elementwise ops (add, affine), whose "sums" are a value.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ _NODES = 0.5 * np.log(2) * 1.01 * np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
 _EXP = [1.0, 1.0, *(float(c) for c in np.polynomial.polynomial.polyfit(_NODES, (np.exp(_NODES) - 1 - _NODES) / _NODES**2, 3))]
 
 
-def kind(activation: str, mode: int) -> int:
-    """The number that tells `finish` what to do."""
+EPILOGUE = ("epilogue", "parameters", "other", "other_row", "other_pixel")  # of a step; ``other`` is the residual or the summand
+PARAMETERS = 3 * BYTES  # of a channel block: bias, scale, shift
+
+
+def code(activation: str, mode: int) -> int:
+    """The number that tells `epilogue` what to do."""
     return ACTIVATIONS.index(activation) * 4 + mode
 
 
@@ -58,7 +62,7 @@ def activate(v: Vectors, activation: str, x: Any) -> Any:
     return x
 
 
-def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pixel: Any, target: Any, row: Any, pixel: Any,
+def _emit_epilogue(v: Vectors, code: Any, source: Any, source_row: Any, source_pixel: Any, target: Any, row: Any, pixel: Any,
                  other: Any, other_row: Any, other_pixel: Any, parameters: Any, height: Any, width: Any) -> None:  # fmt: skip
     """A ``height`` x ``width`` patch of one channel block, from ``source`` and ``other`` to ``target``; steps in bytes."""
     builder = v.builder
@@ -91,7 +95,7 @@ def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pix
         v.loop(height, 1, [source, target, other], line)
 
     done = builder.append_basic_block("done")
-    switch = builder.switch(builder.trunc(kind, I32), done)
+    switch = builder.switch(builder.trunc(code, I32), done)
     for index, activation in enumerate(ACTIVATIONS):
         for mode in range(4):
             block = builder.append_basic_block(f"{activation}{mode}")
@@ -102,7 +106,7 @@ def _emit_finish(v: Vectors, kind: Any, source: Any, source_row: Any, source_pix
     builder.position_at_end(done)
 
 
-finish = Micro("finish", 13, _emit_finish)
+epilogue = Micro("epilogue", 13, _emit_epilogue)
 
 
 def pack_parameters(channels: int, bias: np.ndarray | None, scale: np.ndarray | None = None, shift: np.ndarray | None = None) -> np.ndarray:

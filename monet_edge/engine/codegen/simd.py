@@ -1,7 +1,7 @@
 """Vector code in LLVM IR: the small language that the micro-kernels are written in.
 
 A micro-kernel is one LLVM function of 64-bit integers: addresses, sizes in bytes, counts. Python builds its IR here,
-through llvmlite; `_jit` compiles it together with the loops that call it. Nothing here knows about networks.
+through llvmlite; `jit` compiles it together with the loops that call it. Nothing here knows about networks.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""From a Spec to layers: ops that run together become one. Depends on the Spec alone, and on the kernels' list of endings."""
+"""From a Spec to layers: ops that run together become one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..kernels import finish
 from ..spec import INPUT, Op, Spec
+from .codegen import epilogue
+
+CONVOLUTIONS = ("conv", "deconv")  # the latter is a Spec's word for a transposed one, conv_transpose here
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Layer:
         Values read side by side: a concat that is not materialised is spelled out here.
     activation : str
     mode : int
-        What follows the sums, see `kernels.finish`.
+        What follows the sums, see `codegen.epilogue`.
     other : str or None
         The residual, the summand or the factor.
     affine : str or None
@@ -33,7 +35,7 @@ class Layer:
     op: Op
     inputs: tuple[str, ...]
     activation: str = "none"
-    mode: int = finish.PLAIN
+    mode: int = epilogue.PLAIN
     other: str | None = None
     affine: str | None = None
 
@@ -57,16 +59,16 @@ def fuse(spec: Spec, fused: bool = True) -> list[Layer]:
     order = {INPUT: 0}  # of the layer that makes a value
     for op in spec.ops:
         inputs = op.inputs
-        if op.kind in ("conv", "deconv"):
+        if op.kind in CONVOLUTIONS:
             inputs = tuple(part for value in inputs for part in concats.get(value, (value,)))
         layer = Layer(op.name, op, inputs, op.attrs.get("activation", "none"))
         if op.kind in ("add", "mul"):
             layer = replace(layer, inputs=op.inputs[:1], other=op.inputs[1])
         if op.kind == "add":
-            layer = replace(layer, mode=finish.SUM)
+            layer = replace(layer, mode=epilogue.SUM)
         if op.kind == "affine":
-            layer = replace(layer, mode=finish.AFFINE, affine=op.name)
-        if fused and op.kind == "concat" and all(reader.kind in ("conv", "deconv") for reader in readers.get(op.name, [op])):
+            layer = replace(layer, mode=epilogue.AFFINE, affine=op.name)
+        if fused and op.kind == "concat" and all(reader.kind in CONVOLUTIONS for reader in readers.get(op.name, [op])):
             concats[op.name] = op.inputs
             continue
         if fused:
@@ -82,18 +84,18 @@ def _join(layer: Layer, layers: dict[str, Layer], readers: dict[str, list[Op]], 
         return layer
     for value in layer.reads[::-1]:  # the later operand first
         base = layers.get(value)
-        if base is None or base.op.kind not in ("conv", "deconv") or base.mode != finish.PLAIN or len(readers[value]) != 1:
+        if base is None or base.op.kind not in CONVOLUTIONS or base.mode != epilogue.PLAIN or len(readers[value]) != 1:
             continue
         if layer.op.kind == "affine":
             del layers[value]
-            return replace(base, name=layer.name, mode=finish.AFFINE, affine=layer.name)
+            return replace(base, name=layer.name, mode=epilogue.AFFINE, affine=layer.name)
         other = layer.reads[0] if value == layer.reads[1] else layer.reads[1]
         if order[other] >= order[value]:
             continue
         if layer.activation == "none":
             del layers[value]
-            return replace(base, name=layer.name, mode=finish.RESIDUAL, other=other)
+            return replace(base, name=layer.name, mode=epilogue.RESIDUAL, other=other)
         if base.activation == "none":
             del layers[value]
-            return replace(base, name=layer.name, mode=finish.SUM, other=other, activation=layer.activation)
+            return replace(base, name=layer.name, mode=epilogue.SUM, other=other, activation=layer.activation)
     return layer

@@ -1,27 +1,27 @@
-"""Run a network over slices: threads, progress, and their workspaces. Depends on NumPy, the plan and the kernels."""
+"""Run a network over slices: threads, progress, and their workspaces."""
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from .errors import SpecError
-from .kernels import _jit
-from .plan import Plan, Program
-from .spec import Spec, multiple_of
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+from ..errors import SpecError
+from ..spec import Spec, multiple_of
+from .algorithms import families
+from .codegen import jit
+from .plan import Plan
+from .program import Program, lay_out
+from .threads import Threads
 
 CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
 SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: to look after every second one costs 4 %
+
+Load = Callable[[int], np.ndarray]
+Store = Callable[[int, np.ndarray], None]
 
 
 class Engine:
@@ -38,7 +38,8 @@ class Engine:
 
     Notes
     -----
-    The result does not depend on the number of threads, bit for bit. Several threads may use one Engine.
+    The result does not depend on the number of threads, bit for bit. Several threads may use one Engine at a time, and so may
+    the functions that it calls.
     """
 
     def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1) -> None:
@@ -47,11 +48,11 @@ class Engine:
         self.spec = spec
         self.threads = max(1, threads)
         self._tensors = tensors
-        self._plan = Plan(spec, tensors, _jit.target().isa)
-        self._kernels = _jit.load(self._plan.kernels)
-        self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and parts
+        self._plan = Plan(spec, tensors, jit.target().isa)
+        self._code = jit.load(families(self._plan.algorithms))
+        self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
         self._lock = threading.Lock()
-        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: a forked one has none of its parent's threads
+        self._threads = Threads()
 
     def run(self, images: np.ndarray, progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Probabilities of a stack of slices.
@@ -73,8 +74,7 @@ class Engine:
         self.map(len(images), images.__getitem__, results.__setitem__, progress)
         return results
 
-    def map(self, count: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None],
-            progress: Callable[[int], None] | None = None) -> None:  # fmt: skip
+    def map(self, count: int, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
         """``store(i, network(load(i)))`` for every i in range(count), over the threads.
 
         Parameters
@@ -100,7 +100,7 @@ class Engine:
         stop = threading.Event()
         shared = self._program(load(last), self.threads)
 
-        def work(part: int) -> None:
+        def work(thread: int) -> None:
             try:
                 while not stop.is_set():
                     with self._lock:
@@ -109,13 +109,16 @@ class Engine:
                         break
                     self._one(i, load, store, 1, stop)
                     done.put(1)
-                self._walk(shared, part, stop)
+                self._walk(shared, thread, stop)
                 done.put(0)
             except BaseException as error:  # not lost with the thread: raised again by the caller
                 done.put(error)
 
-        with self._beside(work, [(part,) for part in range(self.threads)], stop):
-            finished, busy = 0, self.threads
+        with self._threads.beside(work, [(thread,) for thread in range(self.threads)], stop) as busy:
+            if not busy:  # no thread can be started
+                work(0)
+                busy = 1
+            finished = 0
             while busy:
                 found = done.get()
                 if isinstance(found, BaseException):
@@ -134,16 +137,16 @@ class Engine:
         For tests: takes a plan and memory of its own.
         """
         image = np.ascontiguousarray(image, np.float32)
-        plan = Plan(self.spec, self._tensors, self._kernels.isa, fused)
-        program = Program(plan, _jit.load(plan.kernels).addresses, *self._check(image), keep=True)
+        plan = Plan(self.spec, self._tensors, jit.target().isa, fused)
+        program = Program(plan, jit.load(families(plan.algorithms)).addresses, *self._check(image), keep=True)
         program.begin(image)
         self._execute(program, threading.Event())
-        return {layer.name: program.value(layer.name) for layer in plan.layers}
+        return {layer.name: program.memory.value(layer.name) for layer in plan.layers}
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
-        alone = Program.memory(self._plan, height, width)
-        return alone if self.threads == 1 else self.threads * alone + Program.memory(self._plan, height, width, self.threads)
+        alone = lay_out(self._plan, height, width).nbytes
+        return alone if self.threads == 1 else self.threads * alone + lay_out(self._plan, height, width, self.threads).nbytes
 
     def _check(self, image: np.ndarray) -> tuple[int, int]:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
@@ -154,67 +157,44 @@ class Engine:
             raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
         return height, width
 
-    def _one(self, i: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], parts: int,
-             stop: threading.Event) -> None:  # fmt: skip
+    def _one(self, i: int, load: Load, store: Store, threads: int, stop: threading.Event) -> None:
         """Slice i from ``load`` to ``store``."""
-        program = self._program(load(i), parts)
+        program = self._program(load(i), threads)
         self._execute(program, stop)
         if not stop.is_set():
             store(i, program.output)
             self._keep(program)
 
-    def _program(self, image: np.ndarray, parts: int) -> Program:
+    def _program(self, image: np.ndarray, threads: int) -> Program:
         """A program, idle or new, with an image in it, ready to run."""
         image = np.ascontiguousarray(image, np.float32)
-        key = (*self._check(image), parts)
+        key = (*self._check(image), threads)
         with self._lock:
             self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
             idle = self._idle.setdefault(key, [])
             program = idle.pop() if idle else None
         if program is None:
-            program = Program(self._plan, self._kernels.addresses, *key)
+            program = Program(self._plan, self._code.addresses, *key)
         program.begin(image)
         return program
 
     def _keep(self, program: Program) -> None:
         """For the next slice of that size."""
-        key = (*program.image.shape[1:], len(program.steps))
         with self._lock:
-            self._idle.get(key, []).append(program)  # unless another size is asked for by now
+            self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
 
     def _execute(self, program: Program, stop: threading.Event) -> None:
-        """Run a program, each part in a thread."""
-        with self._beside(self._walk, [(program, part, stop) for part in range(1, len(program.steps))], stop):
+        """Run a program, with as many threads as share it."""
+        with self._threads.beside(self._walk, [(program, thread, stop) for thread in range(1, len(program.steps))], stop):
             self._walk(program, 0, stop)
 
-    @contextmanager
-    def _beside(self, work: Callable[..., None], arguments: Iterable[tuple[Any, ...]], stop: threading.Event) -> Iterator[None]:
-        """Other threads do ``work`` for each of ``arguments`` beside the block; what none has begun by its end is left undone.
-
-        Threads are kept for the next slice: to start one takes 0.1 to 0.3 ms, and 15 took 4 of the 9 ms of a slice that 16 shared.
-        """
-        from concurrent.futures import ThreadPoolExecutor, wait  # 15 ms, which one thread need not pay
-
-        if os.getpid() not in self._pools:
-            self._pools = {os.getpid(): ThreadPoolExecutor(self.threads)}
-        running: list[Future[None]] = []
-        try:
-            for each in arguments:
-                running.append(self._pools[os.getpid()].submit(work, *each))
-            yield
-        except BaseException:
-            stop.set()
-            raise
-        finally:
-            wait([each for each in running if not each.cancel()])
-
-    def _walk(self, program: Program, part: int, stop: threading.Event) -> None:
-        """Run the steps of one part. Whatever other parts do not make, it makes itself."""
-        steps, at = program.steps[part], 0
+    def _walk(self, program: Program, thread: int, stop: threading.Event) -> None:
+        """Run every step of a program that no other thread has taken, in the order of ``thread``."""
+        steps, at = program.steps[thread], 0
         chunk = CHUNK if len(program.steps) == 1 else SHARED_CHUNK
         while at < len(steps) and not stop.is_set():
             end = min(at + chunk, len(steps))
-            reached = self._kernels.run(steps.ctypes.data, at, end)
+            reached = self._code.run(steps.ctypes.data, at, end)
             if reached < end:  # at a band that another must make: let it run
                 time.sleep(0)
             at = reached
