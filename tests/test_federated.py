@@ -1,7 +1,7 @@
 """Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
 import asyncio
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 
@@ -37,19 +37,34 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"rounds": 0}, {"minimum": 3}, {"compression": "zip"}, {"noise": -1.0}, {"delta": 1.0}, {"momentum": 1.0}, {"momentum": -0.1}],
+    [
+        {"rounds": 0},
+        {"minimum": 3},
+        {"compression": "zip"},
+        {"noise": -1.0},
+        {"delta": 1.0},
+        {"minimum": 1, "noise": 1.0},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+    ],
 )
 def test_a_federation_that_cannot_be_is_refused(values):
     with pytest.raises(MonetError):
         Federation(**values)
 
 
-def test_the_commands_default_to_the_federation_whose_length_is_the_recipes():
+def test_the_default_length_is_the_recipes():
     assert Federation().rounds * Federation().epochs == STRONG.epochs
+
+
+def test_every_setting_of_a_federation_has_one_place_and_one_way_to_it():
+    """No command has an option of that name; the number of sites is that of the data sets, or said."""
+    changes = {field.name: getattr(Federation(), field.name) for field in fields(Federation)} | {"rounds": 7, "compression": "int8"}
+    found = settings.make_federation(2, [f"federated.{name}={value}" for name, value in changes.items()])
+    assert found == Federation(rounds=7, compression="int8")
+    assert settings.make_federation(5, []).minimum == 5
     for command in (commands.federated, commands.federated_server):
-        defaults = {name: parameter.default for name, parameter in signature(command).parameters.items()}
-        for name in defaults.keys() & asdict(Federation()).keys() - {"sites", "minimum"}:
-            assert defaults[name] == getattr(Federation, name), name
+        assert signature(command).parameters.keys() & changes.keys() <= {"sites"}
 
 
 def test_a_plateau_is_nothing_that_sites_could_wait_for(alike):
@@ -117,9 +132,9 @@ def test_nothing_but_loopback_goes_without_tls():
 
 def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.delenv("FLWR_TELEMETRY_ENABLED", raising=False)
-    assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert run.environment(tmp_path, None)["FLWR_TELEMETRY_ENABLED"] == "0"
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
-    assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "1"
+    assert run.environment(tmp_path, None)["FLWR_TELEMETRY_ENABLED"] == "1"
     assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
 
 
@@ -159,10 +174,10 @@ def test_flower_is_told_names_and_folders_as_they_are(name, tmp_path):
     assert parse_config_args([command[command.index("--node-config") + 1]]) == node
 
 
-def test_the_most_slices_of_a_site_can_be_set(alike, tmp_path, monkeypatch):
+def test_the_server_command_hands_its_settings_on(alike, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(launch, "serve", lambda settings, federation, output, **_: found.append(federation) or output)
-    (tmp_path / "config.json").write_text(to_json(alike))
-    words = ["federated-server", tmp_path / "config.json", "-o", tmp_path / "run", "--sites", 1, "--most-slices", 200_000]
+    (tmp_path / "config.json").write_text(to_json(alike), encoding="utf-8")
+    words = ["federated-server", tmp_path / "config.json", "-o", tmp_path / "run", "--sites", 1, "--set", "federated.most_examples=200000"]
     assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     assert found[0].most_examples == 200_000

@@ -75,12 +75,12 @@ def test_two_sites_two_rounds(folder):
     assert "round 2/2" in output
     model = weights.load(folder / "run" / MODEL)
     assert [(site["name"], site["rounds"]) for site in model.provenance["sites"]] == [("north", 2), ("south", 2)]
-    found = json.loads((folder / "run" / ROUNDS).read_text())
+    found = json.loads((folder / "run" / ROUNDS).read_text(encoding="utf-8"))
     assert [row["kept"] for row in found["rounds"]] == [True, True]
     sites = [site for row in found["rounds"] for site in row["sites"]]
     network = 4 * 403_556  # bytes of MoNet's parameters and statistics, float32
     assert all(network <= site[way] <= 1.01 * network for site in sites for way in ("sent", "received"))
-    traffic = json.loads((folder / "run" / "flower.json").read_text())["network-traffic"]
+    traffic = json.loads((folder / "run" / "flower.json").read_text(encoding="utf-8"))["network-traffic"]
     assert traffic["inbound-bytes"] >= sum(site["received"] for site in sites)
 
 
@@ -102,7 +102,7 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
         write(home, config)
         (home / "foreign.py").write_text(FOREIGN.format(trace=str(trace)))
         page = home / "pyproject.toml"
-        page.write_text(page.read_text().replace("monet_train.federated.client_app:app", "foreign:app"))
+        page.write_text(page.read_text(encoding="utf-8").replace("monet_train.federated.client_app:app", "foreign:app"))
 
     monkeypatch.setattr(run, "write_app", write_app)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -112,13 +112,13 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     settings = fed.make_settings(federation, "monet")
     sites = {"north": open_prepared(Path(node["prepared"]))}
     launch.train_here(sites, settings, federation, folder / "run", resume=False, device="cpu", progress=lambda _: None)
-    assert "foreign:app" in (folder / "run" / "flower" / "app" / "pyproject.toml").read_text()
+    assert "foreign:app" in (folder / "run" / "flower" / "app" / "pyproject.toml").read_text(encoding="utf-8")
     assert not trace.exists()
 
 
 def write_certificate(folder: Path, name: str) -> run.Tls:
     """What the documentation says, for sites that call the server by a name (`DNS:...` or `IP:...`)."""
-    [command] = re.findall(r"^    openssl .*\\\n.*$", (ROOT / "docs" / "federated.md").read_text(), re.MULTILINE)
+    [command] = re.findall(r"^    openssl .*\\\n.*$", (ROOT / "docs" / "federated.md").read_text(encoding="utf-8"), re.MULTILINE)
     command = command.replace("DNS:server.example", name)
     subprocess.run(textwrap.dedent(command), shell=True, cwd=folder, check=True, capture_output=True)
     return run.Tls(folder / "server.pem", folder / "server.key", folder / "server.pem")
@@ -184,11 +184,11 @@ def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folde
         second = start(*server, "--resume")
         output, _ = second.communicate()
         assert second.returncode == 0, output
-        found = json.loads(rounds.read_text())
+        found = json.loads(rounds.read_text(encoding="utf-8"))
         assert [row["kept"] for row in found["rounds"]] == [True, True]
         assert {site["name"] for row in found["rounds"] for site in row["sites"]} == {"north", "south"}
         assert weights.load(folder / "run" / MODEL).provenance["rounds"] == 2
-        assert "Failed to activate SuperNode" in (folder / "home-stranger" / "0.log").read_text()
+        assert "Failed to activate SuperNode" in (folder / "home-stranger" / "0.log").read_text(encoding="utf-8")
     finally:
         for site in sites.values():
             site.terminate()

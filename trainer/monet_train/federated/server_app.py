@@ -57,13 +57,11 @@ def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str
         for site in row["sites"]:
             if "refused" not in site:
                 sites[site["name"]].append(site)
-    note = "BatchNorm is the sites' average; every site trained with its own (FedBN)" if federation.batch_norm == "local" else ""
     return {
         "training": {"epochs": len(kept) * federation.epochs, "settings": asdict(settings), "federation": asdict(federation)},
         "rounds": len(kept),
         "sites": [{"name": name, "rounds": len(rows), "examples": rows[-1]["examples"]} for name, rows in sorted(sites.items())],
         "scores": run.scores,
-        "note": note,
         "versions": {"monet-edge": __version__, "torch": torch.__version__, "flwr": flwr.__version__},
         "use": DISCLAIMER,
     }

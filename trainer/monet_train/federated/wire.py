@@ -115,7 +115,7 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError("its record of the site is missing")
     examples, loss, name = metrics.get("num-examples"), metrics.get("loss"), about.get("name")
     if type(examples) is not int or not 0 < examples <= most_examples:
-        raise MessageError(f"it claims {examples!r:.40} slices; expected a whole number from 1 to {most_examples} (--most-slices)")
+        raise MessageError(f"it says {examples!r:.40} slices; expected a whole number from 1 to federated.most_examples={most_examples}")
     if type(loss) is not float or not math.isfinite(loss):
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
