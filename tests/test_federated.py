@@ -1,6 +1,10 @@
 """Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
 import asyncio
+import socket
+import subprocess
+import sys
+import threading
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -136,6 +140,66 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     assert run.environment(tmp_path, None)["FLWR_TELEMETRY_ENABLED"] == "1"
     assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
+
+
+PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in (lower, lower.upper())]
+ASK = "import httpx, sys; print(httpx.Client(timeout=20).get(sys.argv[1]).text)"
+
+
+def listen(answer: bytes):
+    """A server on loopback that gives everybody the same answer: (its port, the first line of everything that it was asked)."""
+    server, asked = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve():
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(4096).partition(b"\r\n")[0].decode())
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1], asked
+
+
+@pytest.mark.parametrize("proxy", [*PROXIES, "all_proxy of SOCKS"])
+def test_loopback_goes_round_a_proxy_and_other_hosts_through_it(proxy, tmp_path, monkeypatch):
+    """The HTTP client that Flower uses, as a process of ours would have it."""
+    port, _ = listen(b"HTTP/1.0 200 OK\r\n\r\nthe server itself")
+    proxy_port, asked = listen(b"HTTP/1.0 200 OK\r\n\r\nthe proxy")
+    name, socks, _ = proxy.partition(" of SOCKS")
+    for other in (*PROXIES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, f"{'socks5h' if socks else 'http'}://127.0.0.1:{proxy_port}")
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    variables = run.environment(tmp_path, "127.0.0.1")
+
+    def ask(url):
+        return subprocess.run([sys.executable, "-c", ASK, url], env=variables, capture_output=True, encoding="utf-8", check=True).stdout
+
+    assert "the server itself" in ask(f"http://127.0.0.1:{port}/")
+    assert asked == []
+    assert "intranet.example" in variables["no_proxy"].split(",")
+    if name.lower() in ("http_proxy", "all_proxy") and not socks:  # the others are not for http://
+        assert "the proxy" in ask("http://elsewhere.example/")
+        assert asked == ["GET http://elsewhere.example/ HTTP/1.1"]
+
+
+def test_the_users_exceptions_from_proxies_stay(tmp_path, monkeypatch):
+    for name, value in {
+        "no_proxy": "a.example",
+        "NO_PROXY": "b.example",
+        "no_grpc_proxy": "c.example",
+        "http_proxy": "socks5://far:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    here, far = run.environment(tmp_path, "10.0.0.5"), run.environment(tmp_path, None)
+    assert here["no_proxy"] == here["NO_PROXY"] == "a.example,localhost,127.0.0.1,::1,10.0.0.5"
+    assert here["no_grpc_proxy"] == "c.example,localhost,127.0.0.1,::1,10.0.0.5"
+    assert "http_proxy" not in here  # Flower's HTTP client ends at it, and the way to this machine's own server needs none
+    assert far["http_proxy"] == "socks5://far:1"
+    assert far["no_proxy"] == "a.example,localhost,127.0.0.1,::1"
+    monkeypatch.setenv("no_proxy", "*")
+    assert run.environment(tmp_path, "127.0.0.1")["no_proxy"] == "*"
 
 
 @pytest.mark.parametrize(
