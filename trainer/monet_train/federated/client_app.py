@@ -1,7 +1,7 @@
 """What a site does with every message: check it, train or evaluate, answer. Only arrays and a few figures leave.
 
-A SuperNode is told with `--node-config`: `prepared` (the folder of its scans), `memory` (a folder of its own), `name`, and if
-need be `splits` and `device`.
+A SuperNode's `--node-config` has `prepared` (the folder of its scans), `memory` (a folder of its own), `name`, and where needed
+`splits` and `device`.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def _train(message: Message, context: Context) -> RecordDict:
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
     memory.write(number)
-    about = ConfigRecord({"name": str(context.node_config["name"])})
+    name = ConfigRecord({"name": str(context.node_config["name"])})
     metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
-    return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": about})
+    return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": name})
 
 
 def _evaluate(message: Message, context: Context) -> RecordDict:

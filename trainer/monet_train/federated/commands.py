@@ -92,7 +92,7 @@ def federated_site(
     server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server listens.")],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="This site's data set, or a folder that `prepare` wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="This site's own folder: prepared scans, log, memory.")],
-    name: Annotated[str, typer.Option(help="What the others may call this site; it goes into the exported file.")],
+    name: Annotated[str, typer.Option(help="This site's name, as the server and the exported file show it.")],
     authority: CertificateAuthority = None,
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="This site's private key.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Longest time without a server, in seconds.")] = 3600.0,

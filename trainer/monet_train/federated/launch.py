@@ -107,8 +107,8 @@ def join(
 ) -> None:
     """A site's part: answer the server until stopped (Ctrl-C).
 
-    A SuperNode gives up when the server does not answer or does not know its key; it is started again, so that a site may be
-    there before the server, and stays when the server is started anew.
+    A SuperNode ends when the server does not answer or does not know its key. It is then started again: a site may be started
+    before the server, and goes on when the server is started anew.
 
     Raises
     ------
@@ -137,12 +137,12 @@ def join(
 
 
 def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[str, str]:
-    """What `client_app` is told about its site.
+    """A site's node configuration, which `client_app` reads.
 
     Raises
     ------
     MonetError
-        If the server would refuse the name in every round, or Flower cannot be told a name or folder.
+        If the server would refuse the name in every round, or Flower cannot pass a name or folder on.
     """
     if not 0 < len(name) <= MAX_NAME:
         raise MonetError(f"a site's name has 1 to {MAX_NAME} characters, found {len(name)}: {name[:MAX_NAME]}")

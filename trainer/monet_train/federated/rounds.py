@@ -1,4 +1,4 @@
-"""The server's side of a federated training: ask the sites, believe no reply, average the good ones, keep every round.
+"""The server's side of a federated training: ask the sites, check every reply, average the valid ones, write every round.
 
 Flower carries the messages. Its own loop is not used, since it averages whatever comes back, waits for sites for ever and
 cannot go on from a round.
@@ -93,7 +93,7 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
 
 
 def round_content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
-    """What every site gets: the network and how to train it."""
+    """The content of the message to every site: the network and how to train it."""
     expected = layout(tensor_shapes(settings), federation.compression, down=True)
     config: dict[str, Any] = {
         "run": run.id,
@@ -167,7 +167,7 @@ def _move(run: Run, averaged: Tensors, federation: Federation) -> None:
 
 
 def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> list[dict[str, Any]]:
-    """What every site that answers finds of the network on its own validation patients."""
+    """The scores of the network on the validation patients of every site that answers."""
     content = round_content(federation, settings, run, len(run.history))
     names = {site["node"]: site.get("name", "") for row in run.history for site in row["sites"]}
     scores: list[dict[str, Any]] = []

@@ -28,7 +28,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, export; an error made on purpose is also left in `error.txt`, for whoever started the run."""
+    """Train and export. A MonetError is also written to `error.txt`, which the command that started the run reads."""
     federation, settings, output, resume = from_run_config(context.run_config)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

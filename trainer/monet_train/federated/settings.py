@@ -26,14 +26,13 @@ class Federation:
     Attributes
     ----------
     rounds : int
-        100 of one epoch are as many epochs as recipe `strong` has. On `brain-flair` the mean Dice then came 0.009 below that of training on
-        all scans in one place, after 30 rounds 0.027 and after 60 0.045 below (benchmarks/FEDERATED.md).
+        How often the sites' networks are averaged. 100 rounds of one epoch are as many epochs as recipe `strong` has.
     epochs : int
-        Of training at every site in every round.
+        How many every site trains in a round.
     sites : int
-        So many must be connected before the first round.
+        How many must be connected before the first round. Commands count the data sets, or have it from ``--sites``.
     minimum : int
-        A round with fewer valid replies keeps the old network. The commands begin with the number of sites.
+        A round with fewer valid replies keeps the old network. Where a command sets no other number: all sites.
     wait : float
         Longest wait for sites to connect, in seconds.
     timeout : float

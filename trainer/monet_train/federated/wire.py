@@ -1,4 +1,4 @@
-"""Flower messages to and from named arrays, believing nothing: names, shapes, dtypes, sizes and values are checked.
+"""Flower messages to and from named arrays. Nothing that is received is trusted: names, shapes, dtypes, sizes and values are checked.
 
 No header of an array that came from outside is parsed: it must be, byte for byte, the one that NumPy writes for the size that
 belongs there. So nothing is allocated for a message but what the network needs.
@@ -156,5 +156,5 @@ def size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
 
 
-def _printable(text: str | None, most: int) -> str:
-    return "".join(character for character in (text or "")[:most] if character.isprintable())
+def _printable(text: str | None, limit: int) -> str:
+    return "".join(character for character in (text or "")[:limit] if character.isprintable())
