@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -236,6 +237,17 @@ def test_flower_is_told_names_and_folders_as_they_are(name, tmp_path):
     node = launch.node_config(name, tmp_path / name, tmp_path / "memory", "cpu")
     command = run.supernode_command("127.0.0.1:8000", node, 9000, None, None)
     assert parse_config_args([command[command.index("--node-config") + 1]]) == node
+
+
+@pytest.mark.parametrize("folder", ["out", "医院 🏥", 'a "b" \\ c', "Straße"])
+def test_flower_reads_the_run_configuration_that_is_written(folder, alike, tmp_path):
+    config = settings.to_run_config(TWO, alike, folder, False)
+    run.write_app(tmp_path / folder, config)
+    run.write_connection(tmp_path, "127.0.0.1:8000", Path(folder))
+    found = tomllib.loads((tmp_path / folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+    assert settings.from_run_config(found) == (TWO, alike, folder, False)
+    connection = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["superlink"]
+    assert connection[run.LINK]["root-certificates"] == folder
 
 
 def test_the_server_command_hands_its_settings_on(alike, tmp_path, monkeypatch):

@@ -195,10 +195,15 @@ def free_port() -> int:
 
 def write_connection(home: Path, address: str, authority: Path | None) -> None:
     """Tell Flower's command line where the SuperLink is."""
-    safety = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
+    safety = "insecure = true" if authority is None else f"root-certificates = {_toml(str(authority))}"
     lines = ["[superlink]", f'default = "{LINK}"', f"[superlink.{LINK}]", f'address = "{address}"', safety, ""]
     home.mkdir(parents=True, exist_ok=True)
     (home / "config.toml").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _toml(value: str | int | float | bool) -> str:
+    """A scalar as TOML, in which a character beyond 16 bits has another escape than in JSON."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def write_app(folder: Path, run_config: dict[str, Any]) -> None:
@@ -216,7 +221,7 @@ def write_app(folder: Path, run_config: dict[str, Any]) -> None:
         'serverapp = "monet_train.federated.server_app:app"',
         'clientapp = "monet_train.federated.client_app:app"',
         "[tool.flwr.app.config]",
-        *(f"{name} = {json.dumps(value)}" for name, value in run_config.items()),
+        *(f"{name} = {_toml(value)}" for name, value in run_config.items()),
         "",
     ]
     folder.mkdir(parents=True, exist_ok=True)
