@@ -47,6 +47,8 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
         {"minimum": 3},
         {"compression": "zip"},
         {"noise": -1.0},
+        {"clip": float("inf")},
+        {"wait": float("nan")},
         {"delta": 1.0},
         {"minimum": 1, "noise": 1.0},
         {"momentum": 1.0},

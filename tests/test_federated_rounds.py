@@ -178,6 +178,8 @@ def test_noise_shortens_updates_and_has_the_spread_that_epsilon_is_computed_for(
     assert found[0]["a.weight"].std() == pytest.approx(3.0 * 2.0 / 2, rel=0.01)
     assert not np.array_equal(found[0]["a.weight"], found[1]["a.weight"])  # no seed is known
     assert found[0]["bn.running_var"].min() == 0
+    plain = average(tensors, updates, Federation(clip=2.0))["a.weight"]  # by slices, and of any length
+    np.testing.assert_allclose(plain, 5 / (1 + 10**4), rtol=1e-6)
     quiet = average(tensors, updates, Federation(noise=1e-12, clip=2.0))
     assert math.sqrt(sum(float(np.square(tensor).sum()) for tensor in quiet.values())) == pytest.approx(2.0 / 2, rel=1e-3)
 

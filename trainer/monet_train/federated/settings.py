@@ -66,8 +66,8 @@ class Federation:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "epochs", "sites", "minimum", "wait", "timeout", "clip", "most_examples"):
-            if not getattr(self, name) > 0:
-                raise MonetError(f"{name} must be more than 0, found {getattr(self, name)}")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise MonetError(f"{name} must be more than 0 and finite, found {getattr(self, name)}")
         if self.minimum > self.sites:
             raise MonetError(f"at least {self.minimum} replies a round cannot come from {self.sites} sites")
         if self.compression not in COMPRESSIONS:
