@@ -119,7 +119,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
             "--set federated.rounds=0: rounds must be more than 0",
         ),
         (["federated", "data", "other", "-o", "new", "--set", "federated.sites=3"], "there are 2 sites"),
-        (["federated", "data", "other", "-o", "new", "--set", "epochs=3"], "federated.rounds times federated.epochs"),
+        (["federated", "data", "nowhere", "-o", "new", "--set", "epochs=3"], "federated.rounds times federated.epochs"),
         (["federated-server", "run", "-o", "new", "--sites", "2", "--set", "batch=8"], "expected federated.NAME=VALUE"),
         (["federated-server", "run", "-o", "new", "--sites", "2", "--host", "0.0.0.0"], "other machines"),
         (["federated-site", "far.example:8000", "prepared", "-o", "new", "--name", "a"], "another machine"),

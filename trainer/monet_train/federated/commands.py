@@ -16,7 +16,7 @@ from .. import options
 from ..options import DeviceOption, NetOption, QuietOption, RunOption, SizeOption
 
 if TYPE_CHECKING:
-    from ..config import Settings
+    from ..config import Recipe, Settings
 
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, or federated.NAME.")
@@ -50,8 +50,9 @@ def federated(
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
     federation = make_federation(len(names), ours)
+    known, chosen = read_settings(like) if like else None, _recipe(net, recipe)  # refused before the data sets are prepared
     sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
-    settings = read_settings(like) if like else _settings(net, size, recipe, next(iter(sites.values())).labels)
+    settings = known or _settings(net, size, chosen, next(iter(sites.values())).labels)
     with _rounds_bar(f"training {settings.net} at {len(sites)} sites", federation.rounds, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
     _print_paths(model, quiet)
@@ -108,11 +109,11 @@ def federated_site(
     join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)
 
 
-def _settings(net: str, size: int, changes: list[str], labels: tuple[str, ...]) -> Settings:
+def _recipe(net: str, changes: list[str]) -> Recipe:
+    """Recipe `strong` with changes, of a network that exists."""
     from monet_edge.architectures import ARCHITECTURES
-    from monet_edge.preprocess import Preprocess
 
-    from ..config import STRONG, Settings
+    from ..config import STRONG
     from ..config_text import override
     from .settings import AT_SITES
 
@@ -120,8 +121,16 @@ def _settings(net: str, size: int, changes: list[str], labels: tuple[str, ...]) 
     for change in changes:
         if change.partition("=")[0] in ("epochs", *AT_SITES):
             raise MonetError(f"--set {change}: fixed at the sites, which train federated.rounds times federated.epochs epochs")
+    return override(STRONG, changes)
+
+
+def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> Settings:
+    from monet_edge.preprocess import Preprocess
+
+    from ..config import Settings
+
     record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, labels)
-    return Settings("federated", net, record, False, override(STRONG, changes), 0, False)
+    return Settings("federated", net, record, False, recipe, 0, False)
 
 
 @contextmanager
