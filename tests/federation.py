@@ -63,7 +63,7 @@ def raw_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
 
 
 def result(folder: Path) -> dict:
-    return json.loads((folder / state.ROUNDS).read_text())
+    return json.loads((folder / state.ROUNDS).read_text(encoding="utf-8"))
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:

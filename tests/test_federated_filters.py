@@ -15,7 +15,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from monet_train.federated import rounds, state, wire
 from monet_train.federated.compress import layout
 from monet_train.federated.local import Grid, run_here
-from monet_train.federated.privacy import make_strategy
 from monet_train.federated.settings import Federation
 
 SHAPES = {"a.weight": (3, 2), "b.bias": (4,)}
@@ -190,12 +189,6 @@ def test_noise_on_the_mean_has_the_multiplier_times_the_clip_over_the_sites(tiny
     values = np.concatenate([change.ravel() for name, change in moved.items() if not name.endswith("running_var")])
     assert len(values) > 2000  # so the SD is known to 2 %
     assert values.std() == pytest.approx(3 * 1e-3 / 2, rel=0.1)
-
-
-def test_no_noise_no_clipping():
-    assert type(make_strategy(TWO)).__name__ == "FedAvg"
-    strategy = make_strategy(replace(TWO, noise=2.0, clip=0.5))
-    assert (strategy.noise_multiplier, strategy.clipping_norm, strategy.num_sampled_clients) == (2.0, 0.5, 2)
 
 
 def test_a_record_of_a_site_and_of_figures_is_needed(alike):

@@ -28,7 +28,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, export; an error made on purpose is also left in `error.txt`, for whoever started the run."""
+    """Train and export. A MonetError is also written to `error.txt`, which the command that started the run reads."""
     federation, settings, output, resume = from_run_config(context.run_config)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,6 @@ def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str
             if "refused" not in site:
                 sites[site["name"]].append(site)
     told = {name: Source(**rows[-1].get("source", asdict(UNTOLD))) for name, rows in sorted(sites.items())}
-    note = "BatchNorm is the sites' average; every site trained with its own (FedBN)" if federation.batch_norm == "local" else ""
     about = {
         "rounds": len(kept),
         "sites": [
@@ -66,7 +65,6 @@ def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str
             for name, source in told.items()
         ],
         "scores": run.scores,
-        "note": note,
     }
     facts = {"federation": asdict(federation)}
     return Provenance(tuple(told.values()), settings, len(kept) * federation.epochs, facts, about, ("torch", "flwr")).to_record()

@@ -123,8 +123,9 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
 class Memory:
     """What a site keeps to itself from round to round, in two files in turn.
 
-    A site that lost it, or joins late, starts its optimiser anew and from the server's BatchNorm, and has no rounding to make up for.
-    A round that the server asks for again, since it was killed in it or too few sites answered, starts from where it started.
+    A site that lost it, or joins late, starts its optimiser anew and has no rounding error to add.
+    A round that the server asks for again, because it was killed in it or too few sites answered, begins with what the first try began
+    with.
 
     Attributes
     ----------
@@ -133,15 +134,14 @@ class Memory:
         The run's own name.
     slot : {0, 1}
         Which file holds what was read; `write` takes the other one.
-    moments, own, residual : dict of str to float32 array
-        The optimiser's moments; this site's own BatchNorm (FedBN); what rounding took from the last update.
+    moments, residual : dict of str to float32 array
+        The optimiser's moments; what rounding took from the last update.
     """
 
     folder: Path
     run: str
     slot: int = 1
     moments: Tensors = field(default_factory=dict)
-    own: Tensors = field(default_factory=dict)
     residual: Tensors = field(default_factory=dict)
 
     @classmethod
@@ -163,7 +163,7 @@ class Memory:
                 continue
             if state.keys() != {"run", "round"} or state["run"] != run or not newest < state["round"] <= last:
                 continue
-            parts: dict[str, Tensors] = {"moments": {}, "own": {}, "residual": {}}
+            parts: dict[str, Tensors] = {"moments": {}, "residual": {}}
             for name, tensor in tensors.items():
                 part, _, key = name.partition(".")
                 parts[part][key] = tensor.numpy()
@@ -172,7 +172,7 @@ class Memory:
 
     def write(self, number: int) -> None:
         """Keep what was learnt in a round, whole or not at all, beside what was read."""
-        parts = {"moments": self.moments, "own": self.own, "residual": self.residual}
+        parts = {"moments": self.moments, "residual": self.residual}
         tensors = {f"{part}.{key}": torch.from_numpy(array) for part, arrays in parts.items() for key, array in arrays.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(_path(self.folder, 1 - self.slot), tensors, {"run": self.run, "round": number})

@@ -1,4 +1,4 @@
-"""Flower messages to and from named arrays, believing nothing: names, shapes, dtypes, sizes and values are checked.
+"""Flower messages to and from named arrays. Nothing that is received is trusted: names, shapes, dtypes, sizes and values are checked.
 
 No header of an array that came from outside is parsed: it must be, byte for byte, the one that NumPy writes for the size that
 belongs there. So nothing is allocated for a message but what the network needs.
@@ -122,7 +122,7 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError("its record of the site is missing")
     examples, loss, name = metrics.get("num-examples"), metrics.get("loss"), about.get("name")
     if type(examples) is not int or not 0 < examples <= most_examples:
-        raise MessageError(f"it claims {examples!r:.40} slices; expected a whole number from 1 to {most_examples} (--most-slices)")
+        raise MessageError(f"it says {examples!r:.40} slices; expected a whole number from 1 to federated.most_examples={most_examples}")
     if type(loss) is not float or not math.isfinite(loss):
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
@@ -178,5 +178,5 @@ def size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
 
 
-def _printable(text: str | None, most: int) -> str:
-    return "".join(character for character in (text or "")[:most] if character.isprintable())
+def _printable(text: str | None, limit: int) -> str:
+    return "".join(character for character in (text or "")[:limit] if character.isprintable())
