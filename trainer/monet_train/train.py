@@ -95,11 +95,11 @@ def fit(
         place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
+        demand(settings, prepared, split, place)
         if rank == 0:  # a second run in the same folder would replace this one's checkpoints
             claim.enter_context(locked(folder))
         trained_on = of_prepared(prepared, [*split["train"], *split["val"]])
         state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
-        demand(settings, prepared, split, place)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
         if rank == 0:
