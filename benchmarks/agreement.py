@@ -23,20 +23,37 @@ LEAST = 6  # patients: all differences of 5 have one sign in 1 of 16 cases by ch
 Trained = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
-def findings(trained: Trained, cpu: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]], paper: Mapping[str, Any]) -> str:
+def findings(
+    trained: Trained, again: Trained, cpu: Sequence[Mapping[str, Any]], gpu: Sequence[Mapping[str, Any]], paper: Mapping[str, Any]
+) -> str:
     """A table of the paper's claims and ours.
 
     Parameters
     ----------
-    trained : mapping
-        See `paper_page.trainings`.
+    trained, again : mapping
+        See `paper_page.trainings`: seed 0, and seed 1 where there is one.
     cpu, gpu : sequence of dict
         Rows of Table 2.
     paper : mapping
         `paper_page.PAPER`.
     """
-    lines = [*_dice(trained, paper), *_times(cpu, gpu, paper), _sizes(paper), _activations(trained)]
+    lines = [*_dice(trained, paper), *_dice(again, paper, ", seed 1"), *_times(cpu, gpu, paper), _sizes(paper), _activations(trained)]
     return tables.table(["MoNet against", "the paper", "ours", "verdict"], lines)
+
+
+def summary(trained: Trained, again: Trained, paper: Mapping[str, Any]) -> str:
+    """The paper's claim on accuracy in sentences filled from the records: MoNet's Dice, and its difference to U-Net-16, by seed."""
+    lines = []
+    for data in ("pancreas-ct", "brain-flair"):
+        for seed, found in enumerate((trained, again)):
+            if ("monet", data) not in found:
+                continue
+            rows = found["monet", data]["patients"][data]
+            dice = f"MoNet {mean(row['dice'] for row in rows):.2f} (the paper {paper['monet']['dice'][data][0]:.2f})"
+            if ("unet-16", data) in found:
+                dice += f", less U-Net-16 {told(paired_dice(rows, found['unet-16', data]['patients'][data]))}"
+            lines.append(f"- {data}, seed {seed}: {dice}.")
+    return "By this recipe, on our data:\n\n" + "\n".join(lines) if lines else MISSING
 
 
 def verdict(theirs: float, low: float, high: float) -> str:
@@ -50,12 +67,13 @@ def verdict(theirs: float, low: float, high: float) -> str:
     return AGREES if (low > 0) == (theirs > 0) else DIFFERS
 
 
-def _dice(trained: Trained, paper: Mapping[str, Any]) -> list[list[str]]:
+def _dice(trained: Trained, paper: Mapping[str, Any], suffix: str = "") -> list[list[str]]:
+    """A line a data set of the paper's and other network; of another seed only what was trained with it."""
     lines = []
-    for data in ("pancreas-ct", "brain-flair", "brain-flair-external"):
+    for data in paper["monet"]["dice"]:
         rows = {net: row for (net, _), row in trained.items() if data in row["patients"]}
         for net, title in tables.TITLES.items():
-            if net == "monet":
+            if net == "monet" or (suffix and not {net, "monet"} <= rows.keys()):
                 continue
             theirs = paper["monet"]["dice"][data][0] - paper[net]["dice"][data][0]
             cells = [MISSING, ""]
@@ -64,7 +82,7 @@ def _dice(trained: Trained, paper: Mapping[str, Any]) -> list[list[str]]:
                 early = "" if rows["monet"]["converged"] and rows[net]["converged"] else ", not both converged"
                 few = f", {len(differences)} patients" if len(differences) < LEAST else ""
                 cells = [told(differences) + early + few, OPEN if few else verdict(theirs, *interval(differences)[1:])]
-            lines.append([f"{title}, Dice on {data}", f"{theirs:+.2f}", *cells])
+            lines.append([f"{title}, Dice on {data}{suffix}", f"{theirs:+.2f}", *cells])
     return lines
 
 

@@ -31,15 +31,14 @@ from monet_edge.preprocess import Preprocess
 from monet_train.config import STRONG, Settings
 from monet_train.config_text import override, to_json
 from monet_train.data import Slices, build
-from monet_train.dataset import institution, read_splits
 from monet_train.federated import wire
 from monet_train.federated.compress import encode, layout
 from monet_train.federated.local import run_here
 from monet_train.federated.rounds import round_content
 from monet_train.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
-from monet_train.federated.site import Memory
 from monet_train.federated.state import ROUNDS, Run, stored
 from monet_train.prepare import Prepared, open_prepared
+from monet_train.splits import institution, read_splits
 from monet_train.state import new_state
 from monet_train.validate import validate
 
@@ -61,29 +60,22 @@ class Bench:
         self.parts = {site: {part: [n for n in names if institution(n) == site] for part, names in split.items()} for site in SITES}
         self.parts["pooled"] = {part: sorted(n for site in SITES for n in self.parts[site][part]) for part in ("train", "val")}
         for name, part in self.parts.items():
-            (work / f"{name}.json").write_text(json.dumps([part]))
+            (work / f"{name}.json").write_text(json.dumps([part]), encoding="utf-8")
         self.patients: dict[str, Slices] = {}
 
     def train(self, name: str, sites: tuple[str, ...], **changes: Any) -> dict[str, Any]:
-        """One training, scored: everybody's patients with the server's network, with FedBN each site's own with its own."""
+        """One training, and the Dice of every validation patient of all sites with the server's network."""
         started = time.perf_counter()
         federation = replace(self.federation, sites=len(sites), minimum=len(sites), **changes)
         if len(sites) == 1:  # the same epochs without any averaging
             federation = replace(federation, rounds=1, epochs=federation.rounds * federation.epochs)
         folder = self.work / name
         nodes = [self._node(site, folder) for site in sites]
-        np.random.seed(0)  # Flower's noise; outside an experiment it must never be known  # noqa: NPY002
         run_here(nodes, to_run_config(federation, self.settings, str(folder), False))
         found = stored(folder)
         assert found is not None
-        trained, _ = found
-        result = {"dice": self._score(trained.tensors, self.parts["pooled"]["val"]), **json.loads((folder / ROUNDS).read_text())}
-        if federation.batch_norm == "local":
-            result["own"] = {}
-            for node in nodes:
-                own = Memory.read(Path(node["memory"]), trained.id, trained.last_kept).own
-                result["own"] |= self._score({**trained.tensors, **own}, self.parts[node["name"]]["val"])
-        return {**result, "seconds": time.perf_counter() - started}
+        dice = self._score(found[0].tensors, self.parts["pooled"]["val"])
+        return {"dice": dice, **json.loads((folder / ROUNDS).read_text(encoding="utf-8")), "seconds": time.perf_counter() - started}
 
     def _node(self, site: str, folder: Path) -> dict[str, str]:
         splits = str(self.work / f"{site}.json")
@@ -138,7 +130,7 @@ def run(
     wanted = only.split(",") if only else ["traffic", "pooled", "sites", *VARIANTS]
     found: dict[str, Any] = {"rounds": rounds, "epochs": epochs, "settings": to_json(pooled), "runs": {}, "machines": {}}
     if output.exists():
-        known = json.loads(output.read_text())
+        known = json.loads(output.read_text(encoding="utf-8"))
         if any(known[key] != found[key] for key in ALIKE):
             raise typer.BadParameter("that file holds trainings with other settings; choose another", param_hint="--output")
         found = known
@@ -181,14 +173,14 @@ def _median_norm(training: dict[str, Any]) -> float:
 @app.command()
 def page(parts: Annotated[list[Path] | None, typer.Argument(exists=True, help="What `run` wrote, a file a length.")] = None) -> None:
     """Merge what `run` wrote into the results and write the page."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for path in parts or []:
-        part = json.loads(path.read_text())
+        part = json.loads(path.read_text(encoding="utf-8"))
         if found.get("settings", part["settings"]) != part["settings"]:
             raise typer.BadParameter(f"{path} holds trainings with other settings than {RESULTS.name}; move that away to begin anew")
         found = merge(found, part)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(federated_page.page(found))
+    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(federated_page.page(found), encoding="utf-8")
 
 
 def merge(found: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:

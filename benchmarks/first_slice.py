@@ -12,7 +12,7 @@ from pathlib import Path
 def load(runner: str, folder: Path):  # type: ignore[no-untyped-def]
     """``run(image)`` of a model file as a user of each library would load it."""
     if runner == "monet-edge":
-        from monet_edge.runtime import Engine
+        from monet_edge.engine import Engine
         from monet_edge.weights import load as load_weights
 
         weights = load_weights(folder / "model.safetensors")

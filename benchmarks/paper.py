@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from . import paper_page, peers, tables
-from .paper_page import RUNNERS
+from .paper_page import RUNNERS, SLICES
 
-SLICES, SIZE = 150, 256
+VOLUME, SIZE = 150, 256  # slices, pixels
 TURN = 10  # slices that a runner does before the next has its turn
 
 
@@ -31,7 +31,7 @@ def measure(threads: int, network: str, slices: int) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``network``, ``runner``, ``seconds`` for SLICES slices, and ``error32``, the largest difference of a probability from
+        ``network``, ``runner``, ``seconds`` for VOLUME slices, and ``error32``, the largest difference of a probability from
         PyTorch in float32.
     """
     images = np.random.default_rng(0).standard_normal((min(TURN, slices), 1, SIZE, SIZE)).astype(np.float32)
@@ -47,12 +47,12 @@ def measure(threads: int, network: str, slices: int) -> list[dict[str, Any]]:
             for name, run in runs.items():
                 start = time.perf_counter()
                 run(images)
-                seconds[name] += (time.perf_counter() - start) * SLICES / (turns * len(images))
+                seconds[name] += (time.perf_counter() - start) * VOLUME / (turns * len(images))
     return [{"network": network, "runner": name, "seconds": seconds[name], "error32": errors[name]} for name in runs]
 
 
-def draw(results: Mapping[str, Any], folder: Path) -> None:
-    """Fig 4's box plots from the recorded patients, `fig4-<data>.png`, for every data set that has some."""
+def draw(results: Mapping[str, Any], short: Mapping[str, Any], folder: Path) -> None:
+    """Fig 4's box plots (`fig4-<data>.png`), and Dice against steps with long and with short epochs (`steps-<data>.png`)."""
     from monet_train import figures  # Matplotlib and torch
     from monet_train.evaluate import Score
 
@@ -61,3 +61,15 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
         found = {tables.TITLES[net]: [Score(**row) for row in rows] for net, rows in paper_page.scores(trained, data).items()}
         if found:
             figures.boxes(folder / f"fig4-{data}.png", found)
+    long, before = trained, paper_page.trainings(short)
+    for data, slices in SLICES.items():
+        lines = {}
+        for net in ("monet", "unet-16"):
+            for title, trainings in (("long epochs", long), ("short epochs", before)):
+                if (net, data) in trainings:
+                    row = trainings[net, data]
+                    recipe = row["settings"]["recipe"]
+                    steps = recipe.get("epoch_steps") or -(-slices // recipe["batch"])
+                    lines[f"{tables.TITLES[net]}, {title}"] = [(steps * (i + 1), past["val_dice_1"]) for i, past in enumerate(row["curve"])]
+        if lines:
+            figures.progress(folder / f"steps-{data}.png", lines)

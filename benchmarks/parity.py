@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monet_edge.runtime import Engine
+from monet_edge.engine import Engine
 from monet_edge.spec import Spec
 from monet_edge.weights import Weights
 from monet_train.network import Network

@@ -78,7 +78,7 @@ def shipped_case(name: str, folder: Path) -> Case:
 
 def ours(case: Case, threads: int) -> Run:
     """monet-edge."""
-    from monet_edge.runtime import Engine
+    from monet_edge.engine import Engine
 
     return Engine(case.spec, case.tensors, threads).run
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from monet_edge.kernels import _jit
+from monet_edge.engine import compile_all
+from monet_edge.engine.algorithms import ALGORITHMS
+from monet_edge.engine.codegen import jit
 
 from .machine import foreign_instructions
 
@@ -17,10 +19,9 @@ def measure(threads: int, held_to: str) -> dict[str, Any]:
     RuntimeError
         If there are any: the figures of such a run would be worth nothing.
     """
-    _jit.load()  # initialises LLVM
-    target = _jit.target()
-    everything = tuple(kernel for kernels in _jit.FAMILIES.values() for kernel in kernels)
-    found = foreign_instructions(held_to, _jit.compile_object(everything, target))
+    compile_all()  # initialises LLVM
+    target = jit.target()
+    found = foreign_instructions(held_to, jit.compile_object(tuple(algorithm.kernel for algorithm in ALGORITHMS), target))
     if found["foreign"]:
         raise RuntimeError(f"{found['foreign']} instructions of our kernels for {target.cpu} are foreign to {held_to}")
     return {"isa": held_to, "cpu": target.cpu, **found}

@@ -72,16 +72,16 @@ def proof(found: Row) -> str:
 
 
 def layers(rows: Sequence[Row]) -> str:
-    """A network a table, a layer a line: the chosen kernel's time and rate, the alternatives, and OpenVINO's time for the layer."""
+    """A network a table, a layer a line: the chosen algorithm's time and rate, the alternatives, and OpenVINO's time for the layer."""
     networks = dict.fromkeys(row["network"] for row in rows)
     return "\n\n".join(_layers(TITLES[network], [row for row in rows if row["network"] == network]) for network in networks)
 
 
 def _layers(title: str, rows: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row["kernels"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["algorithms"]))
     lines = []
     for row in rows:
-        times = row["kernels"]
+        times = row["algorithms"]
         best = min(times, key=lambda name: times[name]["min"])
         chosen = times[row["chosen"]]["min"]
         rate = f"{row['macs'] / chosen / 1e9:.0f}" if row["macs"] else ""

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from monet_edge import DISCLAIMER, weights
+from monet_edge import weights
 from monet_edge.model import Model
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import fold
 from monet_train import checkpoint, figures
 from monet_train.config import PAPER, Settings
 from monet_train.config_text import override
-from monet_train.dataset import Case, read_splits
+from monet_train.dataset import Case
 from monet_train.evaluate import make_model, score
 from monet_train.export import fold_tensors
+from monet_train.labels import match
 from monet_train.prepare import Prepared
+from monet_train.provenance import Provenance, Source
+from monet_train.splits import read_splits
 from monet_train.state import training_spec
 from monet_train.train import fit
 
@@ -37,6 +40,7 @@ from .parity import compare
 
 # how intensities enter: the window of `pancreas-ct` is all that its images hold (HU, clipped upstream); others are MRI, in SD
 INTENSITIES = {"pancreas-ct": ("window", 0.0, 255.0)}
+CROPPED = ("pancreas-negatives",)  # scored on the slices that hold the structure, as the paper's volumes are cropped to it
 SHOWN = ("pancreas-ct", "phantom")  # whose scans may be published in pictures
 EXAMPLES = 4  # patients of Fig 4
 
@@ -180,20 +184,30 @@ def best_weights(task: Task) -> tuple[dict[str, np.ndarray], list[dict[str, floa
 def export(task: Task, tensors: Mapping[str, np.ndarray], path: Path, about: Mapping[str, Any]) -> weights.Weights:
     """The folded weights file of a training; what it was trained on goes into its provenance."""
     spec = training_spec(task.settings)
-    provenance = {
-        "licence": task.prepared.licence,
-        "data": {"name": task.prepared.name, "reference": task.prepared.reference, "licence": task.prepared.licence},
-        "training": {**about, "settings": asdict(task.settings)},
-        "use": DISCLAIMER,
-    }
-    weights.save(path, fold(spec), fold_tensors(spec, tensors), task.settings.preprocess, provenance)
+    facts = {key: value for key, value in about.items() if key != "epochs"}
+    record = Provenance((Source.of(task.prepared),), task.settings, about["epochs"], facts).to_record()
+    weights.save(path, fold(spec), fold_tensors(spec, tensors), task.settings.preprocess, record)
     return weights.load(path)
 
 
 def patients(model: Model, prepared: Prepared, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Scores as `monet-train evaluate` makes them, through the runtime, on the scans' own grids; distances in pixels everywhere."""
+    """Scores as `monet-train evaluate` makes them, through the runtime, on the scans' own grids; distances in pixels everywhere.
+
+    Of the data sets in CROPPED only the slices that hold a label are scored, and patients without one are left out.
+    """
+    found = match(model.weights.preprocess.labels, prepared.labels)
     for name in names:
-        yield from (asdict(row) for row in score(model, prepared.load(name), prepared.labels, spacing_known=False))
+        case = prepared.load(name)
+        if prepared.name in CROPPED:
+            case = holding(case)
+        if len(case.label):
+            yield from (asdict(row) for row in score(model, case, found, spacing_known=False))
+
+
+def holding(case: Case) -> Case:
+    """The slices of a case that hold a label; for models without neighbouring slices and with a fixed window, as they change nothing."""
+    kept = case.label.any(axis=(1, 2))
+    return replace(case, image=case.image[kept], label=case.label[kept])
 
 
 def pictures(task: Task, model: Model) -> dict[str, float]:
@@ -204,7 +218,8 @@ def pictures(task: Task, model: Model) -> dict[str, float]:
     dict of str to float
         The share of near-zero activations by layer, see `monet_train.figures.activations`.
     """
-    examples = [figures.example(model, task.prepared.load(name)) for name in task.split["val"][:EXAMPLES]]
+    found = match(model.weights.preprocess.labels, task.prepared.labels)
+    examples = [figures.example(model, task.prepared.load(name), found) for name in task.split["val"][:EXAMPLES]]
     activations = task.folder / f"{task.name}-activations.png"
     shares = figures.activations(activations, model.weights, examples[0][0])
     if task.prepared.name in SHOWN:
@@ -223,6 +238,7 @@ def finish(task: Task, command: str) -> dict[str, Any]:
     found = export(task, tensors, task.folder / f"{task.name}.safetensors", reached)
     model = make_model(found)
     first: Case = task.prepared.load(task.split["val"][0])
+    image = figures.example(model, first, match(found.preprocess.labels, task.prepared.labels))[0]
     result = {
         "machine": describe(),
         "command": command,
@@ -231,7 +247,7 @@ def finish(task: Task, command: str) -> dict[str, Any]:
         "settings": asdict(task.settings),
         **reached,
         "curve": history,
-        "parity": compare(training_spec(task.settings), tensors, found, figures.example(model, first)[0]),
+        "parity": compare(training_spec(task.settings), tensors, found, image),
         "patients": {task.prepared.name: list(patients(model, task.prepared, task.split["val"]))},
         "near_zero": pictures(task, model),
         "sha256": found.sha256,

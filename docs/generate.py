@@ -4,11 +4,13 @@
 
 In a page, the lines of a ```console block that begin with "$ " are run in one scratch folder, from top to bottom, and the
 rest of the block is replaced by what they print. Text between <!-- options: COMMAND --> and <!-- end --> becomes a table
-of the command's options. Pictures come from the scratch folder too, see `PICTURES`. A test holds all of it.
+of the command's options, or for `federated.NAME` of these settings. Pictures come from the scratch folder too, see `PICTURES`. A test
+holds all of it.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -80,6 +82,8 @@ def apps() -> dict[str, typer.Typer]:
 
 def table(program: str) -> str:
     """Every command of a program with its arguments and options, as Markdown."""
+    if program == "federated.NAME":
+        return federated_settings()
     group = typer.main.get_command(apps()[program])
     parts = []
     for name, command in sorted(group.commands.items()):
@@ -93,6 +97,15 @@ def table(program: str) -> str:
             parts += [f"| {flags} | {cell(one)} |" for flags, one in rows]
             parts.append("")
     return "\n".join(parts).rstrip()
+
+
+def federated_settings() -> str:
+    """What `--set federated.NAME=VALUE` changes: names, defaults and descriptions from the declaration."""
+    from monet_train.federated.settings import Federation
+
+    about = re.findall(r"^(\w+) : .*\n((?:    .*\n?)+)", inspect.cleandoc(Federation.__doc__ or ""), re.MULTILINE)
+    rows = [f"| `{name}` | `{getattr(Federation, name)}` | {' '.join(text.split()).replace('``', '`')} |" for name, text in about]
+    return "\n".join(["| federated. | default | |", "|---|---|---|", *rows])
 
 
 def cell(parameter: typer.core.TyperOption | typer.core.TyperArgument) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,12 +13,13 @@ import typer
 from . import DEFAULT, DISCLAIMER, __version__
 from .errors import MonetError
 from .terminal import complain, failing_clearly, make_app, progress_bar
-from .text import printable
+from .text import printable, quantity
 
 if TYPE_CHECKING:
     from .jobs import Job, Options
     from .model import Model
     from .pipeline import Outcome
+    from .weights import Weights
 
 app = make_app("Segment medical scans on this computer's CPU, offline.")
 
@@ -70,7 +72,7 @@ def segment(
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
         from .jobs import Options, find_scans, plan_jobs
-        from .pipeline import check, write_tables
+        from .pipeline import check, entry, write_tables
 
         options = Options(
             threshold=threshold,
@@ -87,23 +89,31 @@ def segment(
         jobs = plan_jobs(find_scans(scans), output, options)
         check(jobs, options, stats, run_record)
         ready = _load(model, threads, quiet)
-        done: list[Outcome | Exception] = []
-        for job in jobs:
+        entries = []
+        for number, job in enumerate(jobs, 1):
             try:
-                done.append(_segment_one(job, ready, quiet, options))
+                entries.append(entry(number, job, _segment_one(job, ready, quiet, options), options))
             except Exception as error:
                 if len(jobs) == 1 or debug:
                     raise
-                done.append(error)
+                entries.append(entry(number, job, error, options))
                 complain(error)
-        write_tables(jobs, done, ready, options, stats, run_record)
-    failed = sum(isinstance(one, Exception) for one in done)
+                _release(error)
+        write_tables(entries, ready, options, stats, run_record)
+    failed = sum("error" in one for one in entries)
     if len(jobs) > 1 and not quiet:
         print(f"{len(jobs) - failed} of {len(jobs)} scans segmented")
     if not quiet:
         print(DISCLAIMER)
     if failed:
         raise typer.Exit(2 if failed == len(jobs) else 1)
+
+
+def _release(error: BaseException | None) -> None:
+    """Free what the frames of an error hold, such as a volume: one that holds the error itself would wait for the collector."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outcome:
@@ -119,7 +129,7 @@ def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outco
 
 
 def _describe(outcome: Outcome) -> str:
-    volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in outcome.volumes.items())
+    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
@@ -157,6 +167,8 @@ def models(debug: DebugOption = False) -> None:
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Show the layers instead, as they run: algorithm, shape, work, bytes.")] = False,
+    timed: Annotated[bool, typer.Option("--time", help="With --plan: time every algorithm that suits a layer, on one thread.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Say what a model is, how it was made and what it expects."""
@@ -167,7 +179,12 @@ def info(
         from .spec import count_floats, count_macs
         from .weights import find, load
 
+        if timed and not plan:
+            raise MonetError("--time shows its times in the table of --plan: give both")
         weights = load(model)
+        if plan:
+            _show_plan(weights, timed)
+            return
         size = weights.preprocess.size
         macs = sum(count_macs(weights.spec, size, size).values())
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
@@ -176,6 +193,17 @@ def info(
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
         print(DISCLAIMER)
+
+
+def _show_plan(weights: Weights, timed: bool) -> None:
+    from .engine import layers
+
+    size = weights.preprocess.size
+    if timed:
+        _compile(quiet=False)
+    print(f"{weights.name}: a slice of {size}x{size}")
+    for line in layers.table(weights.spec, weights.tensors, size, size, timed):
+        print(printable(line))
 
 
 @app.command()
@@ -188,7 +216,7 @@ def warmup(debug: DebugOption = False) -> None:
 
 
 def _compile(quiet: bool) -> None:
-    from .kernels import compile_all, is_cached, is_kept
+    from .engine import compile_all, is_cached, is_kept
 
     if not is_cached():
         with progress_bar("compiling once for this CPU", quiet) as progress:

@@ -1,6 +1,11 @@
 """The exceptions of monet-edge: every message says what was expected, what was found and what to do."""
 
 
+def kind(found: object) -> str:
+    """What something is, for the message that says that another thing was expected: "numpy.ndarray"."""
+    return f"{type(found).__module__}.{type(found).__name__}"
+
+
 class MonetError(Exception):
     """Base of everything raised on purpose; the command line prints it as one line and exits with status 2."""
 

@@ -1,4 +1,7 @@
-"""Write a file whole or not at all, and never over the input: a temporary one beside it, flushed to the disk, takes its name at the end."""
+"""Write files whole or not at all, and never over the input: temporary ones beside them, flushed to the disk, take their names at the end.
+
+Also what is asked of a folder before the work: that it can be one, and that nobody else works in it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import errno
 import glob
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,9 +37,8 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     OutputError
         If ``path`` exists and may not be overwritten, or the disk refuses.
     """
+    refuse_special(path)
     try:
-        if path.exists() and not path.is_file():  # a device would be replaced by the result
-            raise OutputError(f"{path} is not a regular file. Choose another --output.")
         _remove_dead(path)
         temporary, handle = _create(path)
     except OSError as error:
@@ -62,6 +65,120 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.close(claim)
 
 
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files that belong together, replacing what is there: all of them, or none and everything is as before.
+
+    Raises
+    ------
+    OutputError
+        If one of the paths is no regular file, or the disk refuses.
+    """
+    for path in contents:
+        refuse_special(path)
+    replaced: dict[Path, Path | None] = {}
+    with ExitStack() as stack:
+        try:
+            new = {path: _temporary(path, content, stack) for path, content in contents.items()}
+            old = {path: _backup(path, stack) if path.exists() else None for path in contents}
+            for path, temporary in new.items():
+                os.replace(temporary, path)
+                replaced[path] = old[path]
+        except BaseException as error:  # Ctrl-C too
+            for done, before in replaced.items():
+                if before is None:
+                    done.unlink()
+                else:
+                    os.replace(before, done)
+            if isinstance(error, OSError):
+                told = ", ".join(map(str, contents))
+                raise OutputError(f"{told}: cannot be written: {error.strerror or error}; all are as they were") from None
+            raise
+
+
+def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:
+    """A new file beside ``path`` with this content on the disk; the stack removes it, where it still has that name."""
+    _remove_dead(path)
+    temporary, handle = _create(path)
+    stack.callback(temporary.unlink, missing_ok=True)
+    if fcntl:
+        stack.callback(os.close, os.dup(handle))  # keeps the lock until the file has its name
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def _backup(path: Path, stack: ExitStack) -> Path:
+    """What ``path`` is now, under another name: a link, or a copy on a file system without links."""
+    backup = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.before")
+    stack.callback(backup.unlink, missing_ok=True)
+    try:
+        os.link(path, backup)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copy2(path, backup)
+    return backup
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, created if need be, for this process alone; the lock ends with the process, however that ends.
+
+    Raises
+    ------
+    OutputError
+        If another process holds it, or it cannot be created.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):  # anything else: a file system without locks
+                raise OutputError(f"{folder}: another process works in this folder. Wait for it, or choose another one.") from None
+        yield
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder to write in that cannot be one, before any work; it need not exist yet.
+
+    Raises
+    ------
+    OutputError
+        If it, or what it would lie in, is a file, or may not be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file; expected a folder{'' if there == folder else f' to make {folder} in'}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{there}: nothing may be written in this folder")
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse to replace a folder or a device by a result.
+
+    Raises
+    ------
+    OutputError
+        If there is one at ``path``, or it cannot be looked at.
+    """
+    try:
+        special = path.exists() and not path.is_file()
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    if special:
+        raise OutputError(f"{path} is not a regular file. Choose another --output.")
+
+
 def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
     """Refuse to write to what is the scan itself, be it through a link; ``option`` is what the path was given by.
 
@@ -72,6 +189,15 @@ def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
     """
     if os.path.exists(path) and os.path.exists(scan) and os.path.samefile(path, scan):
         raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another {option}.")
+
+
+def missing(path: Path, what: str = "file") -> str:
+    """Why there is nothing at ``path``: the link on the way to it that leads nowhere, if there is one."""
+    for link in (path, *path.parents):
+        if os.path.islink(link) and not os.path.exists(link):
+            name = "" if link == path else f"{link} is "
+            return f"no such {what}: {name}a link to {os.readlink(link)}, which is not there"
+    return f"no such {what}"
 
 
 def _create(path: Path) -> tuple[Path, int]:

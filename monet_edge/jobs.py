@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 
 from .errors import MonetError, OutputError, ScanError
-from .files import refuse_input
+from .files import missing, refuse_input
 from .preprocess import check_threshold
 from .volume import ENDINGS, SCANS, is_ours, peek
 
@@ -142,12 +142,14 @@ def make_folder(folder: Path) -> None:
     Raises
     ------
     OutputError
-        If the disk refuses.
+        If the disk refuses, or nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: nothing can be written to this folder. Choose another.")
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
@@ -242,7 +244,7 @@ def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: st
         Saying which.
     """
     if not os.path.isdir(path.parent):
-        raise OutputError(f"{path.parent}: no such folder for the result. Create it, or choose another {option}.")
+        raise OutputError(f"{path.parent}: {missing(path.parent, 'folder for the result')}. Create it, or choose another {option}.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path.parent}: nothing can be written to this folder. Choose another {option}.")
     try:
@@ -255,5 +257,7 @@ def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: st
         refuse_input(path, scan, option)
     if os.path.isdir(path):
         raise OutputError(f"{path} is a folder. Choose another {option}.")
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe
+        raise OutputError(f"{path} is not a regular file. Choose another {option}.")
     if not overwrite:
         raise OutputError(f"{path} exists already. Choose another {option}, or say --overwrite.")

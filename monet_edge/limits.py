@@ -55,6 +55,6 @@ def groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
 def lines(path: Path) -> list[str]:
     """The lines of one of the system's files, none where it is not there."""
     try:
-        return path.read_text().splitlines()
+        return path.read_text("utf-8", "surrogateescape").splitlines()  # a group's name may be any bytes
     except OSError:
         return []

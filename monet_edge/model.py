@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ import numpy as np
 
 from . import DEFAULT, fingerprint, memory, preprocess
 from . import volume as _volume
-from .errors import ModelError, ScanError
+from .engine import Engine
+from .errors import ModelError, ScanError, kind
 from .flip import mirrored
 from .limits import usable_cores
-from .runtime import Engine
 from .spec import multiple_of
 from .weights import Weights
 from .weights import load as load_weights
@@ -61,6 +62,10 @@ class Model:
         self.threads = threads or usable_cores()
         self.engine = Engine(weights.spec, weights.tensors, self.threads)
 
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[Weights, int]]:
+        """Copied, or sent to another process, it goes as its weights: the engine is made anew for the CPU that it comes to."""
+        return Model, (self.weights, self.threads)
+
     def predict(self, slices: np.ndarray) -> np.ndarray:
         """Probabilities of preprocessed slices; nothing is normalised or resized.
 
@@ -79,6 +84,8 @@ class Model:
         ModelError
             If the array does not fit the network.
         """
+        if not isinstance(slices, np.ndarray):
+            raise ModelError(f"predict expects a NumPy array, found {kind(slices)}")
         images = slices[:, None] if slices.ndim == 3 else slices
         spec, multiple = self.weights.spec, multiple_of(self.weights.spec)
         if images.ndim != 4 or images.shape[1] != spec.in_channels or images.dtype != np.float32:
@@ -90,7 +97,7 @@ class Model:
 
     def segment(
         self,
-        image: nibabel.spatialimages.SpatialImage | str | Path,
+        image: nibabel.spatialimages.SpatialImage | str | os.PathLike[str],
         *,
         volume: int | None = None,
         threshold: float | None = None,
@@ -118,7 +125,7 @@ class Model:
         UserWarning
             Of what `segment_scan` finds doubtful: an empty mask, a scan unlike those of the training.
         """
-        if isinstance(image, (str, Path)):
+        if isinstance(image, (str, os.PathLike)):
             scan = self.read_scan(Path(image), volume)
         elif volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
@@ -206,6 +213,8 @@ class Model:
         ModelError
             If the threshold is no probability.
         """
+        if not isinstance(scan, _volume.Scan):
+            raise ScanError(f"segment_scan expects a Scan, as monet_edge.volume.read gives it, found {kind(scan)}; segment takes images")
         preprocess.check_threshold(threshold)
         record, classes = self.weights.preprocess, self.weights.spec.classes
         axes = preprocess.SLICINGS[record.slicing]
@@ -234,7 +243,7 @@ class Model:
             if progress is not None:
                 progress(done, count)
 
-        if statistics.constant:
+        if preprocess.blank(record, statistics):
             pass  # nothing to see: the mask stays empty
         elif flip:
             self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
@@ -242,7 +251,7 @@ class Model:
             self.engine.map(count, load, store, report)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
-        doubts = scan.warnings + _warnings(statistics, mask)
+        doubts = scan.warnings + _warnings(record, statistics, mask)
         if threshold is not None and classes > 1:
             doubts += (f"the threshold is ignored: {self.weights.name} has several labels, and the likeliest counts",)
         if flip and not self.weights.saw_flips:
@@ -253,7 +262,7 @@ class Model:
 
     def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: _volume.Scan) -> bool:
         usual = self.weights.fingerprint
-        if usual is None or statistics.constant:
+        if usual is None or preprocess.blank(self.weights.preprocess, statistics):
             return False
         slices = fingerprint.look(voxels, self.weights.preprocess, statistics, scan.slope, scan.inter)
         return usual.is_foreign(fingerprint.features(slices))
@@ -276,12 +285,15 @@ def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
     return Model(load_weights(model), threads)
 
 
-def _warnings(statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:
+def _warnings(record: preprocess.Preprocess, statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:
     found = []
     if statistics.nonfinite:
         found.append(f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background")
-    if statistics.constant:
-        found.append("the scan holds one intensity only; the mask is empty")
+    if statistics.nonfinite == mask.size:
+        found.append("no voxel holds a number; the mask is empty")
+    elif preprocess.blank(record, statistics):
+        what = "all that is no background" if statistics.foreground else "the scan"
+        found.append(f"{what} holds one intensity only; the mask is empty")
     elif not mask.any():
         found.append("the mask is empty: the model found nothing in this scan")
     return tuple(found)

@@ -103,7 +103,7 @@ def write_dataset(folder: Path, cases: int, seed: int = 0, shape: tuple[int, int
             save(mask, folder / "labelsTr" / f"phantom_{case:02d}.nii.gz")
         labels = {"background": 0, "lesion": 1}
         about = {"name": "phantom", "licence": "CC0", "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
-        (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n")
+        (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     except FileExistsError:
         raise OutputError(f"{folder}: this folder holds a data set already. Choose another.") from None
     except OSError as error:

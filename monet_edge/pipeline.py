@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import DEFAULT, postprocess
-from .errors import OutputError
+from .errors import MonetError, OutputError, kind
 from .files import atomic_write
 from .jobs import Job, Options, absolute, check_output, check_path, make_job
 from .model import Model, Progress, Segmentation, load
@@ -87,6 +88,9 @@ def segment(
     MonetError
         Saying what was expected, what was found and what to do.
     """
+    for what, path in (("scan", scan), ("output", output)):
+        if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
+            raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
     chosen = Options(**options)
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
     check([job], chosen, None, None)
@@ -135,8 +139,7 @@ def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarr
     """The mask without stray pieces, and what to tell the user."""
     if not options.cleaning or not result.mask.any():
         return result.mask, result.warnings
-    voxel = abs(np.linalg.det(scan.affine[:3, :3])) / 1000  # ml
-    mask = postprocess.remove_pieces(result.mask, voxel, keep_largest=options.keep_largest, min_volume=options.min_volume)
+    mask = postprocess.remove_pieces(result.mask, scan.voxel_ml, keep_largest=options.keep_largest, min_volume=options.min_volume)
     if mask.any():
         return mask, result.warnings
     return mask, (*result.warnings, f"the mask is empty: every piece was smaller than {options.min_volume:g} ml")
@@ -182,24 +185,16 @@ def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record:
         check_output(jobs[0], overwrite=options.overwrite)
 
 
-def write_tables(
-    jobs: Sequence[Job],
-    done: Sequence[Outcome | Exception],
-    model: Model,
-    options: Options,
-    stats: Path | None,
-    run_record: Path | None,
-) -> None:
-    """The table of statistics and the record of a run, where asked for; ``done`` holds what became of every job."""
-    if stats is None and run_record is None:
-        return
-    entries = []
-    for number, (job, one) in enumerate(zip(jobs, done, strict=True), 1):
-        shown = job.scan if options.with_identifiers else None
-        if isinstance(one, Exception):
-            entries.append(record.entry(number, shown, error=one))
-        else:
-            entries.append(record.entry(number, shown, labels=one.labels, warnings=one.warnings, times=one.times))
+def entry(number: int, job: Job, became: Outcome | Exception, options: Options) -> dict[str, Any]:
+    """What a run keeps of a scan, see `record.entry`: words and numbers; an exception would keep the volume that its frames hold."""
+    shown = job.scan if options.with_identifiers else None
+    if isinstance(became, Exception):
+        return record.entry(number, shown, error=became)
+    return record.entry(number, shown, labels=became.labels, warnings=became.warnings, times=became.times)
+
+
+def write_tables(entries: Sequence[Mapping[str, Any]], model: Model, options: Options, stats: Path | None, run_record: Path | None) -> None:
+    """The table of statistics and the record of a run, where asked for."""
     if stats is not None:
         write_table(stats, model.weights.name, entries, overwrite=options.overwrite)
     if run_record is not None:

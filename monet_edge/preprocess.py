@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -63,8 +64,6 @@ class Preprocess:
             f"intensity must be one of {', '.join(INTENSITIES)}": self.intensity not in INTENSITIES,
             "low must be below high, both finite": not _numbers(self.low, self.high) or not -1e9 < self.low < self.high < 1e9,
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
-            "labels must be 1 to 255 names of 1 to 100 characters": not 1 <= len(self.labels) <= 255
-            or not all(isinstance(name, str) and 0 < len(name) <= 100 for name in self.labels),
             f"percentiles must be out of {QUANTILES}": self.intensity == "percentile"
             and not all(value in QUANTILES for value in (self.low, self.high)),
         }
@@ -72,10 +71,34 @@ class Preprocess:
             if found:
                 raise ModelError(f"the preprocessing record is not valid: {problem}; found {asdict(self)}")
 
+        try:
+            check_labels(self.labels)
+        except ModelError as error:
+            raise ModelError(f"the preprocessing record is not valid: {error}") from None
+
     @property
     def classes(self) -> int:
         """Channels of the network's output: 1 for one label, else background and labels."""
         return 1 if len(self.labels) == 1 else len(self.labels) + 1
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Refuse names of labels that a weights file cannot hold: whoever trains asks before it does.
+
+    Raises
+    ------
+    ModelError
+        If they are not 1 to 255 different names of 1 to 100 characters that can be printed.
+    """
+    if not 1 <= len(names) <= 255:
+        raise ModelError(f"there must be 1 to 255 labels, found {len(names)}")
+    for name in names:
+        if not isinstance(name, str) or not 0 < len(name) <= 100:
+            raise ModelError(f"a label's name must be 1 to 100 characters, found {name!r:.120}")
+        if not name.isprintable():
+            raise ModelError(f"a label's name holds characters that cannot be printed: {name!a}")
+        if names.count(name) > 1:
+            raise ModelError(f"two labels are called {name!r}")
 
 
 def _numbers(*values: Any) -> bool:
@@ -114,7 +137,8 @@ class Statistics:
     Attributes
     ----------
     background : float
-        The constant minimum if more than 10 % of the voxels have it (a z-scored, skull-stripped volume), else 0.
+        The minimum if more than 10 % of the voxels have it (a z-scored, skull-stripped volume) or nothing, or no more than
+        0.5 % of the voxels, lies above 0 (a part of a CT that is all air and fat); else 0.
     floor : float
         Foreground lies above it: background + 3 % of (99.5th percentile - background).
     mean, sd : float
@@ -137,7 +161,7 @@ class Statistics:
 
     @property
     def constant(self) -> bool:
-        """True when there is nothing to see: no foreground, or all of it of one intensity."""
+        """True when there is nothing to see: no foreground, which is one intensity everywhere, or all of it of one intensity."""
         return self.sd == 0
 
 
@@ -170,8 +194,10 @@ def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Stati
     last = values.size - 1
     lowest = scaled(0)
     shared = bisect_right(range(values.size), lowest, key=scaled)  # how many voxels have the minimum
-    background = lowest if shared > 0.1 * values.size else 0.0
-    floor = background + 0.03 * (scaled(int(0.995 * last)) - background)
+    bright = scaled(int(0.995 * last))
+    below = bright < 0 or scaled(last) <= 0  # then 0 is no background that anything would lie above
+    background = lowest if shared > 0.1 * values.size or below else 0.0
+    floor = background + 0.03 * (bright - background)
     first = bisect_right(range(values.size), floor, key=scaled)
     count = values.size - first
     if count == 0:
@@ -182,6 +208,11 @@ def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Stati
     quantiles = tuple(scaled(first + round(q / 100 * (count - 1))) for q in QUANTILES)
     sd = float(np.sqrt(variance)) * abs(slope)
     return Statistics(background, floor, mean * slope + inter, sd, quantiles, count / volume.size, nonfinite)
+
+
+def blank(record: Preprocess, statistics: Statistics) -> bool:
+    """True when there is nothing to see: one intensity everywhere or, unless a window says what is grey, all over the foreground."""
+    return statistics.foreground == 0 or (statistics.constant and record.intensity != "window")
 
 
 def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, float]:

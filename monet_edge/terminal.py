@@ -1,19 +1,80 @@
-"""At the terminal: how a command line is set up, its progress bar, its errors as one line. `monet-train` uses the first two.
+"""At the terminal: its streams, how a command line is set up, its progress bar, its errors as one line.
 
-Imports Typer alone; rich when there is a bar to draw.
+`monet-train` uses the first three. Imports Typer alone; rich when there is a bar to draw.
 """
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import typer
 
 from . import DISCLAIMER
 from .errors import MonetError
 from .text import printable
+
+
+def steady_streams() -> None:
+    """Make whatever is printed from now on harmless: a stream that is closed, full or left by its reader loses text and nothing else.
+
+    A letter that a stream's encoding does not have is printed as an escape. For the beginning of a program's `main`: it
+    replaces ``sys.stdout`` and ``sys.stderr``.
+    """
+    with suppress(OSError):
+        while (handle := os.open(os.devnull, os.O_RDWR)) < 3:  # else a result's file would be stream 1 or 2, and hold what libraries print
+            pass
+        os.close(handle)
+    sys.stdout, sys.stderr = _steady(sys.stdout, "standard output"), _steady(sys.stderr, "")
+
+
+def _steady(stream: TextIO | None, name: str) -> TextIO:
+    if stream is None:  # closed before Python started
+        return open(os.devnull, "w", encoding="utf-8")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    buffer: Any = _Steady(stream.buffer, name)
+    lines = stream.line_buffering
+    return io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=lines, write_through=True)
+
+
+class _Steady:
+    """The bytes of a stream, lost once it does not take them; that of ``name`` says so, unless its reader has merely seen enough."""
+
+    def __init__(self, buffer: Any, name: str) -> None:
+        self._buffer, self._name, self._lost = buffer, name, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._buffer, name)
+
+    def write(self, data: bytes) -> int:
+        """The number of bytes, always all."""
+        self._try(self._buffer.write, data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Hand over what is kept back."""
+        self._try(self._buffer.flush)
+
+    def close(self) -> None:
+        """The stream beneath stays open: it is the process's."""
+        self.flush()
+
+    def _try(self, act: Callable[..., Any], *arguments: Any) -> None:
+        if self._lost:
+            return
+        try:
+            act(*arguments)
+        except (OSError, ValueError) as error:  # ValueError: closed by somebody else
+            self._lost = True
+            if self._name and getattr(error, "errno", None) not in (errno.EPIPE, errno.EBADF):
+                print(f"{self._name} cannot be written: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
 
 
 def make_app(purpose: str) -> typer.Typer:

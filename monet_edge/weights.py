@@ -28,7 +28,7 @@ from . import memory
 from . import preprocess as _preprocess
 from . import spec as _spec
 from .errors import ModelError, ResourceError
-from .files import atomic_write
+from .files import atomic_write, missing
 
 FORMAT = "monet-edge"
 MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
@@ -79,10 +79,19 @@ class Weights:
     @property
     def saw_flips(self) -> bool:
         """Whether training mirrored slices, as the provenance says; true where it says nothing."""
+        return self._setting("recipe", "augmentation", "flip") != 0
+
+    @property
+    def merged(self) -> bool:
+        """Whether all labels of the training counted as the model's one, as the provenance says; false where it says nothing."""
+        return self._setting("merged") is True and len(self.preprocess.labels) == 1
+
+    def _setting(self, *keys: str) -> Any:
+        """A setting of the training; None where the provenance does not tell it."""
         found: Any = self.provenance
-        for key in ("training", "settings", "recipe", "augmentation", "flip"):
+        for key in ("training", "settings", *keys):
             found = found.get(key) if isinstance(found, dict) else None
-        return found != 0
+        return found
 
 
 def shipped() -> dict[str, Path]:
@@ -109,7 +118,7 @@ def find(model: str) -> Path:
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: no such file. Shipped models are {', '.join(models) or 'none'}.")
+        raise ModelError(f"{path}: {missing(path)}. Shipped models are {', '.join(models) or 'none'}.")
     return path
 
 
@@ -206,8 +215,8 @@ def _provenance(text: str) -> dict[str, Any]:
 
 
 def _check_fit(spec: _spec.Spec, record: _preprocess.Preprocess) -> None:
-    if not all(text.isprintable() for text in (spec.name, *record.labels)):
-        raise ModelError(f"its name or labels hold characters that cannot be printed: {spec.name!r}, {record.labels!r}")
+    if not spec.name.isprintable():
+        raise ModelError(f"its name holds characters that cannot be printed: {spec.name!r}")
     if not spec.folded:
         raise ModelError("holds a network for training (BatchNorm, dropout); export it with monet-train export")
     if spec.in_channels != 2 * record.context + 1:
@@ -249,7 +258,21 @@ def save(
     provenance: Mapping[str, Any],
     fingerprint: _fingerprint.Fingerprint | None = None,
 ) -> None:
-    """Write a weights file, whole or not at all; the same content is the same bytes, so a sha256 tells models apart.
+    """Write a weights file, whole or not at all, see `pack`."""
+    raw = pack(path.stem, spec, tensors, record, provenance, fingerprint)
+    with atomic_write(path, overwrite=True) as file:
+        file.write(raw)
+
+
+def pack(
+    name: str,
+    spec: _spec.Spec,
+    tensors: Mapping[str, np.ndarray],
+    record: _preprocess.Preprocess,
+    provenance: Mapping[str, Any],
+    fingerprint: _fingerprint.Fingerprint | None = None,
+) -> bytes:
+    """The bytes of a weights file; the same content is the same bytes, so a sha256 tells models apart.
 
     Raises
     ------
@@ -261,9 +284,8 @@ def save(
     texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), looks, json.dumps(provenance))
     metadata = dict(zip(_TEXTS, texts, strict=True))
     raw = _sorted_header(safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)}))
-    parse(path.stem, raw)
-    with atomic_write(path, overwrite=True) as file:
-        file.write(raw)
+    parse(name, raw)
+    return raw
 
 
 def _sorted_header(raw: bytes) -> bytes:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from monet_edge import phantom
@@ -16,6 +17,8 @@ from monet_train.federated.compress import encode, layout
 from monet_train.federated.local import run_here
 from monet_train.federated.settings import Federation, for_sites, tensor_shapes, to_run_config
 from monet_train.prepare import prepare
+
+torch.set_num_threads(1)  # as synthetic.py does
 
 SHAPE = (8, 64, 64)
 TWO = Federation(rounds=2, sites=2, minimum=2, wait=0.2)
@@ -60,7 +63,7 @@ def raw_record(arrays: dict[str, np.ndarray]) -> ArrayRecord:
 
 
 def result(folder: Path) -> dict:
-    return json.loads((folder / state.ROUNDS).read_text())
+    return json.loads((folder / state.ROUNDS).read_text(encoding="utf-8"))
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Run networks with an unreadable page right behind, then right before, every buffer: an overrun ends the process.
 
     python guarded.py SIDE [AREA]     SIDE is behind or before; AREA plants an overrun of one vector: source, target, weights,
-                                      parameters, gathered, sums, tile, image (before) or output
+                                      parameters, V, M, tile, image (before) or output
 
 A script and not a test: a segmentation fault cannot be caught. POSIX only.
 """
@@ -18,8 +18,11 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from conftest import random_tensors  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
-from monet_edge.kernels import _jit, layout  # noqa: E402
-from monet_edge.plan import Plan, program  # noqa: E402
+from monet_edge.engine import arena  # noqa: E402
+from monet_edge.engine.algorithms import families  # noqa: E402
+from monet_edge.engine.codegen import jit, layout  # noqa: E402
+from monet_edge.engine.plan import Plan  # noqa: E402
+from monet_edge.engine.program import Program  # noqa: E402
 from monet_edge.spec import INPUT, Op, Spec, fold  # noqa: E402
 
 PAGE = mmap.PAGESIZE
@@ -61,8 +64,8 @@ def guarded_place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 
 GAPS: list[int] = []
-layout.aligned_zeros = program.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
-program.place = guarded_place
+layout.aligned_zeros = arena.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
+arena.place = guarded_place
 
 DOWN = {"filters": 16, "kernel": 4, "stride": 2, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
 NETWORKS = [
@@ -75,36 +78,40 @@ NETWORKS = [
 ]
 
 
-def plant(made: program.Program) -> None:
+def plant(made: Program) -> None:
     """Move one buffer of the first step that has it by one vector, towards the guard."""
     shift = 64 if SIDE == "behind" else -64
-    for step in made.steps[0]:
-        if PLANT == "source" and step["source_blocks"]:
-            table = np.ctypeslib.as_array(ctypes.cast(int(step["sources"]), ctypes.POINTER(ctypes.c_int64)), (3,))
-            table[0] += shift
+    steps, at = made.steps[0], 0
+    for stage, bands in zip(made.plan.stages, made.bands, strict=True):
+        own = steps[at : at + len(bands)].view(bands.dtype)
+        at += len(bands)
+        if PLANT == "source" and "sources" in own.dtype.names:
+            made.sources = np.copy(made.memory.source_table(stage.inputs))
+            made.sources["base"][0] += shift
+            own["sources"] = made.sources.ctypes.data
             return
-        field = "other" if PLANT in ("image", "output") else PLANT
-        wanted = {"image": "conv_planes", "output": "conv_dot", "weights": "conv_winograd"}.get(PLANT)
-        if field == "source" or not step[field] or (wanted and step["kernel"] != _jit.load().addresses[wanted]):
+        wanted = {"weights": "winograd"}.get(PLANT, made.plan.algorithm(stage).name)
+        if PLANT not in own.dtype.names or made.plan.algorithm(stage).name != wanted:
             continue
-        step[field] += shift
-        if PLANT not in ("gathered", "sums", "tile"):  # of which only one step uses all
+        own[PLANT] += shift
+        if PLANT not in ("V", "M", "tile"):  # of which only one step uses all
             return
 
 
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold(network)
-    kernels = _jit.load()
-    plan = Plan(folded, random_tensors(folded), kernels.isa)
-    for parts in (1, 2):
+    code = jit.load(families())
+    plan = Plan(folded, random_tensors(folded), jit.target().isa)
+    for threads in (1, 2):
         GAPS.clear()
-        made = program.Program(plan, kernels.addresses, height, width, parts)
+        made = Program(plan, code.addresses, height, width, threads)
+        memory = made.memory.arena.ctypes.data
         for gap in GAPS:
-            forbid(made.arena.ctypes.data + gap - (0 if SIDE == "before" else made.arena.ctypes.data % PAGE))
+            forbid(memory + gap - (0 if SIDE == "before" else memory % PAGE))
         if PLANT:
             plant(made)
-        made.begin(np.random.default_rng(0).standard_normal(made.image.shape).astype(np.float32))
-        at = [0] * parts
-        while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every part has its share of the bands
-            at = [kernels.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]
+        made.begin(np.random.default_rng(0).standard_normal(made.memory.image.shape).astype(np.float32))
+        at = [0] * threads
+        while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every thread has its share of the bands
+            at = [code.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]
 print("no overrun")

@@ -52,7 +52,7 @@ def head(seed=0, shape=SHAPE):
 def write_folder(folder, count=2, shape=SHAPE):
     """A folder of label maps, 1 mm, with a licence."""
     folder.mkdir()
-    (folder / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n")
+    (folder / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004\n", encoding="utf-8")
     for seed in range(count):
         nibabel.save(nibabel.Nifti1Image(head(seed, shape).astype(np.int16), np.eye(4)), folder / f"head_{seed}.nii.gz")
     return folder

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import nibabel
 import numpy as np
+import torch
 
 from monet_edge import phantom
 from monet_edge.preprocess import Preprocess
 from monet_train.config import STRONG, Settings
+
+torch.set_num_threads(1)  # networks so small gain nothing from a second thread, and on a busy machine it is waited for
 
 SHAPE = (8, 64, 64)
 RECORD = Preprocess(64, "axial", 0, "zscore", -2.0, 4.0, 0.5, ("lesion",))

@@ -5,9 +5,11 @@ import pytest
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.kernels import _jit
-from monet_edge.plan import Plan, Program
-from monet_edge.plan.bands import order
+from monet_edge.engine.algorithms import families
+from monet_edge.engine.bands import order
+from monet_edge.engine.codegen import jit
+from monet_edge.engine.plan import Plan
+from monet_edge.engine.program import Program
 from monet_edge.spec import INPUT, Op, Spec, fold
 
 
@@ -44,48 +46,48 @@ def plan(request):
     spec, height, width = NETWORKS[request.param]
     spec = fold(spec)
     image = np.random.default_rng(0).standard_normal((spec.in_channels, height, width)).astype(np.float32)
-    return Plan(spec, random_tensors(spec), _jit.load().isa), image
+    return Plan(spec, random_tensors(spec), jit.target().isa), image
 
 
-def run(program, part, first=0, end=None):
-    return _jit.load().run(program.steps[part].ctypes.data, first, len(program.steps[part]) if end is None else end)
+def run(program, thread, first=0, end=None):
+    return jit.load(families()).run(program.steps[thread].ctypes.data, first, len(program.steps[thread]) if end is None else end)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("parts", [2, 3])
-def test_any_band_may_be_late(plan, parts, keep):
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_band_may_be_late(plan, threads, keep):
     """With ``keep`` a value that is read before it is made is not a number; without, values lie where others were."""
     plan, image = plan
-    kernels = _jit.load()
-    alone = Program(plan, kernels.addresses, *image.shape[1:])
+    addresses = jit.load(families()).addresses
+    alone = Program(plan, addresses, *image.shape[1:])
     alone.begin(image)
     run(alone, 0)
-    shared = Program(plan, kernels.addresses, *image.shape[1:], parts, keep)
+    shared = Program(plan, addresses, *image.shape[1:], threads, keep)
     end = len(shared.steps[0])
-    assert end >= len(alone.steps[0]) * parts
+    assert end >= len(alone.steps[0]) * threads
     steps = shared.steps[0]
-    last = (np.max(steps["needs"] + 8 * steps["need_count"]) - shared.states.ctypes.data) // 8  # from there on nobody needs anybody
-    assert last >= end - 4 * parts
+    last = (np.max(steps["dependencies"] + 8 * steps["dependency_count"]) - shared.states.ctypes.data) // 8  # nothing depends on the rest
+    assert last >= end - 4 * threads
     for late in range(end):
-        for part in (0, 1):  # one goes down, the other up
+        for thread in (0, 1):  # one goes down, the other up
             shared.begin(image)
-            shared.arena[:] = 255
+            shared.memory.arena[:] = 255
             shared.output[...] = np.nan
             shared.states[late] = 1  # somebody has taken it
-            reached = run(shared, part)
+            reached = run(shared, thread)
             assert (reached < end) == (late < last)
             shared.states[late] = 0
-            step = int(np.flatnonzero(shared.steps[1 - part]["claim"] == shared.states.ctypes.data + 8 * late)[0])
-            assert run(shared, 1 - part, step, step + 1) == step + 1
-            assert run(shared, part, reached) == end
+            step = int(np.flatnonzero(shared.steps[1 - thread]["state"] == shared.states.ctypes.data + 8 * late)[0])
+            assert run(shared, 1 - thread, step, step + 1) == step + 1
+            assert run(shared, thread, reached) == end
             assert np.array_equal(shared.output, alone.output), late
 
 
-@pytest.mark.parametrize(("count", "parts"), [(8, 2), (12, 3), (2, 5), (7, 4)])
-def test_shares_are_disjoint_and_neighbours_meet_at_their_edge(count, parts):
-    orders = [order(count, part, parts) for part in range(parts)]
+@pytest.mark.parametrize(("count", "threads"), [(8, 2), (12, 3), (2, 5), (7, 4)])
+def test_shares_are_disjoint_and_neighbours_meet_at_their_edge(count, threads):
+    orders = [order(count, thread, threads) for thread in range(threads)]
     assert all(sorted(bands) == list(range(count)) for bands in orders)
-    shares = [count * (part + 1) // parts - count * part // parts for part in range(parts)]
+    shares = [count * (thread + 1) // threads - count * thread // threads for thread in range(threads)]
     own = [bands[:share] for bands, share in zip(orders, shares, strict=True)]
     assert sorted(np.concatenate(own)) == list(range(count))
     if count == 8:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import agreement, paper, paper_page
+from benchmarks import agreement, paper, paper_page, parity
 from benchmarks.__main__ import RESULTS
 from monet_edge import weights
 
@@ -12,7 +12,7 @@ MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2
 MACHINE |= {"gpu": "GPU X"}
 
 
-def training(net, data, dice, converged=True, external=()):
+def training(net, data, dice, converged=True, external=(), seed=0, steps=264):
     """A record as `python -m benchmarks training` writes it."""
 
     def rows(values):
@@ -20,7 +20,8 @@ def training(net, data, dice, converged=True, external=()):
         shared |= {"predicted": 1, "truth_ml": None, "predicted_ml": None}
         return [{"case": f"p{i}", "dice": value, **shared} for i, value in enumerate(values)]
 
-    found = {data: rows(dice)} | ({"brain-flair-external": rows(external)} if external else {})
+    elsewhere = {"pancreas-ct": "pancreas-negatives", "brain-flair": "brain-flair-external"}[data]
+    found = {data: rows(dice)} | ({elsewhere: rows(external)} if external else {})
     same = {"values": 40, "worst": 2e-6, "layer": "head", "probability": 1e-6}
     epoch = {"epoch": 4, "val_dice_1": 0.81, "val_loss": 0.2}
     return {
@@ -28,11 +29,12 @@ def training(net, data, dice, converged=True, external=()):
         "command": "python -m benchmarks training x",
         "net": net,
         "data": data,
+        "settings": {"seed": seed, "recipe": {"epoch_steps": steps, "batch": 32}},
         "converged": converged,
         "epochs": 54,
         "best": epoch,
         "last": epoch,
-        "curve": [{"rate": rate} for rate in (5e-4, 5e-4, 5e-5, 5e-6, 5e-7)],
+        "curve": [{"rate": rate, "val_dice_1": 0.5} for rate in (5e-4, 5e-4, 5e-5, 5e-6, 5e-7)],
         "parity": {"without fusion": same, "with fusion": same, "passed": True},
         "patients": found,
         "near_zero": {"a": 0.1, "b": 0.2, "c": 0.6} if net == "monet" else {"a": 0.5, "b": 0.7, "c": 0.9},
@@ -42,12 +44,19 @@ def training(net, data, dice, converged=True, external=()):
 @pytest.fixture
 def results():
     rows = [
-        training("monet", "pancreas-ct", (0.80, 0.70, 0.90) * 2),
+        training("monet", "pancreas-ct", (0.80, 0.70, 0.90) * 2, external=(0.7, 0.5)),
         training("unet-64", "pancreas-ct", (0.70, 0.60, 0.80) * 2),
+        training("monet", "pancreas-ct", (0.82, 0.72, 0.92) * 2, seed=1),
+        training("unet-64", "pancreas-ct", (0.75, 0.65, 0.85) * 2, seed=1),
         training("monet", "brain-flair", (0.5, 0.7) * 3, external=(0.6, 0.4)),
         training("unet-16", "brain-flair", (0.65, 0.85) * 3, converged=False, external=(0.3, 0.1)),
     ]
-    return {f"paper-{row['net']}-{row['data']}": row for row in rows}
+    return {f"paper-{row['net']}-{row['data']}-seed{row['settings']['seed']}": row for row in rows}
+
+
+@pytest.fixture
+def short():
+    return {"paper-monet-pancreas-ct": training("monet", "pancreas-ct", (0.1,) * 6, steps=0)}
 
 
 def line(page, start):
@@ -65,9 +74,12 @@ def test_table_1_is_the_patients_mean_spread_and_median(results):
         "| 0.78 ± 0.09 | 1.78 ± 0.61 |"
     )
     assert "**not converged**, 54 epochs" in line(page[page.index("| brain-flair | Dice") :].split("Ours is")[0], "U-Net-16")
-    external = line(page[page.index("| brain-flair-external | Dice") :].split("Ours are")[0], "MoNet")
+    external = line(page[page.index("| brain-flair-external | Dice") :].split("Three BRATS")[0], "MoNet")
     assert external.startswith("| MoNet | 0.50 ± 0.14 (median 0.50) |")
-    assert external.endswith("| 0.70 ± 0.1 | not printed |")
+    assert external.endswith("| not printed | not printed |")
+    elsewhere = line(page[page.index("| pancreas-negatives | Dice") :].split("Ours are")[0], "MoNet")
+    assert elsewhere.startswith("| MoNet | 0.60 ± 0.14 (median 0.60) |")
+    assert elsewhere.endswith("| 0.70 ± 0.1 | not printed |")
     assert "GPU X; CPU, 16 cores" in page
 
 
@@ -77,8 +89,8 @@ def test_findings_are_paired_and_follow_the_rule(results):
     assert line(page, "U-Net-16, Dice on pancreas-ct | +0.05 | not recorded").endswith("|  |")
     brain = line(page, "U-Net-16, Dice on brain-flair | +0.00 | -0.150 (-0.150 to -0.150), not both converged")
     assert brain.endswith("| **differs** |")
-    few = line(page, "U-Net-16, Dice on brain-flair-external | +0.11 | +0.300 (+0.300 to +0.300), not both converged, 2 patients")
-    assert few.endswith("| cannot be told |")
+    assert line(page, "U-Net-64, Dice on pancreas-ct, seed 1 | +0.02 | +0.070 (+0.070 to +0.070)").endswith("| **differs** |")
+    assert "U-Net-16, Dice on pancreas-ct, seed 1" not in page  # not trained with it
     assert "70% of U-Net-64's are near zero, 30% of MoNet's | agrees |" in page
     assert "| U-Net-64, size | 66 times MoNet's | 77 times MoNet's | agrees |" in page
 
@@ -113,22 +125,27 @@ def test_few_patients_tell_nothing(patients, told):
     assert found.endswith(f"| {told} |")
 
 
-def test_the_earlier_training_is_shown_as_it_is():
+def test_what_a_step_and_two_gpus_cost_is_told():
     page = paper_page.page({paper_page.EARLIER: json.loads((RESULTS / f"{paper_page.EARLIER}.json").read_text())})
-    assert "| MoNet | 0.17 | 0.16 | 15 of 27 | 0.0005 to 5e-10 | stopped by the clock after 27 epochs" in page
-    assert "| U-Net-16 | 0.73 | 0.73 | 30 of 50 | 0.0005 to 5e-17 | converged" in page
     assert "18.73 ms" in page
-    assert "0.70 s on two such GPUs, 1.37 s on one, 1.96 times as long." in page
+    assert "two such GPUs train 1.96 times as fast" in page
     assert "U-Net-16, Dice on brain-flair | +0.00 | not recorded |  |" in page
 
 
-@pytest.mark.parametrize("net", ["monet", "unet-16"])
-@pytest.mark.parametrize("data", ["brain-flair", "pancreas-ct"])
-def test_the_recorded_scores_are_those_of_the_committed_weights(net, data):
-    record = json.loads((RESULTS / f"paper-{net}-{data}.json").read_text())
-    found = weights.load(RESULTS / f"paper-{net}-{data}.safetensors")
+def test_seeds_and_lengths_of_epochs_stand_side_by_side(results, short):
+    page = paper_page.page(results, (), short)
+    assert "| MoNet, seed 1 | 0.82 ± 0.09 (median 0.82) |" in page
+    assert "| MoNet, pancreas-ct | 10 x 54 | 0.10 | 264 x 54 | 0.80 |" in page
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("paper-*.safetensors")), ids=lambda path: path.stem)
+def test_the_recorded_scores_are_those_of_the_committed_weights(path):
+    record = json.loads(path.with_suffix(".json").read_text())
+    found = weights.load(path)
     assert (found.sha256, found.provenance["training"]["settings"]) == (record["sha256"], record["settings"])
-    assert record["parity"]["passed"]
+    figures = [record["parity"][title][key] for title in ("without fusion", "with fusion") for key in ("worst", "probability")]
+    assert record["parity"]["passed"] == (max(figures) <= parity.MOST)
+    assert record["parity"]["passed"] or record["net"] != "monet"  # U-Net-16 on pancreas-ct misses it, and the page says so
 
 
 def test_patients_are_matched_by_name():
@@ -143,11 +160,13 @@ def test_times_are_compared_with_monets():
     assert "| 0.020 | 0.462 |" in page
 
 
-def test_pictures_are_shown_if_there_are_some(results, tmp_path):
+def test_pictures_are_shown_if_there_are_some(results, short, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra train is not installed")
-    paper.draw(results, tmp_path)
+    paper.draw(results, short, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"fig4-pancreas-ct.png", "fig4-brain-flair.png", "fig4-brain-flair-external.png"}
+    boxes = {f"fig4-{data}.png" for data in ("pancreas-ct", "pancreas-negatives", "brain-flair", "brain-flair-external")}
+    assert names == boxes | {"steps-pancreas-ct.png", "steps-brain-flair.png"}
+    assert "(results/steps-pancreas-ct.png)" in paper_page.page(results, names, short)
     page = paper_page.page(results, names | {"paper-unet-64-pancreas-ct-activations.png"})
     assert "(results/fig4-brain-flair.png)" in page
     assert "(results/paper-unet-64-pancreas-ct-activations.png)" in page

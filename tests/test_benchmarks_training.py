@@ -19,7 +19,7 @@ from monet_train.evaluate import evaluate, make_model
 from monet_train.prepare import open_prepared, prepare
 from monet_train.state import training_spec
 
-TRIAL = ("--size", "32", "--set", "epochs=3", "--set", "batch=4")
+TRIAL = ("--size", "32", "--set", "epochs=3", "--set", "batch=4", "--set", "epoch_steps=0")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,9 @@ def test_scores_are_those_of_evaluate_and_the_mask_is_the_users(data, trained):
 
 
 def test_the_exported_weights_are_the_best_epochs(data, trained):
-    task = training.make_task("monet", open_prepared(data / "prepared"), data / "splits.json", trained[0], 32, ("epochs=3", "batch=4"))
+    task = training.make_task(
+        "monet", open_prepared(data / "prepared"), data / "splits.json", trained[0], 32, ("epochs=3", "batch=4", "epoch_steps=0")
+    )
     tensors, history = training.best_weights(task)
     found = weights.load(trained[0] / "paper-monet-phantom.safetensors")
     image = np.random.default_rng(0).random((1, 32, 32), np.float32)
@@ -150,6 +152,28 @@ def test_a_copy_without_git_says_its_revision_in_a_file(tmp_path, monkeypatch):
     assert machine.describe()["revision"] == "unknown"
     (tmp_path / "REVISION").write_text("told\n")
     assert machine.describe()["revision"] == "told"
+
+
+def test_seeds_stand_side_by_side_and_differ(data, trained, tmp_path):
+    call(data, trained[0], "--seed", "1")
+    first, second = (json.loads((trained[0] / f"paper-monet-phantom{end}.json").read_text()) for end in ("", "-seed1"))
+    assert (first["settings"]["seed"], second["settings"]["seed"]) == (0, 1)
+    assert first["curve"][0]["train_loss"] != second["curve"][0]["train_loss"]
+    assert weights.load(trained[0] / "paper-monet-phantom-seed1.safetensors").sha256 == second["sha256"]
+
+
+def test_a_cropped_set_is_scored_on_the_slices_that_hold_the_structure(data, trained, monkeypatch):
+    prepared = open_prepared(data / "prepared")
+    model = make_model(weights.load(trained[0] / "paper-monet-phantom.safetensors"), threads=1)
+    monkeypatch.setattr(training, "CROPPED", ("phantom",))
+    (row,) = training.patients(model, prepared, ["phantom_02"])
+    case = prepared.load("phantom_02")
+    kept = training.holding(case)
+    np.testing.assert_array_equal(kept.label, case.label[case.label.any(axis=(1, 2))])
+    assert 0 < len(kept.image) < len(case.image)
+    assert row["truth"] == case.label.sum()
+    monkeypatch.setattr(training, "holding", lambda case: replace(case, image=case.image[:0], label=case.label[:0]))
+    assert list(training.patients(model, prepared, ["phantom_02"])) == []
 
 
 def test_what_never_began_is_not_scored(data, tmp_path):

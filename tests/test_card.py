@@ -6,7 +6,7 @@ import pytest
 
 from monet_edge import weights
 from monet_train.card import card, measuring
-from monet_train.dataset import read_splits
+from monet_train.splits import read_splits
 
 
 @pytest.mark.parametrize("name", weights.shipped())

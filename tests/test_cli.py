@@ -1,13 +1,17 @@
 """The command line as a person meets it: what it prints, how it ends, what it leaves behind."""
 
+import contextlib
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
+import tomllib
+from importlib import metadata
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -177,6 +181,12 @@ def test_version_says_what_it_is():
     assert runner.invoke(app, ["--version"]).stdout == f"monet-edge {monet_edge.__version__}. {DISCLAIMER}\n"
 
 
+def test_the_version_is_the_package_s():
+    """Said in two places: pyproject.toml, for whoever installs, and here, for whoever runs it without."""
+    told = tomllib.loads((Path(monet_edge.__file__).parents[1] / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert monet_edge.__version__ == told == metadata.version("monet-edge")
+
+
 def test_demo_segments_the_phantom(tmp_path):
     result = runner.invoke(app, ["demo", "-o", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.output
@@ -209,22 +219,26 @@ def test_demo_says_so_where_a_file_is(tmp_path):
     assert "cannot be made a folder" in runner.invoke(app, ["demo", "-o", str(tmp_path / "demo")]).stderr
 
 
-def on_a_terminal(*command):
-    """What a command shows on a terminal."""
+def start_on_a_terminal(*command):
+    """A command that begins on a terminal, and piece by piece what it shows there until its end."""
     parent, child = pty.openpty()
     process = subprocess.Popen([sys.executable, "-m", "monet_edge", *map(str, command)], stdout=child, stderr=child)
     os.close(child)
-    shown = b""
-    while True:
-        try:
-            piece = os.read(parent, 4096)
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
+
+    def pieces():
+        with os.fdopen(parent, "rb", 0) as terminal, contextlib.suppress(OSError):  # how a terminal whose other side is closed ends
+            while piece := terminal.read(4096):
+                yield piece.decode(errors="replace")
+
+    return process, pieces()
+
+
+def on_a_terminal(*command):
+    """What a command shows on a terminal."""
+    process, pieces = start_on_a_terminal(*command)
+    shown = "".join(pieces)
     assert process.wait() == 0
-    return shown.decode()
+    return shown
 
 
 def test_a_terminal_gets_a_bar(scan, weights_file):
@@ -258,17 +272,17 @@ def test_a_name_that_cannot_be_printed_is_no_failure(scan, weights_file, encodin
 
 
 def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path):
-    """A scan of 20,000 slices, which takes minutes, interrupted once it is being segmented."""
+    """A scan of 20,000 slices, which takes minutes, interrupted once its bar says that it is being segmented."""
     rng = np.random.default_rng(0)
     nibabel.save(image_of(blob(rng, (8, 8, 20_000))), tmp_path / "big.nii")
-    command = [sys.executable, "-m", "monet_edge", "segment", str(tmp_path / "big.nii")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr.readline() == "segmenting big.nii\n"
-    time.sleep(1.5)
-    assert process.poll() is None
+    process, pieces = start_on_a_terminal("segment", tmp_path / "big.nii")
+    shown = ""
+    while not re.search(r"[1-9]\d*/20000", shown):
+        shown += next(pieces)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)
-    assert process.returncode == 130
+    shown += "".join(pieces)
+    assert process.wait() == 130
+    assert "20000/20000" not in shown
     assert files(tmp_path) == ["big.nii"]
 
 

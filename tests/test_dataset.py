@@ -1,13 +1,16 @@
-"""Data sets as they come: both dialects read as they are, every fault named with its case, patients never in both parts."""
+"""Data sets as they come: both dialects read as they are, every fault named with its case."""
+
+import json
+import struct
 
 import nibabel
 import numpy as np
 import pytest
 from synthetic import SHAPE, write_dataset
 
-from monet_edge import phantom
-from monet_edge.errors import DatasetError
-from monet_train.dataset import check, load, read, split
+from monet_edge import phantom, volume
+from monet_edge.errors import DatasetError, MonetError
+from monet_train.dataset import check, displacement, load, read
 
 
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet"])
@@ -69,12 +72,92 @@ def test_a_missing_file_is_an_error_before_any_work(tmp_path):
         read(folder)
 
 
-def test_the_split_is_by_patient_within_each_institution():
-    names = [f"TCGA_{place}_{i:04d}" for place, count in (("CS", 16), ("DU", 45), ("EZ", 1), ("HT", 34)) for i in range(count)]
-    (part,) = split(names)
-    assert (len(part["train"]), len(part["val"])) == (67, 29)
-    assert not set(part["train"]) & set(part["val"])
-    assert [sum(name[5:7] == place for name in part["train"]) for place in ("CS", "DU", "EZ", "HT")] == [11, 31, 1, 24]
-    assert split(names[::-1]) == [part]
-    folds = split(names, folds=5)
-    assert sorted(name for fold in folds for name in fold["val"]) == sorted(names)
+def write(folder, label, label_affine=None, slope=1.0, labels=None, image=None):
+    """One case: its labels, stored as given under a slope, and the table of labels."""
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    image = np.arange(label.size, dtype=np.int16).reshape(label.shape) if image is None else image
+    for part, array, where in (("imagesTr", image, affine), ("labelsTr", label, affine if label_affine is None else label_affine)):
+        (folder / part).mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(array, where), folder / part / "a.nii")
+    raw = bytearray((folder / "labelsTr" / "a.nii").read_bytes())
+    raw[112:120] = struct.pack("<2f", slope, 0)  # scl_slope, scl_inter
+    (folder / "labelsTr" / "a.nii").write_bytes(raw)
+    about = {"labels": labels or {"background": 0, "one": 1, "two": 2}, "file_ending": ".nii"}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+TRUTH = np.arange(60).reshape(5, 4, 3) % 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "slope"),
+    [("i2", 1, 1.0), ("i2", 255, 1 / 255), ("i2", 16383, 1 / 16383), ("u2", 32767, 1 / 32767.1), ("f4", 1.0004, 1.0), ("f8", 0.5, 2.0)],
+)
+def test_labels_that_are_whole_once_scaled_are_taken(tmp_path, dtype, factor, slope):
+    found = load(read(write(tmp_path, (TRUTH * factor).astype(dtype), slope=slope)), "a")
+    np.testing.assert_array_equal(found.label, volume.to_canonical(TRUTH, np.diag([-1.0, -1.0, 2.0, 1.0]), "SPL")[0])
+    assert found.label.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "slope", "words"),
+    [("f4", 1.002, 1.0, "found 1.002, 2.004"), ("i2", 1, 0.5, "found 0.5$"), ("i2", -1, 1.0, "found -2, -1"), ("f4", np.nan, 1.0, "nan")],
+)
+def test_labels_that_are_not_are_refused(tmp_path, dtype, factor, slope, words):
+    with pytest.raises(DatasetError, match=f"a: labels must be 0 to 2 as in dataset.json, .*{words}"):
+        load(read(write(tmp_path, (TRUTH * factor).astype(dtype), slope=slope)), "a")
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "one": 1, "ignore": 2}, {"0": "background", "1": "one", "2": "ignore"}])
+def test_voxels_to_ignore_are_not_supported_and_that_is_said(tmp_path, labels):
+    dataset = read(write(tmp_path / "d", TRUTH.astype(np.uint8), labels=labels))
+    assert dataset.labels == ("one",)
+    with pytest.raises(DatasetError, match=r"a: 20 voxels are labelled 2, dataset\.json's 'ignore', which is not supported"):
+        load(dataset, "a")
+    assert load(read(write(tmp_path / "e", (TRUTH % 2).astype(np.uint8), labels=labels)), "a").label.max() == 1
+
+
+def turned(angle, shift=0.0):
+    """The scan's affine, turned about the z axis by so many radians, and moved along x by so many mm."""
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turn[0, 3] = shift
+    return turn @ np.diag([-1.0, -1.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("affine", "apart"),
+    [
+        (turned(0, 0.002), None),
+        (turned(0, 0.019), None),
+        (turned(1e-5), None),
+        (turned(0, 0.03), "0.03"),
+        (turned(0.055 / 70.7), "0.0545"),  # the corner (99.5, -0.5) of 100 voxels, and the one across, move the farthest
+        (turned(0) * [[1], [1], [1.001], [1]], "0.02"),
+        (turned(0) @ np.diag([1, 1, -1, 1]), "59"),
+    ],
+)
+def test_affines_are_compared_by_how_far_a_corner_moves(tmp_path, affine, apart):
+    label = np.zeros((50, 50, 30), np.uint8)
+    dataset = read(write(tmp_path, label, affine))
+    if apart is None:
+        assert load(dataset, "a").label.shape == (30, 50, 50)
+    else:
+        with pytest.raises(DatasetError, match=rf"a corner of the volume lies {apart}\S* voxels away"):
+            load(dataset, "a")
+
+
+def test_a_corners_displacement_is_that_of_its_mapping():
+    rng, shape = np.random.default_rng(0), (7, 5, 3)
+    scan, label = (np.vstack([rng.normal(0, 1, (3, 4)), [0, 0, 0, 1]]) for _ in range(2))
+    corners = [np.array([x, y, z, 1]) for x in (-0.5, 6.5) for y in (-0.5, 4.5) for z in (-0.5, 2.5)]
+    ref = max(np.linalg.norm((np.linalg.inv(scan) @ label @ corner - corner)[:3]) for corner in corners)
+    assert displacement(scan, label, shape) == pytest.approx(ref)
+
+
+@pytest.mark.parametrize("dialect", ["decathlon", "nnunet", "3-D"])
+def test_a_channel_that_there_is_not_is_refused(tmp_path, dialect):
+    folder = write(tmp_path / "d", TRUTH.astype(np.uint8)) if dialect == "3-D" else write_dataset(tmp_path / "d", 1, dialect)
+    with pytest.raises(MonetError, match=r"(a|case_000)(: the scan has no volume| has no scan in imagesTr for channel) 7"):
+        load(read(folder, 7), "a" if dialect == "3-D" else "case_000", 7)

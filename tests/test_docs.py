@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from monet_edge import DEFAULT, phantom, weights
 from monet_edge.cli import app
+from monet_train.federated.settings import Federation
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
@@ -32,6 +34,13 @@ def test_every_command_and_option_is_documented():
                 for flag in parameter.opts:
                     assert parameter.param_type_name == "argument" or f"`{flag}`" in page
                 assert parameter.help, f"{program} {name}: {parameter.name} has no help"
+
+
+def test_every_setting_of_a_federation_is_documented():
+    page = (DOCS / "federated.md").read_text(encoding="utf-8")
+    assert generate.options(page) == page, "run python docs/generate.py federated.md"
+    for field in fields(Federation):
+        assert f"| `{field.name}` | `{field.default}` | " in page
 
 
 def calls():
@@ -58,6 +67,7 @@ def masked(text):
     return re.sub(r"[ ━╺╸]+", " ", re.sub(r"-?\d+(\.\d+)*(e[+-]\d+)?", "#", text))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()

@@ -7,10 +7,11 @@ import pytest
 from synthetic import RECORD, settings, write_dataset
 
 from monet_train.config import STRONG, Augmentation
-from monet_train.dataset import read, split
+from monet_train.dataset import read
 from monet_train.evaluate import compare, evaluate, make_model, summarise, surface_distances
 from monet_train.export import export
 from monet_train.prepare import prepare
+from monet_train.splits import split
 from monet_train.train import fit
 
 
@@ -45,6 +46,7 @@ def test_missed_and_invented_structures_stay_in_the_mean():
     assert (row["cases"], row["dice"]["mean"], row["unit"]) == (4, 0.5, "px")
 
 
+@pytest.mark.slow
 def test_a_small_training_learns_exports_and_runs(tmp_path):
     """The whole way on the phantom: fit, fold, measure through the runtime, on patients it has not seen."""
     dataset = read(write_dataset(tmp_path / "data", 10, shape=(10, 64, 64)))

@@ -13,7 +13,7 @@ from fuzz import kills
 from fuzz.build import head, nifti
 
 from monet_edge import pipeline, volume
-from monet_edge.kernels import _cache
+from monet_edge.engine.codegen import cache
 from monet_edge.model import load
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,7 @@ def test_what_lies_in_a_closed_folder(command, tmp_path):
         assert "unexpected" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["not writable", "damaged"])
 def test_a_cache_folder_that_cannot_be_used(command, tmp_path, where):
     """Row 23: it works without a cache."""
@@ -106,9 +107,10 @@ def test_no_home_is_no_cache_folder(monkeypatch, home):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", home) if home else path)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert _cache.folder() is None
+    assert cache.folder() is None
 
 
+@pytest.mark.slow
 def test_runs_ended_at_random_moments(tmp_path):
     """Row 22: eight of them; `python -m tests.fuzz.kills` does more."""
     tally = kills.run(8, tmp_path)
@@ -134,6 +136,7 @@ main()
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_two_processes_write_the_same_output(command, tmp_path, overwrite):
     """One wins, or both; the mask is whole, and nothing else is left."""

@@ -1,7 +1,12 @@
 """Federated training before it starts: its settings, what travels in how many bytes, what noise is worth, what stays closed."""
 
 import asyncio
-from dataclasses import asdict, replace
+import socket
+import subprocess
+import sys
+import threading
+import tomllib
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 
@@ -37,19 +42,36 @@ def test_settings_survive_the_way_through_flower(tiny, alike, tmp_path):
 
 @pytest.mark.parametrize(
     "values",
-    [{"rounds": 0}, {"minimum": 3}, {"compression": "zip"}, {"noise": -1.0}, {"delta": 1.0}, {"momentum": 1.0}, {"momentum": -0.1}],
+    [
+        {"rounds": 0},
+        {"minimum": 3},
+        {"compression": "zip"},
+        {"noise": -1.0},
+        {"clip": float("inf")},
+        {"wait": float("nan")},
+        {"delta": 1.0},
+        {"minimum": 1, "noise": 1.0},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+    ],
 )
 def test_a_federation_that_cannot_be_is_refused(values):
     with pytest.raises(MonetError):
         Federation(**values)
 
 
-def test_the_commands_default_to_the_federation_whose_length_is_the_recipes():
+def test_the_default_length_is_the_recipes():
     assert Federation().rounds * Federation().epochs == STRONG.epochs
+
+
+def test_every_setting_of_a_federation_has_one_place_and_one_way_to_it():
+    """No command has an option of that name; the number of sites is that of the data sets, or said."""
+    changes = {field.name: getattr(Federation(), field.name) for field in fields(Federation)} | {"rounds": 7, "compression": "int8"}
+    found = settings.make_federation(2, [f"federated.{name}={value}" for name, value in changes.items()])
+    assert found == Federation(rounds=7, compression="int8")
+    assert settings.make_federation(5, []).minimum == 5
     for command in (commands.federated, commands.federated_server):
-        defaults = {name: parameter.default for name, parameter in signature(command).parameters.items()}
-        for name in defaults.keys() & asdict(Federation()).keys() - {"sites", "minimum"}:
-            assert defaults[name] == getattr(Federation, name), name
+        assert signature(command).parameters.keys() & changes.keys() <= {"sites"}
 
 
 def test_a_plateau_is_nothing_that_sites_could_wait_for(alike):
@@ -117,10 +139,70 @@ def test_nothing_but_loopback_goes_without_tls():
 
 def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
     monkeypatch.delenv("FLWR_TELEMETRY_ENABLED", raising=False)
-    assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert run.environment(tmp_path, None)["FLWR_TELEMETRY_ENABLED"] == "0"
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
-    assert run.environment(tmp_path)["FLWR_TELEMETRY_ENABLED"] == "1"
+    assert run.environment(tmp_path, None)["FLWR_TELEMETRY_ENABLED"] == "1"
     assert "--disable-runtime-dependency-installation" in run.superlink_command("127.0.0.1", 8000, None)
+
+
+PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in (lower, lower.upper())]
+ASK = "import httpx, sys; print(httpx.Client(timeout=20).get(sys.argv[1]).text)"
+
+
+def listen(answer: bytes):
+    """A server on loopback that gives everybody the same answer: (its port, the first line of everything that it was asked)."""
+    server, asked = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve():
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                asked.append(connection.recv(4096).partition(b"\r\n")[0].decode())
+                connection.sendall(answer)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1], asked
+
+
+@pytest.mark.parametrize("proxy", [*PROXIES, "all_proxy of SOCKS"])
+def test_loopback_goes_round_a_proxy_and_other_hosts_through_it(proxy, tmp_path, monkeypatch):
+    """The HTTP client that Flower uses, as a process of ours would have it."""
+    port, _ = listen(b"HTTP/1.0 200 OK\r\n\r\nthe server itself")
+    proxy_port, asked = listen(b"HTTP/1.0 200 OK\r\n\r\nthe proxy")
+    name, socks, _ = proxy.partition(" of SOCKS")
+    for other in (*PROXIES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, f"{'socks5h' if socks else 'http'}://127.0.0.1:{proxy_port}")
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    variables = run.environment(tmp_path, "127.0.0.1")
+
+    def ask(url):
+        return subprocess.run([sys.executable, "-c", ASK, url], env=variables, capture_output=True, encoding="utf-8", check=True).stdout
+
+    assert "the server itself" in ask(f"http://127.0.0.1:{port}/")
+    assert asked == []
+    assert "intranet.example" in variables["no_proxy"].split(",")
+    if name.lower() in ("http_proxy", "all_proxy") and not socks:  # the others are not for http://
+        assert "the proxy" in ask("http://elsewhere.example/")
+        assert asked == ["GET http://elsewhere.example/ HTTP/1.1"]
+
+
+def test_the_users_exceptions_from_proxies_stay(tmp_path, monkeypatch):
+    for name, value in {
+        "no_proxy": "a.example",
+        "NO_PROXY": "b.example",
+        "no_grpc_proxy": "c.example",
+        "http_proxy": "socks5://far:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    here, far = run.environment(tmp_path, "10.0.0.5"), run.environment(tmp_path, None)
+    assert here["no_proxy"] == here["NO_PROXY"] == "a.example,localhost,127.0.0.1,::1,10.0.0.5"
+    assert here["no_grpc_proxy"] == "c.example,localhost,127.0.0.1,::1,10.0.0.5"
+    assert "http_proxy" not in here  # Flower's HTTP client ends at it, and the way to this machine's own server needs none
+    assert far["http_proxy"] == "socks5://far:1"
+    assert far["no_proxy"] == "a.example,localhost,127.0.0.1,::1"
+    monkeypatch.setenv("no_proxy", "*")
+    assert run.environment(tmp_path, "127.0.0.1")["no_proxy"] == "*"
 
 
 @pytest.mark.parametrize(
@@ -159,10 +241,21 @@ def test_flower_is_told_names_and_folders_as_they_are(name, tmp_path):
     assert parse_config_args([command[command.index("--node-config") + 1]]) == node
 
 
-def test_the_most_slices_of_a_site_can_be_set(alike, tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["out", "医院 🏥", 'a "b" \\ c', "Straße"])
+def test_flower_reads_the_run_configuration_that_is_written(folder, alike, tmp_path):
+    config = settings.to_run_config(TWO, alike, folder, False)
+    run.write_app(tmp_path / folder, config)
+    run.write_connection(tmp_path, "127.0.0.1:8000", Path(folder))
+    found = tomllib.loads((tmp_path / folder / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+    assert settings.from_run_config(found) == (TWO, alike, folder, False)
+    connection = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))["superlink"]
+    assert connection[run.LINK]["root-certificates"] == folder
+
+
+def test_the_server_command_hands_its_settings_on(alike, tmp_path, monkeypatch):
     found = []
     monkeypatch.setattr(launch, "serve", lambda settings, federation, output, **_: found.append(federation) or output)
-    (tmp_path / "config.json").write_text(to_json(alike))
-    words = ["federated-server", tmp_path / "config.json", "-o", tmp_path / "run", "--sites", 1, "--most-slices", 200_000]
+    (tmp_path / "config.json").write_text(to_json(alike), encoding="utf-8")
+    words = ["federated-server", tmp_path / "config.json", "-o", tmp_path / "run", "--sites", 1, "--set", "federated.most_examples=200000"]
     assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     assert found[0].most_examples == 200_000

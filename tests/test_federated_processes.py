@@ -28,6 +28,7 @@ from monet_train.federated.state import MODEL, ROUNDS
 from monet_train.prepare import open_prepared
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
 linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
 
 
@@ -54,33 +55,37 @@ def processes_of(folder: Path) -> dict[int, str]:
 def folder(tmp_path):
     """A folder whose processes must all be gone at the end of the test."""
     yield tmp_path
-    deadline = time.monotonic() + 20
-    while (left := processes_of(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    for number in left:
-        os.kill(number, 9)
-    assert not left
+    try:
+        while processes_of(tmp_path):  # for ever is until pytest's timeout
+            time.sleep(0.2)
+    finally:
+        for number in processes_of(tmp_path):
+            os.kill(number, 9)
 
 
 @linux
-@pytest.mark.timeout(600)
-def test_two_sites_two_rounds(folder):
-    """The usual case by the command; what Flower counted at its sockets agrees with what we count."""
+def test_two_sites_two_rounds(folder, monkeypatch):
+    """The usual case by the command; what Flower counted at its sockets agrees with what we count. A proxy that fails is never asked."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+        for spelling in (name, name.upper()):
+            monkeypatch.setenv(spelling, f"http://127.0.0.1:{run.free_port()}")  # nobody listens there
     datasets = [folder / "north", folder / "south"]
     for seed, dataset in enumerate(datasets):
         phantom.write_dataset(dataset, 3, seed, fed.SHAPE)
-    process = start("federated", *datasets, "-o", folder / "run", "--size", 32, "--rounds", 2, "--set", "batch=8", "--device", "cpu")
+    process = start(
+        "federated", *datasets, "-o", folder / "run", "--size", 32, "--set", "federated.rounds=2", "--set", "batch=8", "--device", "cpu"
+    )
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "round 2/2" in output
     model = weights.load(folder / "run" / MODEL)
     assert [(site["name"], site["rounds"]) for site in model.provenance["sites"]] == [("north", 2), ("south", 2)]
-    found = json.loads((folder / "run" / ROUNDS).read_text())
+    found = json.loads((folder / "run" / ROUNDS).read_text(encoding="utf-8"))
     assert [row["kept"] for row in found["rounds"]] == [True, True]
     sites = [site for row in found["rounds"] for site in row["sites"]]
     network = 4 * 403_556  # bytes of MoNet's parameters and statistics, float32
     assert all(network <= site[way] <= 1.01 * network for site in sites for way in ("sent", "received"))
-    traffic = json.loads((folder / "run" / "flower.json").read_text())["network-traffic"]
+    traffic = json.loads((folder / "run" / "flower.json").read_text(encoding="utf-8"))["network-traffic"]
     assert traffic["inbound-bytes"] >= sum(site["received"] for site in sites)
 
 
@@ -93,16 +98,16 @@ app = client_app.app
 
 
 @linux
-@pytest.mark.timeout(300)
 def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     """The bundle names a ClientApp of its own and holds it, as whoever operates the server can make it."""
     trace = folder / "trace"
 
     def write_app(home, config, write=run.write_app):
         write(home, config)
-        (home / "foreign.py").write_text(FOREIGN.format(trace=str(trace)))
+        (home / "foreign.py").write_text(FOREIGN.format(trace=str(trace)), encoding="utf-8")
         page = home / "pyproject.toml"
-        page.write_text(page.read_text().replace("monet_train.federated.client_app:app", "foreign:app"))
+        text = page.read_text(encoding="utf-8").replace("monet_train.federated.client_app:app", "foreign:app")
+        page.write_text(text, encoding="utf-8")
 
     monkeypatch.setattr(run, "write_app", write_app)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -112,13 +117,13 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     settings = fed.make_settings(federation, "monet")
     sites = {"north": open_prepared(Path(node["prepared"]))}
     launch.train_here(sites, settings, federation, folder / "run", resume=False, device="cpu", progress=lambda _: None)
-    assert "foreign:app" in (folder / "run" / "flower" / "app" / "pyproject.toml").read_text()
+    assert "foreign:app" in (folder / "run" / "flower" / "app" / "pyproject.toml").read_text(encoding="utf-8")
     assert not trace.exists()
 
 
 def write_certificate(folder: Path, name: str) -> run.Tls:
     """What the documentation says, for sites that call the server by a name (`DNS:...` or `IP:...`)."""
-    [command] = re.findall(r"^    openssl .*\\\n.*$", (ROOT / "docs" / "federated.md").read_text(), re.MULTILINE)
+    [command] = re.findall(r"^    openssl .*\\\n.*$", (ROOT / "docs" / "federated.md").read_text(encoding="utf-8"), re.MULTILINE)
     command = command.replace("DNS:server.example", name)
     subprocess.run(textwrap.dedent(command), shell=True, cwd=folder, check=True, capture_output=True)
     return run.Tls(folder / "server.pem", folder / "server.key", folder / "server.pem")
@@ -134,11 +139,9 @@ def write_site_key(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def wait_for(condition, process, seconds=240):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, process):
     while not condition():
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.3)
 
 
@@ -150,7 +153,6 @@ def status(address: str, path: str, tls: run.Tls) -> int:
 
 @linux
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-@pytest.mark.timeout(900)
 def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folder):
     """Encrypted and authenticated: a site whose key nobody registered stays out; the server comes back and goes on.
 
@@ -158,11 +160,22 @@ def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folde
     """
     tls, port = write_certificate(folder, "IP:127.0.0.2"), run.free_port()
     settings = folder / "config.json"
-    settings.write_text(to_json(fed.make_settings(Federation(), "monet")))
+    settings.write_text(to_json(fed.make_settings(Federation(), "monet")), encoding="utf-8")
     names = ("north", "south", "stranger")
     keys = {name: write_site_key(folder, name) for name in names}
     nodes = fed.make_sites(folder / "sites")
-    server = ["federated-server", settings, "-o", folder / "run", "--sites", 2, "--rounds", 2, "--timeout", 60]
+    server = [
+        "federated-server",
+        settings,
+        "-o",
+        folder / "run",
+        "--sites",
+        2,
+        "--set",
+        "federated.rounds=2",
+        "--set",
+        "federated.timeout=60",
+    ]
     server += ["--host", "0.0.0.0", "--port", port, "--certificate", tls.certificate, "--key", tls.key, "--authority", tls.authority]
     server += [word for name in ("north", "south") for word in ("--site-key", f"{keys[name]}.pub")]
     first = start(*server)
@@ -184,13 +197,13 @@ def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folde
         second = start(*server, "--resume")
         output, _ = second.communicate()
         assert second.returncode == 0, output
-        found = json.loads(rounds.read_text())
+        found = json.loads(rounds.read_text(encoding="utf-8"))
         assert [row["kept"] for row in found["rounds"]] == [True, True]
         assert {site["name"] for row in found["rounds"] for site in row["sites"]} == {"north", "south"}
         assert weights.load(folder / "run" / MODEL).provenance["rounds"] == 2
-        assert "Failed to activate SuperNode" in (folder / "home-stranger" / "0.log").read_text()
+        assert "Failed to activate SuperNode" in (folder / "home-stranger" / "0.log").read_text(encoding="utf-8")
     finally:
         for site in sites.values():
             site.terminate()
         for site in sites.values():
-            site.communicate(timeout=60)
+            site.communicate()

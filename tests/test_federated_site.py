@@ -1,8 +1,8 @@
 """A site in one process: it refuses what is not its network's, keeps its own to itself, and trains as `fit` does."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,17 +16,17 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from monet_edge import weights
 from monet_train import checkpoint
 from monet_train.config_text import to_json
-from monet_train.dataset import split
-from monet_train.federated import client_app, rounds, site, state, worker
+from monet_train.federated import client_app, flower, rounds, server_app, site, state, wire, worker
 from monet_train.federated.local import run_here
 from monet_train.federated.settings import Federation
 from monet_train.prepare import open_prepared
+from monet_train.splits import split
 from monet_train.train import fit
 
 
 @pytest.mark.parametrize("change", [lambda n, a: ArrayRecord(), lambda n, a: fed.raw_record({n: np.zeros(10**6, np.uint8)})])
 def test_a_site_refuses_arrays_that_are_not_the_networks(change, alike):
-    config = {"run": "1", "settings": to_json(alike), "epochs": 1, "kept-round": 0, "batch-norm": "averaged", "compression": "none"}
+    config = {"run": "1", "settings": to_json(alike), "epochs": 1, "kept-round": 0, "compression": "none"}
     content = RecordDict({"arrays": bad_arrays(alike, change), "config": ConfigRecord({**config, "server-round": 1})})
     message = Message(content=content, message_type="train", dst_node_id=1)
     answer = client_app.train(message, Context(0, 1, {"prepared": "/nowhere", "memory": "/nowhere", "name": "a"}, RecordDict(), {}))
@@ -56,38 +56,41 @@ def test_one_site_alone_is_a_pooled_training(sites, tiny, tmp_path, rounds, epoc
         np.testing.assert_allclose(found[name], tensor.numpy(), atol=1e-6)
 
 
-def test_fedbn_keeps_a_sites_own_batchnorm(sites, tiny, tmp_path):
+def test_sites_train_compressed_and_score_the_network_they_made(sites, tiny, tmp_path):
     nodes = [{**site, "memory": str(tmp_path / site["name"])} for site in sites]
-    federation = Federation(rounds=2, sites=2, batch_norm="local", compression="int8")
+    federation = Federation(rounds=2, sites=2, compression="int8")
     run_here(nodes, fed.make_config(tmp_path / "run", federation, tiny))
     north, south = (checkpoint.load(tmp_path / site["name"] / "memory-1.safetensors")[0] for site in sites)
-    own = [name for name in north if name.startswith("own.")]
-    assert len(own) == 4 * sum(name.endswith(".bn.weight") for name in own) > 0
-    assert not any(np.array_equal(north[name], south[name]) for name in own if name.endswith("running_mean"))
-    assert not [name for name in own if "num_batches_tracked" in name]
-    average = tensors(tmp_path / "run")
-    for name in own:
-        np.testing.assert_allclose(average[name.removeprefix("own.")], (north[name] + south[name]) / 2, atol=0.05)
+    assert {name.partition(".")[0] for name in (*north, *south)} == {"moments", "residual"}
     provenance = weights.load(tmp_path / "run" / state.MODEL).provenance
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
-    assert "FedBN" in provenance["note"]
+    about = json.loads((Path(sites[0]["prepared"]) / "prepared.json").read_text("utf-8"))
+    assert provenance["sites"][0]["data"] == {key: about[key] for key in ("name", "reference", "licence", "modality")}
+    assert provenance["licence"] == provenance["data"]["licence"] == about["licence"] != ""
+    assert provenance["data"]["name"] == about["name"] != ""
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])
 
 
-def test_fedbn_starts_every_round_but_the_first_from_the_sites_own(sites, tiny, tmp_path, monkeypatch):
-    begun = []
-    real = site.Site.train
-    monkeypatch.setattr(site.Site, "train", lambda self, start, *rest: begun.append(start) or real(self, start, *rest))
-    nodes = [{**node, "memory": str(tmp_path / node["name"])} for node in sites]
-    run_here(nodes, fed.make_config(tmp_path / "run", Federation(rounds=2, sites=2, batch_norm="local"), tiny))
-    norms = [name for name in begun[0] if name.endswith("running_mean")]
-    assert all(np.array_equal(begun[0][name], begun[1][name]) for name in norms)
-    assert not any(np.array_equal(begun[2][name], begun[3][name]) for name in norms)
-    assert all(np.array_equal(begun[2][name], begun[3][name]) for name in begun[0] if ".bn." not in name)
+def test_the_exported_file_says_what_every_site_trained_on(alike):
+    told = {"north": {"name": "a", "reference": "", "licence": "CC BY 4.0", "modality": "FLAIR"}}
+    told["south"] = {"name": "b", "reference": "", "licence": "CC0", "modality": "FLAIR"}
+    rows = [{"node": i, "name": name, "examples": 9, "loss": 0.1, "source": source} for i, (name, source) in enumerate(told.items())]
+    run = state.Run("id", {}, {}, [{"kept": True, "seconds": 1.0, "sites": rows}], [])
+    record = server_app.provenance(TWO, alike, run)
+    assert (record["modality"], record["licence"], record["data"]["name"]) == ("FLAIR", "CC BY 4.0; CC0", "a; b")
+    assert [site["data"] for site in record["sites"]] == list(told.values())
+    del rows[1]["source"]  # a round kept by an earlier version
+    assert server_app.provenance(TWO, alike, run)["licence"] == "CC BY 4.0; not stated"
+
+
+@pytest.mark.parametrize("words", [5, "two\nlines", "x" * 1001])
+def test_what_a_site_says_of_its_data_is_checked(words):
+    with pytest.raises(wire.MessageError, match="must say what its data are: the data's licence"):
+        wire.read_source(ConfigRecord({"name": "a", "licence": words}))
 
 
 def test_a_site_remembers_the_last_round_that_counted_but_nothing_of_another_run(tmp_path):
-    parts = ("moments", "own", "residual")
+    parts = ("moments", "residual")
 
     def read(run, last):
         memory = site.Memory.read(tmp_path, run, last)
@@ -99,16 +102,16 @@ def test_a_site_remembers_the_last_round_that_counted_but_nothing_of_another_run
             setattr(memory, part, {f"of.{number}": np.ones(2, np.float32)})
         memory.write(number)
 
-    nothing = [[], [], []]
+    nothing = [[], []]
     assert read("this", 9) == nothing
     round_(1, last=0)
     round_(2, last=1)
     round_(4, last=3)  # it was away in round 3
-    assert read("this", 4) == [["of.4"]] * 3
-    assert read("this", 3) == [["of.2"]] * 3  # round 4 is asked for again, since the server was killed in it
+    assert read("this", 4) == [["of.4"]] * 2
+    assert read("this", 3) == [["of.2"]] * 2  # round 4 is asked for again, since the server was killed in it
     round_(5, last=2)  # nobody's round 4 counted
-    assert read("this", 5) == [["of.5"]] * 3
-    assert read("this", 4) == [["of.2"]] * 3
+    assert read("this", 5) == [["of.5"]] * 2
+    assert read("this", 4) == [["of.2"]] * 2
     assert read("this", 0) == nothing  # the network is untrained
     assert read("another", 5) == nothing
     checkpoint.save(tmp_path / "memory-0.safetensors", {}, {"another": "thing"})
@@ -137,11 +140,12 @@ def test_a_site_goes_on_from_the_last_round_that_counted(sites, tiny, tmp_path, 
     assert steps == [steps[0]] * 3 + [2 * steps[0]] * 5  # round 1, round 2 without the third site, round 3: the second time again
 
 
+@pytest.mark.slow
 def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, tiny, tmp_path):
-    """The same settings with `--batch-norm local` first, then averaged: the second is what it is without the first."""
+    """Two runs with the same folders for the sites' memory: the second is what it is without the first."""
     federation = Federation(rounds=2, sites=2)
     nodes = [{**node, "memory": str(tmp_path / node["name"])} for node in sites]
-    run_here(nodes, fed.make_config(tmp_path / "local", replace(federation, batch_norm="local"), tiny))
+    run_here(nodes, fed.make_config(tmp_path / "first", replace(federation, compression="int8"), tiny))
     assert all(Path(node["memory"]).exists() for node in nodes)
     run_here(nodes, fed.make_config(tmp_path / "next", federation, tiny))
     run_here(sites, fed.make_config(tmp_path / "alone", federation, tiny))
@@ -151,9 +155,7 @@ def test_what_a_site_kept_of_an_earlier_run_changes_nothing_in_the_next(sites, t
 
 def test_a_worker_refuses_a_kind_of_message_it_does_not_know(alike, monkeypatch):
     message, sent = Message(content=RecordDict(), message_type="query", dst_node_id=1), []
-    monkeypatch.setattr(worker, "HeartbeatSender", Mock())
-    monkeypatch.setattr(worker, "pull_task_input", lambda client: (message, Context(0, 1, {}, RecordDict(), {}), None, None))
-    monkeypatch.setattr(worker, "push_message", lambda client, reply, context: sent.append(reply))
-    monkeypatch.setattr(worker, "push_task_output", lambda *_: None)
+    monkeypatch.setattr(flower, "pull", lambda client: (message, Context(0, 1, {}, RecordDict(), {})))
+    monkeypatch.setattr(flower, "push", lambda client, reply, context: sent.append(reply))
     worker.answer("127.0.0.1:1", "token")
     assert "nothing else" in sent[0].error.reason

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from monet_edge.errors import OutputError
-from monet_edge.files import atomic_write
+from monet_edge.files import atomic_write, check_folder, locked, write_together
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,7 +81,7 @@ from pathlib import Path
 errno.EOPNOTSUPP = 102
 def link(*_): raise OSError(errno.ENOTSUP, "Operation not supported")
 os.link = link
-from monet_edge.files import atomic_write
+from monet_edge.files import atomic_write, check_folder, locked, write_together
 with atomic_write(Path({str(tmp_path)!r}) / "a.bin", overwrite=False) as file:
     file.write(b"new")
 """
@@ -122,7 +122,7 @@ def test_any_name_that_the_system_allows(tmp_path, name):
 def test_a_full_disk(tmp_path):
     code = f"""
 import resource
-from monet_edge.files import atomic_write
+from monet_edge.files import atomic_write, check_folder, locked, write_together
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with atomic_write(Path({str(tmp_path)!r}) / "a.bin", overwrite=True) as file:
@@ -138,7 +138,7 @@ with atomic_write(Path({str(tmp_path)!r}) / "a.bin", overwrite=True) as file:
 HOLD = """
 import sys
 from pathlib import Path
-from monet_edge.files import atomic_write
+from monet_edge.files import atomic_write, check_folder, locked, write_together
 with atomic_write(Path(sys.argv[1]), overwrite=True) as file:
     file.write(b"half"); file.flush(); print("written", flush=True); sys.stdin.read()
 """
@@ -160,7 +160,7 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_left_alone(tmp_path):
     write(path)
     assert len(list(tmp_path.glob(".a.bin.????????.part"))) == 1
     for process in started[1:]:
-        process.communicate(timeout=30)
+        process.communicate()
     assert living.returncode == 0
     assert sorted(file.name for file in tmp_path.iterdir()) == [".a.bin.notes.part", "a.bin", "b.bin"]
     assert path.read_bytes() == b"half"
@@ -188,3 +188,68 @@ def test_many_threads_write_one_name(tmp_path):
         assert len(list(tmp_path.iterdir())) == 1
         path.unlink()
     assert set(refusals) == {f"{path} exists already. Choose another --output, or say --overwrite."}
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3, None])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["disk", "Ctrl-C"])
+def test_files_that_belong_together_are_replaced_together(tmp_path, monkeypatch, fails, error):
+    """Whichever of three replacements fails, what was there stays, and what was not there does not come."""
+    old, new = {"a": b"old a", "c": b"old c"}, {"a": b"new a", "b": b"new b", "c": b"new c"}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    calls, real = [], os.replace
+
+    def replace(*given):
+        calls.append(given)
+        if len(calls) == fails:
+            raise error
+        real(*given)
+
+    monkeypatch.setattr(os, "replace", replace)
+    contents = {tmp_path / name: content for name, content in new.items()}
+    if fails is None:
+        write_together(contents)
+    else:
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            write_together(contents)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == (new if fails is None else old)
+
+
+def test_files_that_belong_together_need_no_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(OutputError, match="b is not a regular file"):
+        write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"old"
+    write_together({tmp_path / "a": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_folder_is_one_process_alone(tmp_path):
+    """Another process is refused while the first holds it, and not once that is dead, however it died."""
+    holding = "import sys, pathlib; from monet_edge.files import locked\nwith locked(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(OutputError, match="run: another process works in this folder"), locked(tmp_path / "run"):
+        pass
+    other.kill()
+    other.communicate()
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_what_cannot_be_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    check_folder(tmp_path / "new" / "er")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(OutputError, match=r"file is a file; expected a folder$"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match=r"file is a file; expected a folder to make .*sub in"):
+        check_folder(tmp_path / "file" / "sub")

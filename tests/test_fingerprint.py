@@ -60,6 +60,16 @@ def test_the_record_survives_json(heads):
         assert again.distance(features) == pytest.approx(usual.distance(features), rel=1e-3)
 
 
+def test_the_record_has_six_digits(heads):
+    usual = fingerprint.learn(heads)
+    record = fingerprint.to_record(usual)
+    for name, array in (("means", usual.means), ("inverses", usual.inverses), ("limit", usual.limit)):
+        told, ref = np.array(record[name]).ravel(), np.array(array).ravel()
+        np.testing.assert_allclose(told, ref, rtol=5.1e-6)
+        assert all(number == float(f"{number:.5e}") for number in told)
+        assert (told != ref).any()
+
+
 @pytest.mark.parametrize("record", [{}, 3, {"means": [], "inverses": [], "limit": 1}, {"means": [["a"]], "inverses": [], "limit": 1}])
 def test_a_record_that_is_none_is_refused(record):
     with pytest.raises(ModelError, match="fingerprint"):

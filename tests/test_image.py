@@ -13,8 +13,9 @@ from monet_edge.errors import ScanError
 def test_an_image_from_a_file_is_read_with_every_check(put):
     good = volume.from_image(nibabel.load(put(GZ, "good.nii.gz")))
     np.testing.assert_array_equal(good.voxels, head())
-    with pytest.raises(ScanError, match="damaged"):
-        volume.from_image(nibabel.load(put(GZ[:-8] + bytes(8), "bad.nii.gz")))
+    for name in ("bad.nii.gz", "BAD.NII.GZ"):
+        with pytest.raises(ScanError, match="damaged"):
+            volume.from_image(nibabel.load(put(GZ[:-8] + bytes(8), name)))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, ">i2"])

@@ -5,14 +5,15 @@ import re
 import llvmlite.binding as llvm
 import pytest
 
-from monet_edge.kernels import _jit, gemm
-from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE, choose_isa, emit_module
+from monet_edge.engine.algorithms import ALGORITHMS
+from monet_edge.engine.codegen import gemm, jit
+from monet_edge.engine.codegen.simd import AVX2, AVX512, NEON, SSE, choose_isa, emit_module
 
 TARGETS = {
-    "avx512": (_jit.Target("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"), AVX512),
-    "avx2": (_jit.Target("x86_64-unknown-linux-gnu", "haswell", "+sse4.2,+avx,+avx2,+fma"), AVX2),
-    "sse": (_jit.Target("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2"), SSE),
-    "neon": (_jit.Target("aarch64-unknown-linux-gnu", "cortex-a72", "+neon"), NEON),
+    "avx512": (jit.Target("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"), AVX512),
+    "avx2": (jit.Target("x86_64-unknown-linux-gnu", "haswell", "+sse4.2,+avx,+avx2,+fma"), AVX2),
+    "sse": (jit.Target("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2"), SSE),
+    "neon": (jit.Target("aarch64-unknown-linux-gnu", "cortex-a72", "+neon"), NEON),
 }
 FOREIGN = {  # mnemonics and registers that this CPU does not have
     "avx512": r"fmla|\bxmm\d+, %xmm\d+, %xmm\d+, %xmm",
@@ -23,7 +24,7 @@ FOREIGN = {  # mnemonics and registers that this CPU does not have
 PRODUCT = {"avx512": r"vfmadd\d+ps", "avx2": r"vfmadd\d+ps", "sse": r"\bmulps", "neon": r"\bfmla\b"}
 SPILL = {"neon": r"\b(str|ldr|stp|ldp)\s+q\d+.*\[(sp|x29)"}  # vectors through the stack
 
-MICROS = _jit.micros_of(kernel for kernels in _jit.FAMILIES.values() for kernel in kernels)
+MICROS = jit.micros_of(algorithm.kernel for algorithm in ALGORITHMS)
 
 
 @pytest.fixture(scope="module", params=TARGETS)
@@ -34,8 +35,8 @@ def assembly(request):
     llvm.initialize_native_asmparser()
     target, isa = TARGETS[request.param]
     module = llvm.parse_assembly(emit_module(MICROS, target.triple, isa))
-    machine = _jit.machine_for(target)
-    _jit.optimise(module, machine)
+    machine = jit.machine_for(target)
+    jit.optimise(module, machine)
     functions, name = {}, None
     for line in machine.emit_assembly(module).splitlines():
         label = re.match(r"(\w+):", line)

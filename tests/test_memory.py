@@ -118,6 +118,7 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype", "threads", "options"),
     [
@@ -125,6 +126,7 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
         ((200, 200, 200), np.float32, 2, {}),
         ((200, 200, 200), np.uint8, 1, {"probabilities": True}),
         ((1500, 1500, 4), np.int16, 1, {}),
+        ((200, 200, 200), np.uint8, 1, {"keep_largest": True}),
     ],
 )
 def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, options):
@@ -178,6 +180,7 @@ def test_a_bomb_that_its_size_could_justify_meets_the_memory_limit(tmp_path):
     assert "the volume needs 1,600 MB of memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_volume_is_held_twice_at_most_and_little_besides(tmp_path, weights_file):
     """Reading a .nii.gz costs the volume and a few MB; segmenting it a copy and the mask; writing a mask costs a slice."""
     code = f"""

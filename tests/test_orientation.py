@@ -43,3 +43,24 @@ def test_there_and_back_is_exact_for_any_rotation(voxels, orientation, angles, a
     comp, record = volume.to_canonical(voxels, affine, axes)
     assert sorted(record.axes) == [0, 1, 2]
     assert volume.from_canonical(comp, record).__array_interface__ == voxels.__array_interface__
+
+
+def test_the_nearest_axis_is_told_by_angles_and_not_by_spacing(rng):
+    """A thick slice does not pull: turned between two axes, coarse voxels lie as fine ones do."""
+    voxels = np.zeros((3, 4, 5), np.uint8)
+    for _ in range(300):
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        coarse = affine * (0.3, 1, 8, 1)
+        assert volume.to_canonical(voxels, coarse, "SPL")[1] == volume.to_canonical(voxels, affine, "SPL")[1]
+
+
+@pytest.mark.parametrize("axes", SLICINGS.values())
+def test_the_spacing_goes_with_its_axis(axes):
+    """Of a scan stored in any order: along Z, H, W the columns of the affine that these axes came from."""
+    along = {"S": 3.0, "I": 3.0, "P": 0.9, "A": 0.9, "L": 0.8, "R": 0.8}
+    base = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.diag([0.8, 0.9, 3.0, 1]))
+    for orientation in ORIENTATIONS:
+        scan = volume.from_image(base.as_reoriented(orientation))
+        turn = volume.to_canonical(scan.voxels, scan.affine, axes)[1]
+        assert [scan.spacing[axis] for axis in turn.axes] == pytest.approx([along[code] for code in axes])

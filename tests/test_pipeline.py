@@ -1,6 +1,9 @@
 """A scan in, a mask out: the grid is the scan's own, whatever its axis order, and nothing else is touched."""
 
+import copy
 import hashlib
+import multiprocessing
+import pickle
 import sys
 from dataclasses import replace
 from itertools import permutations, product
@@ -181,6 +184,87 @@ def test_predict_takes_preprocessed_slices(rng, model):
 def test_predict_says_what_it_expects(shape, dtype, model):
     with pytest.raises(errors.ModelError, match="predict expects"):
         model.predict(np.zeros(shape, dtype))
+
+
+GIVEN = [np.zeros((8, 8, 8)), [1], None, 3, b"scan.nii", nibabel.Nifti1Header(), nibabel.gifti.GiftiImage()]
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=lambda given: type(given).__name__)
+def test_what_is_no_image_is_one_clear_error(given, model):
+    """An array has no affine; whoever has a tensor of PyTorch has one to the same words, see below."""
+    name = type(given).__name__
+    with pytest.raises(errors.ScanError, match=f"expected a nibabel image or the path of a file, found .*{name}"):
+        model.segment(given)
+    with pytest.raises(errors.ScanError, match=f"segment_scan expects a Scan.* found .*{name}"):
+        model.segment_scan(given)
+    with pytest.raises(errors.MonetError, match=f"scan: expected the path of a file, found .*{name}"):
+        monet_edge.segment(given, model=model)
+
+
+def test_a_tensor_is_one_clear_error(model):
+    tensor = pytest.importorskip("torch").zeros(3, 16, 40)
+    with pytest.raises(errors.ScanError, match=r"nibabel image or the path of a file, found torch\.Tensor"):
+        model.segment(tensor)
+    with pytest.raises(errors.ModelError, match=r"NumPy array, found torch\.Tensor"):
+        model.predict(tensor)
+    with pytest.raises(errors.ModelError, match=r"NumPy array, found builtins\.list"):
+        model.predict([[0.0]])
+    with pytest.raises(errors.MonetError, match=r"output: expected the path of a file, found torch\.Tensor"):
+        monet_edge.segment("scan.nii", tensor, model=model)
+
+
+@pytest.mark.parametrize(
+    "travel", [lambda one: pickle.loads(pickle.dumps(one)), copy.copy, copy.deepcopy], ids=["pickle", "copy", "deepcopy"]
+)
+def test_a_model_travels_as_its_weights(travel, tmp_path, rng, weights_file):
+    """Also where its file is no more."""
+    gone = tmp_path / "gone.safetensors"
+    gone.write_bytes(weights_file.read_bytes())
+    here = monet_edge.load(gone, 2)
+    gone.unlink()
+    there = travel(here)
+    assert (there.threads, there.weights.sha256, there.weights.name) == (2, here.weights.sha256, "gone")
+    image = image_of(blob(rng))
+    np.testing.assert_array_equal(*(np.asanyarray(one.segment(image).dataobj) for one in (here, there)))
+
+
+def test_a_model_works_in_another_process(rng, model):
+    slices = rng.random((2, 16, 40), dtype=np.float32)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        (comp,) = pool.map(model.predict, [slices])
+    np.testing.assert_array_equal(comp, model.predict(slices))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_scan_of_values_below_zero_is_segmented_as_any_other(dtype, rng, tmp_path):
+    """A window is in HU, wherever they lie: part of a lung is all below 0, and no two of its voxels need be alike."""
+    spec = fold(monet(filters=4, depth=1))
+    record = Preprocess(32, "axial", 0, "window", -1000.0, -100.0, 0.5, ("lung",))
+    weights.save(tmp_path / "lung.safetensors", spec, random_tensors(spec), record, {})
+    lung = monet_edge.load(tmp_path / "lung.safetensors", 1)
+    voxels = (rng.permutation(30 * 26 * 9).reshape(30, 26, 9) / -7.8 - 1).astype(dtype)
+    assert voxels.max() < 0
+    below = lung.segment_scan(monet_edge.volume.from_image(image_of(voxels)), probabilities=True)
+    with_a_bright_voxel = voxels.copy()
+    with_a_bright_voxel[:, :, -1] = 40
+    above = lung.segment_scan(monet_edge.volume.from_image(image_of(with_a_bright_voxel)), probabilities=True)
+    assert below.mask.any()
+    np.testing.assert_array_equal(below.probability[:, :, :-1], above.probability[:, :, :-1])
+    assert not any("one intensity" in warning for warning in below.warnings)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "told"),
+    [
+        (np.full(SHAPE, -7, np.int16), "the scan holds one intensity only"),
+        (np.full(SHAPE, np.nan, np.float32), "no voxel holds a number"),
+        (np.indices(SHAPE).sum(axis=0) % 2, "all that is no background holds one intensity only"),
+    ],
+)
+def test_why_there_is_nothing_to_see_is_the_truth(voxels, told, model):
+    found = model.segment_scan(monet_edge.volume.from_image(image_of(voxels.astype(np.float32))))
+    assert not found.mask.any()
+    assert f"{told}; the mask is empty" in found.warnings
 
 
 def test_the_input_is_never_touched(scan, model):

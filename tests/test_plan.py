@@ -1,15 +1,19 @@
-"""Fusion, the choice of kernels, the places of buffers, and the estimate of memory."""
+"""Fusion, the choice of algorithms, the places of buffers, and the estimate of memory."""
 
 import numpy as np
 import pytest
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.kernels import _jit, finish
-from monet_edge.kernels.simd import AVX2, AVX512, NEON, SSE
-from monet_edge.plan import Plan
-from monet_edge.plan.fuse import fuse
-from monet_edge.plan.program import Program, place
+from monet_edge.engine.algorithms import ALGORITHMS, families
+from monet_edge.engine.arena import place
+from monet_edge.engine.codegen import epilogue, jit
+from monet_edge.engine.codegen.simd import AVX2, AVX512, NEON, SSE
+from monet_edge.engine.codegen.step import HEAD, SOURCES, STEP, TARGET, step
+from monet_edge.engine.fuse import fuse
+from monet_edge.engine.plan import Plan
+from monet_edge.engine.program import Program, lay_out
+from monet_edge.errors import SpecError
 from monet_edge.spec import INPUT, Op, Spec, fold
 
 
@@ -19,7 +23,7 @@ def test_monet_becomes_a_layer_a_convolution():
     assert len(layers) == sum(op.kind in ("conv", "deconv") for op in spec.ops) == 30
     by_name = {layer.name: layer for layer in layers}
     assert by_name["enc0.s1"].op.name == "enc0.f1"
-    assert (by_name["enc0.s1"].mode, by_name["enc0.s1"].other) == (finish.RESIDUAL, "enc0.conv")
+    assert (by_name["enc0.s1"].mode, by_name["enc0.s1"].other) == (epilogue.RESIDUAL, "enc0.conv")
     assert by_name["dec0.conv"].inputs == ("enc0.f4", "dec0.up")
 
 
@@ -30,7 +34,7 @@ def test_unet_keeps_only_pooling_beside_convolutions():
 def test_attention_adds_its_gates_inside_a_convolution():
     layers = {layer.name: layer for layer in fuse(fold(attention_unet(16)))}
     gate = layers["dec0.attention.sum"]
-    assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", finish.SUM)
+    assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", epilogue.SUM)
 
 
 @pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16, classes=4)], ids=lambda spec: spec.name)
@@ -47,13 +51,44 @@ def test_every_value_is_made_before_it_is_read(network):
         known.add(layer.name)
 
 
-def test_monet_runs_on_its_fast_kernels():
+def test_monet_runs_on_its_fast_algorithms():
     spec = fold(monet())
     plan = Plan(spec, random_tensors(spec), AVX512)
-    kernels = {name: packed.kernel for name, packed in plan.packed.items()}
-    assert kernels["enc0.conv"] == "conv_planes"
-    assert kernels["head"] == "conv_dot"
-    assert {kernel for name, kernel in kernels.items() if name not in ("enc0.conv", "head")} == {"conv_winograd"}
+    chosen = {stage.name: plan.algorithm(stage).name for stage in plan.stages}
+    assert chosen.pop("enc0.conv") == "direct"
+    assert chosen.pop("head") == "head1x1"
+    assert set(chosen.values()) == {"winograd"}
+
+
+def test_what_is_excluded_does_not_run():
+    spec = fold(monet())
+    tensors = random_tensors(spec)
+    plan = Plan(spec, tensors, AVX2, exclude=("winograd", "head1x1"))
+    assert plan.algorithms == {"direct", "im2col", "to_planes"}
+    assert [stage.op.kind for stage in plan.stages if stage not in plan.layers] == ["to_planes"]
+    assert Plan(spec, tensors, AVX2, exclude=("direct",)).stages[0].op.kind == "from_planes"
+    with pytest.raises(SpecError, match=r"'enc0.conv' .conv. is left without an algorithm"):
+        Plan(spec, tensors, AVX2, exclude=("direct", "winograd", "im2col"))
+    with pytest.raises(SpecError, match=r"no algorithm is called gemm; known are direct, head1x1, winograd"):
+        Plan(spec, tensors, AVX2, exclude=("gemm",))
+
+
+def test_a_field_that_two_algorithms_have_means_the_same_in_both():
+    """There are no others than these."""
+    assert len({algorithm.name for algorithm in ALGORITHMS}) == len(ALGORITHMS)
+    assert {algorithm.kernel.step.itemsize for algorithm in ALGORITHMS} == {STEP.itemsize}
+    users = {}
+    for algorithm in ALGORITHMS:
+        for name in algorithm.kernel.step.names:
+            users.setdefault(name, set()).add(algorithm.name)
+    shared = {name for name, names in users.items() if len(names) > 1}
+    general = {*HEAD, *TARGET, *SOURCES, *epilogue.EPILOGUE, "V", "M", "weights", "channels", "in_stride", "out_stride", "width"}
+    assert shared - general <= {"image", "image_row", "output", "output_row"}
+
+
+def test_a_step_of_too_many_fields_is_refused():
+    with pytest.raises(ValueError, match="room for 32 fields, found 36"):
+        step(*map(str, range(30)))
 
 
 def test_buffers_that_live_together_do_not_touch(rng):
@@ -74,22 +109,19 @@ def test_buffers_that_live_together_do_not_touch(rng):
 def test_memory_is_reused():
     """MoNet makes 30 values of up to 4 MB; no more than the skips and a few others exist at a time."""
     spec = fold(monet())
-    kernels = _jit.load()
-    plan = Plan(spec, random_tensors(spec), kernels.isa)
-    program = Program(plan, kernels.addresses, 256, 256)
-    assert program.arena.nbytes <= 20 << 20
+    program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 256, 256)
+    assert program.memory.arena.nbytes <= 20 << 20
 
 
 @pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
-@pytest.mark.parametrize("parts", [1, 3])
-def test_the_memory_estimate_is_what_a_program_takes(network, parts):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_memory_estimate_is_what_a_program_takes(network, threads):
     spec = fold(network)
-    kernels = _jit.load()
-    plan = Plan(spec, random_tensors(spec), kernels.isa)
-    program = Program(plan, kernels.addresses, 64, 48, parts)
-    real = program.arena.nbytes + program.image.base.nbytes + program.output.nbytes
-    real += sum(memory.nbytes for scratch in program.scratches for memory in scratch.values())
-    assert abs(Program.memory(plan, 64, 48, parts) - real) <= 4096
+    plan = Plan(spec, random_tensors(spec), jit.target().isa)
+    memory = Program(plan, jit.load(families()).addresses, 64, 48, threads).memory
+    real = memory.arena.nbytes + memory.image.base.nbytes + memory.output.nbytes
+    real += sum(area.nbytes for scratch in memory.scratch for area in scratch.values())
+    assert abs(lay_out(plan, 64, 48, threads).nbytes - real) <= 4096
 
 
 @pytest.mark.parametrize("isa", [AVX512, AVX2, SSE, NEON], ids=lambda isa: isa.name)
@@ -103,10 +135,10 @@ def test_no_weight_is_lost_in_packing(isa):
     tensors = random_tensors(spec)
     plan = Plan(spec, tensors, isa)
     for layer in ("down", "up", "odd"):
-        packed, weight = plan.packed[layer], tensors[f"{layer}.weight"]
-        parts = packed.keep[1::2]
-        weights = np.concatenate(parts)
-        assert packed.kernel == "conv_gemm"
+        fields, weight = plan.packed[layer].fields, tensors[f"{layer}.weight"]
+        weights = fields["weights"]
+        assert plan.suitable[layer][0].name == "im2col"
         np.testing.assert_allclose(weights.sum(dtype=np.float64), weight.sum(dtype=np.float64), atol=1e-3)
         assert np.count_nonzero(weights) == np.count_nonzero(weight)
-        assert all(array.ctypes.data % 64 == 0 for array in (*parts, packed.parameters))
+        assert all(fields[name].ctypes.data % 64 == 0 for name in ("weights", "parameters"))
+        assert not (fields["phases"]["weights"] % 64).any()

@@ -34,6 +34,40 @@ def test_statistics_equal_those_of_numpy(dtype):
     assert found.quantiles == pytest.approx(np.percentile(foreground, QUANTILES, method="nearest"))
 
 
+@pytest.mark.parametrize(("share", "background"), [(0.10, 0.0), (0.11, -4.0)])
+def test_more_than_a_tenth_of_the_voxels_make_a_background(share, background):
+    """A darkest intensity that few voxels share is tissue, or noise: the background is 0 then."""
+    values = np.linspace(-3, 300, 1000)
+    values[: round(1000 * share)] = -4
+    found = measure(values.reshape(10, 10, 10))
+    assert found.background == background
+    assert found.floor == pytest.approx(background + 0.03 * (np.sort(values)[int(0.995 * 999)] - background), rel=1e-12)
+    assert found.foreground == np.mean(values > found.floor)
+
+
+@pytest.mark.parametrize(("above", "background"), [(0, -900.0), (5, -900.0), (6, 0.0)])
+def test_where_nothing_lies_above_zero_the_darkest_is_the_background(above, background):
+    """Of 1,000 voxels five are the half per cent that does not count; no two are alike."""
+    values = np.concatenate([np.linspace(-900, -20, 1000 - above), np.linspace(30, 50, above)])
+    found = measure(values.reshape(10, 10, 10))
+    assert found.background == background
+    assert not found.constant
+    assert (found.foreground > 0.5) == (background < 0)
+
+
+def test_zero_is_no_background_where_it_is_the_brightest():
+    values = np.concatenate([np.linspace(-900, -20, 500), np.zeros(500)])
+    assert measure(values.reshape(10, 10, 10)).background == -900
+
+
+def test_a_few_voxels_above_a_background_of_zero_stay_the_foreground():
+    """0 is shared by most, some lie below by interpolation: as before, what lies above 0 is what there is to see."""
+    values = np.zeros(1000)
+    values[:5], values[-3:] = (-3, -2.5, -2, -1.5, -1), (80, 90, 100)
+    found = measure(values.reshape(10, 10, 10))
+    assert (found.background, found.floor, found.foreground, found.mean) == (0, 0, 0.003, 90)
+
+
 @pytest.mark.parametrize(("order", "flips"), AXES)
 def test_statistics_agree_bit_for_bit_in_any_axis_order(order, flips):
     volume = head(np.random.default_rng(2))

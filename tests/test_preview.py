@@ -3,7 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scans import ball
 
 from monet_edge import phantom, volume
@@ -40,6 +40,36 @@ def test_any_intensity_is_drawn(values, rng):
     with np.errstate(all="ignore"):
         limits = window(record, measure(scan.voxels))
     preview.draw(Finding(scan, ball(voxels.shape), (), limits, "axial", ""))
+
+
+LATIN = {"Größe der Läsion": "Grosse der Lasion", "naïve – café": "naive - cafe", "Łódź, ı": "Lodz, i", "why?": "why?", "a\x1bb": "a?b"}
+
+
+@pytest.mark.parametrize(("text", "drawn"), LATIN.items())
+def test_accents_are_left_out_where_the_font_has_none(text, drawn):
+    assert preview._drawable(text) == drawn
+    assert not preview._lacks(text)
+
+
+NAMES = {"Опухоль": "label 1", "肿瘤": "label 1", "종양 2": "label 1", "ورم": "label 1", "Läsion": "Lasion", "tumour": "tumour"}
+
+
+@pytest.mark.parametrize(("name", "shown"), NAMES.items())
+def test_names_are_drawn_or_numbered_and_never_boxes(rng, monkeypatch, name, shown):
+    """The same words as a picture of them, letter by letter; a box is what pillow draws for a letter that the font lacks."""
+    texts = []
+    draw = ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw,
+        "text",
+        lambda self, at, text, *more, **options: (texts.append(text), draw(self, at, text, *more, **options))[1],
+    )
+    shape = (30, 30, 30)
+    picture_of(rng.integers(0, 99, shape, dtype=np.int16), np.eye(4), ball(shape), names=(name,), warnings=(f"{name} is doubtful",))
+    assert any(text.startswith(f"{shown}   ") for text in texts)
+    assert any("Latin letters only" in text for text in texts) == shown.startswith("label")
+    box = bytes(ImageFont.load_default(14).getmask("\U0010ffff"))
+    assert all(bytes(ImageFont.load_default(14).getmask(letter)) != box for text in texts for letter in text)
 
 
 def test_the_phantom(tmp_path):

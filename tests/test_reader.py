@@ -8,6 +8,7 @@ from scans import DTYPES
 
 from monet_edge import volume
 from monet_edge.errors import ScanError
+from monet_edge.jobs import find_scans, stem
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -112,3 +113,51 @@ def test_sform_without_code_is_ignored(put):
     path = put(nifti(fields={"sform_code": 0, "srow_x": np.nan}))
     assert volume.read(path).warnings == ()
     np.testing.assert_allclose(volume.read(path).affine, nibabel.load(path).affine)
+
+
+@pytest.mark.parametrize("header", ["HEAD.HDR", "HEAD.hdr", "HEAD.Hdr", "HEAD.HDR.GZ", "HEAD.hdr.gz"])
+@pytest.mark.parametrize("voxels", ["HEAD.IMG", "HEAD.img", "HEAD.Img", "HEAD.IMG.GZ", "HEAD.IMG.gz"])
+def test_a_pair_is_read_whatever_its_endings_are_written_in(tmp_path, header, voxels):
+    """What `find_scans` lists is read; and either half may be named."""
+    hdr, img = nifti(fields={"magic": b"ni1", "vox_offset": 0}, data=b"")[:348], head().tobytes("F")
+    (tmp_path / header).write_bytes(gz(hdr) if header.lower().endswith("gz") else hdr)
+    (tmp_path / voxels).write_bytes(gz(img) if voxels.lower().endswith("gz") else img)
+    (found,) = find_scans([tmp_path])
+    assert found.name == voxels
+    for path in (found, tmp_path / header):
+        np.testing.assert_array_equal(volume.read(path).voxels, head())
+        assert stem(path) == "HEAD"
+
+
+def test_of_two_pairs_the_halves_are_those_written_alike(tmp_path):
+    for seed, (header, voxels) in enumerate([("a.hdr", "a.img"), ("a.HDR", "a.IMG")]):
+        (tmp_path / header).write_bytes(nifti(fields={"magic": b"ni1", "vox_offset": 0}, data=b"")[:348])
+        (tmp_path / voxels).write_bytes(head(seed=seed).tobytes("F"))
+    if len(list(tmp_path.iterdir())) < 4:
+        pytest.skip("this file system does not tell capitals from small letters")
+    for seed, names in enumerate([("a.hdr", "a.img"), ("a.HDR", "a.IMG")]):
+        for name in names:
+            np.testing.assert_array_equal(volume.read(tmp_path / name).voxels, head(seed=seed))
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "pair.img", "pair.hdr"])
+def test_a_volume_that_a_scan_does_not_have_is_refused(put, name):
+    """Never ignored: who asks for the seventh volume of a 3-D scan has another scan in mind."""
+    put(nifti())
+    put(nifti(fields={"magic": b"ni1", "vox_offset": 0}, data=b"")[:348], "pair.hdr")
+    path = put(head().tobytes("F"), "pair.img").with_name(name)
+    np.testing.assert_array_equal(volume.read(path, 0).voxels, volume.read(path).voxels)
+    for index in (1, 7, -1):
+        with pytest.raises(ScanError, match=f"has no volume {index}"):
+            volume.read(path, index)
+
+
+def test_a_link_that_leads_nowhere_says_so(tmp_path):
+    (tmp_path / "scan.nii").symlink_to("gone.nii")
+    (tmp_path / "disk").symlink_to("unmounted")
+    expected = {"scan.nii": "no such file: a link to gone.nii, which is not there",
+                "disk/scan.nii": f"no such file: {tmp_path / 'disk'} is a link to unmounted, which is not there",
+                "none.nii": "no such file$"}  # fmt: skip
+    for name, message in expected.items():
+        with pytest.raises(ScanError, match=message):
+            volume.read(tmp_path / name)

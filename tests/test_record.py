@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,6 +16,7 @@ import monet_edge
 from monet_edge import errors
 from monet_edge.cli import app
 from monet_edge.report import record
+from monet_edge.report.statistics import LabelStatistics, write_table
 
 runner = CliRunner()
 NAME = "DOE^JOHN"
@@ -130,19 +133,43 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--stats", "{folder}/none/s.csv"], "choose another --stats"),
         (["--report", "{there}/x/report.html"], "no such folder"),
         (["--report", "{folder}/report.txt"], "neither a folder that exists nor a name in .html"),
+        (["-o", "{there}", "--overwrite"], "neither a folder"),
+        (["-o", "{file}", "--overwrite"], "cannot be made a folder: File exists"),
+        (["-o", "{file}/mask.nii.gz"], "no such folder"),
+        (["-o", "{pipe}", "--overwrite"], "is not a regular file. Choose another --output"),
+        (["--run-record", "{pipe}", "--overwrite"], "is not a regular file. Choose another --run-record"),
+        (["--report", "{file}", "--overwrite"], "cannot be made a folder: File exists"),
+        (["--stats", "{file}", "--overwrite"], ".json or .csv"),
+        (["-o", "{dangling}"], "cannot be made a folder: File exists"),
+        (["-o", "{dangling}/mask.nii.gz"], "a link to nowhere, which is not there"),
         (["-o", "{folder}/mask.nrrd"], "neither a folder that exists nor a name in .nii.gz or .nii"),
         (["-o", "{folder}/mask.NII.GZ"], "Choose such a name for --output, or make the folder"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, call, folder, tmp_path):
+def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, call, folder, tmp_path, monkeypatch):
     scan = folder / f"{NAME}_0.nii.gz"
     there = tmp_path / "there.json"
     there.write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    places = {"there": there, "file": tmp_path / "file", "pipe": tmp_path / "pipe.nii.gz", "dangling": tmp_path / "dangling"}
+    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    result = call(scan, *(part.format(folder=tmp_path, there=there, scan=scan) for part in arguments))
+    result = call(scan, *(part.format(folder=tmp_path, scan=scan, **places) for part in arguments))
     assert result.exit_code == 2
     assert message in result.stderr
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("option", ["-o", "--report"])
+def test_a_file_in_the_place_of_a_folder_is_noticed_before_the_work_on_many(option, call, folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
+    result = call(folder, option, tmp_path / "file", "--overwrite")
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'file'}: cannot be made a folder: File exists" in result.stderr
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_the_masks_carry_the_labels_names(call, folder, tmp_path, weights_file):
@@ -172,3 +199,29 @@ def test_every_kind_of_failure_has_words_without_names():
         told = record.entry(1, None, error=error)["error"]
         assert told
         assert NAME not in told
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t"])
+def test_no_cell_is_a_formula(first, tmp_path):
+    """In a file name, a label or a warning; numbers below zero stay numbers."""
+    text = f"{first}1+cmd|' /C calc'!A0"
+    label = LabelStatistics(1, text, 1, 0.1, ((0, 0, 0), (0, 0, 0)), (-1.5, 0.0, 2.0), -7.0, 1.0, -8.0, -6.0, ())
+    scans = [record.entry(1, Path(text), labels=[label], warnings=[text]), record.entry(2, Path("b"), error=errors.ScanError(text))]
+    write_table(tmp_path / "s.csv", "tiny", scans, overwrite=False)
+    one, two = csv.DictReader(io.StringIO((tmp_path / "s.csv").read_bytes().decode(), newline=""))
+    assert one["path"] == one["name"] == one["warnings"] == two["error"] == f"'{text}"
+    assert (one["centroid_mm_x"], one["mean"]) == ("-1.5", "-7.0")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(1234.56789, 1234.57), (0.000123456789, 0.000123457), (-98765432.1, -98765400.0), (np.inf, None)]
+)
+def test_intensities_have_six_digits_and_places_two(value, told):
+    label = LabelStatistics(1, "a", 1, 0.1, ((0, 0, 0), (0, 0, 0)), (-1.23456, 0.005, 1234.5678), value, value, value, value, ())
+    (entry,) = record.entry(1, None, labels=[label])["labels"]
+    assert [entry[key] for key in ("mean", "sd", "minimum", "maximum")] == [told] * 4
+    assert entry["centroid_mm"] == [-1.23, 0.01, 1234.57]
+
+
+def test_seconds_have_three_digits():
+    assert record.entry(1, None, times={"read": 1.23456, "segment": 0.00049})["seconds"] == {"read": 1.235, "segment": 0.0}

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.engine import Engine
+from monet_edge.engine.algorithms import families
+from monet_edge.engine.codegen import cache, jit
 from monet_edge.errors import SpecError
-from monet_edge.kernels import _cache, _jit
-from monet_edge.runtime import Engine
 from monet_edge.spec import fold
 from monet_train.network import Network
 
@@ -124,8 +124,7 @@ def test_threads_are_kept_from_slice_to_slice_and_end_with_the_engine():
     assert 1 <= len(started) <= 3
     del engine
     for thread in started:
-        thread.join(10)
-        assert not thread.is_alive()
+        thread.join()
 
 
 def test_a_slice_does_not_wait_for_another_callers_volume():
@@ -135,14 +134,14 @@ def test_a_slice_does_not_wait_for_another_callers_volume():
     def load(i):
         if i < 5:  # in one of the engine's two threads
             begun.release()
-            go_on.wait(20)
+            go_on.wait()
             went_on.append(i)
         return image
 
     volume = threading.Thread(target=engine.map, args=(6, load, lambda i, p: None))
     volume.start()
-    assert begun.acquire(timeout=20)
-    assert begun.acquire(timeout=20)
+    begun.acquire()
+    begun.acquire()
     try:
         assert np.array_equal(engine.run(image[None]), tiny().run(image[None]))
         assert not went_on
@@ -156,13 +155,12 @@ def test_a_slice_does_not_wait_for_another_callers_volume():
 def test_a_forked_process_starts_threads_of_its_own():
     engine, images = tiny(2), np.ones((4, 1, 8, 8), np.float32)
     expected = engine.run(images)
-    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(not np.array_equal(engine.run(images), expected)))
-    child.start()
-    child.join(30)
-    stuck = child.is_alive()
-    child.kill()
-    assert not stuck
-    assert child.exitcode == 0
+    answer = multiprocessing.get_context("fork").Process(
+        target=lambda: sys.exit(not np.array_equal(engine.run(images), expected)), daemon=True
+    )
+    answer.start()
+    answer.join()
+    assert answer.exitcode == 0
 
 
 @pytest.mark.parametrize(("shape", "words"), [((1, 7, 8), "divide by 2"), ((2, 8, 8), "1 channels"), ((8, 8), "shape")])
@@ -178,69 +176,69 @@ def test_an_unfolded_network_is_refused():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_stops_within_a_second(threads):
+def test_ctrl_c_stops_within_a_few_slices(threads):
+    """Of a million, interrupted at the sixth, from a thread of its own: the signal finds the main one in a kernel or waiting."""
     code = f"""if True:
-        import sys, time
-        sys.path.insert(0, {str(ROOT)!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
+        import os, signal, threading
         import numpy as np
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.runtime import Engine
+        from monet_edge.engine import Engine
         from monet_edge.spec import fold
         spec = fold(monet())
         engine = Engine(spec, random_tensors(spec), {threads})
-        image = np.zeros((1, 256, 256), np.float32)
-        print("go", flush=True)
-        engine.map(10**6, lambda i: image, lambda i, p: None)
+        image, begun = np.zeros((1, 256, 256), np.float32), []
+        def load(i):
+            begun.append(i)
+            if i == 5:
+                threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
+            return image
+        try:
+            engine.map(10**6, load, lambda i, p: None)
+        except KeyboardInterrupt:
+            print(len(begun))
     """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.readline() == b"go\n"
-    time.sleep(0.5)
-    start = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
-    assert b"KeyboardInterrupt" in error
-    assert time.monotonic() - start < 5  # a second on an idle machine; the suite's may be busy
+    assert 6 <= int(run(code, PYTHONPATH=str(ROOT / "tests"))) < 50
 
 
 def run(code, **environment):
     """Standard output of Python code in a process of its own."""
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=280
-    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 LOAD = """if True:
     import sys
-    from monet_edge.kernels import compile_all, is_cached
+    from monet_edge.engine import compile_all, is_cached
     before = is_cached()
     compile_all()
     print(before, is_cached(), "numba" in sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
     files = sorted((tmp_path / "monet-edge").iterdir())
-    assert [file.name.split("-")[0] for file in files] == sorted(_jit.FAMILIES)
+    assert [file.name.split("-")[0] for file in files] == sorted(families())
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert files[0].parent.stat().st_mode & 0o777 == 0o700
     files[1].write_bytes(files[1].read_bytes()[:-1])  # truncated: compiled anew, never run
-    assert run("from monet_edge.kernels import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
-    assert "+" in _jit.target().features
+    assert run("from monet_edge.engine import is_cached; print(is_cached())", XDG_CACHE_HOME=str(tmp_path)).split() == ["False"]
+    assert "+" in jit.target().features
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 @pytest.mark.parametrize(("classes", "families"), [(1, {"monet"}), (3, {"monet", "others"})])
 def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     code = f"""if True:
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.runtime import Engine
+        from monet_edge.engine import Engine
         from monet_edge.spec import fold
         spec = fold(monet(filters=4, depth=1, classes={classes}))
         Engine(spec, random_tensors(spec))
@@ -252,26 +250,29 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
 @pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _cache.folder() == tmp_path / "monet-edge"
+    assert cache.folder() == tmp_path / "monet-edge"
     (tmp_path / "monet-edge").chmod(0o777)
-    assert _cache.folder() is None
+    assert cache.folder() is None
 
 
+@pytest.mark.slow
 def test_without_a_place_to_write_everything_works(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path / "file")).split() == ["False", "True", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_no_kernel_leaves_its_buffers(side):
-    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side], capture_output=True, text=True, timeout=280)
+    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "no overrun\n"), result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
-@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "gathered", "sums", "tile", "output"])
+@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output"])
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_an_overrun_of_one_vector_is_caught(side, area):
-    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True, timeout=280)
+    result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True)
     assert result.returncode == -signal.SIGSEGV

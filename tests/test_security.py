@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fuzz.build import head, nifti
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_run_touches_its_results_and_its_cache_and_nothing_else(weights_file, tmp_path):
     """The interpreter itself reports every file opened for writing, every socket, every program started, every pickle."""
     (tmp_path / "in").mkdir()

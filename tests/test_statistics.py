@@ -3,15 +3,22 @@
 import csv
 import io
 import json
+import re
 from itertools import permutations, product
 
 import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import errors, volume
-from monet_edge.report import record
+from monet_edge import errors, pipeline, postprocess, volume
+from monet_edge.cli import _describe
+from monet_edge.jobs import Job, Options
+from monet_edge.model import Segmentation
+from monet_edge.report import page, preview, record
+from monet_edge.report.slices import Finding
 from monet_edge.report.statistics import axis_codes, describe, measure, write_table
+from monet_edge.text import quantity
+from monet_edge.volume import geometry
 
 AFFINE = np.array([[-0.8, 0.1, 0, 20], [0.05, 0.9, -0.2, -30], [0, 0.1, 3.0, 5], [0, 0, 0, 1]])
 
@@ -94,6 +101,62 @@ def test_json_and_csv_say_the_same(tmp_path, entries):
         assert row["warnings"] == "one; two"
     assert rows[3]["error"] == table["scans"][1]["error"] == "the scan cannot be read"
     assert rows[0]["name"] == "'=HYPERLINK(1)"  # no formula in a spreadsheet
+
+
+def test_three_digits_are_left_of_every_size():
+    told = [quantity(value, "ml") for value in (0, 1.28e-7, 0.00128212, 9.4, 9.996, 41.54, 5000.123)]
+    assert told == ["0 ml", "1.28e-07 ml", "0.00128 ml", "9.40 ml", "10.0 ml", "41.5 ml", "5000.1 ml"]
+
+
+@pytest.mark.parametrize("mm", [0.05, 0.001])
+def test_a_mouses_volume_is_told_everywhere(tmp_path, monkeypatch, mm):
+    """10,257 voxels of 0.05 mm are 0.00128 ml: in the line, the page, the picture and both tables, with the centroid."""
+    voxels, mask = np.zeros((30, 30, 30), np.int16), np.zeros((30, 30, 30), np.uint8, order="F")
+    mask.ravel(order="K")[:10257] = 1
+    scan = scan_of(voxels, np.diag([mm, mm, mm, 1.0]))
+    labels = measure(scan, mask, ("tumour",))
+    ml = 10257 * mm**3 / 1000
+    drawn = []
+    monkeypatch.setattr(preview.ImageDraw.ImageDraw, "text", lambda self, at, text, *_, **__: drawn.append(text))
+    finding = Finding(scan, mask, labels, (0.0, 1.0), "axial", "mouse")
+    preview.draw(finding)
+    line = _describe(pipeline.Outcome(Job(tmp_path / "a.nii", tmp_path / "m.nii", None, None, None), labels, (), {}))
+    for text in (*(one for one in drawn if one.startswith("tumour")), page.build(finding, "", {}, ""), line):
+        assert float(re.search(r"([\d.e-]+) ml", text)[1]) == pytest.approx(ml, rel=5e-3)
+    assert any(one.startswith("tumour") for one in drawn)
+    for name in ("out.json", "out.csv"):
+        write_table(tmp_path / name, "model", [record.entry(1, None, labels=labels)], overwrite=False)
+    told = json.loads((tmp_path / "out.json").read_text())["scans"][0]["labels"][0]
+    (row,) = csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))
+    assert told["ml"] == float(row["ml"]) == pytest.approx(ml, rel=1e-5)
+    assert told["centroid_mm"] == pytest.approx(np.argwhere(mask).mean(0) * mm, rel=1e-2)
+
+
+def test_a_tilted_gantrys_volume_is_its_determinant(monkeypatch):
+    """Everywhere a ml is computed: shear does not change a volume, the length of an axis does."""
+    tilted = np.array([[1.0, 0, 0, 0], [0, 1.0, 0.9, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])
+    scan = scan_of(np.zeros((9, 8, 7), np.int16), tilted)
+    assert scan.voxel_ml == geometry.voxel_ml(tilted[:3, :3]) == pytest.approx(0.002)
+    assert scan.spacing == pytest.approx((1, 1, np.hypot(0.9, 2)))
+    (one,) = measure(scan, np.ones(scan.shape, np.uint8, order="F"), ("a",))
+    assert one.ml == pytest.approx(9 * 8 * 7 * 0.002)
+    asked = []
+    monkeypatch.setattr(postprocess, "remove_pieces", lambda mask, voxel_ml, **_: asked.append(voxel_ml) or mask)
+    pipeline._clean(Segmentation(np.ones(scan.shape, np.uint8), None, None, ()), scan, Options(min_volume=0.1))
+    assert asked == [pytest.approx(0.002)]
+
+
+def test_steps_follow_the_voxels_in_all_48_axis_orders(rng):
+    """A neighbour along Z, H or W of the turned array lies where its steps say, for a sheared scan too."""
+    for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
+        affine = AFFINE.copy()
+        affine[:3, :3] = AFFINE[:3, :3][:, axes] * flips
+        where = np.stack(np.meshgrid(*(range(n) for n in (4, 5, 6)), indexing="ij"), -1) @ affine[:3, :3].T  # (X, Y, Z, 3) mm
+        turned, orientation = volume.to_canonical(where, affine, "SPL")
+        steps = geometry.canonical_steps(affine, orientation)
+        for axis in range(3):
+            found = np.diff(turned, axis=axis)
+            np.testing.assert_allclose(found, np.broadcast_to(steps[:, axis], found.shape), atol=1e-9)
 
 
 def test_another_ending_is_refused(tmp_path):

@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from monet_edge import load
-from monet_edge.errors import MonetError, OutputError
+from monet_edge import load, memory
+from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError, ResourceError
+from monet_edge.files import locked
 from monet_train.cli import app
-from monet_train.synth.train import RECIPE, Source, fit, make_record, make_settings
+from monet_train.config import Augmentation
+from monet_train.synth.train import RECIPE, Origin, export, fit, make_record, make_settings, make_split
 
 QUICK = ("--size", "32", "--context", "1", "--net", "tiny", "--device", "cpu", "--quiet")
 
@@ -28,7 +30,7 @@ def training(tiny):
     """The arguments of a run of four short epochs."""
     recipe = replace(RECIPE, epochs=4, epoch_steps=2, batch=4, validate_every=2)
     settings = make_settings("heads", tiny, make_record(32, 1, False), recipe, 0)
-    return settings, Source("heads", "none", "key", heads.STILL), heads.label_maps()
+    return settings, Origin("heads", "none", "key", heads.STILL), heads.label_maps()
 
 
 def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
@@ -37,7 +39,7 @@ def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
     assert "2 label maps" in run(folder, "--pack", packed)
     steps = [word for change in ("epochs=5", "epoch_steps=8", "batch=4", "average=0.8", "validate_every=5") for word in ("--set", change)]
     run(packed, "-o", tmp_path / "run", *QUICK, *steps)
-    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    rows = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     losses = [float(row.split(",")[rows[0].split(",").index("train_loss")]) for row in rows[1:]]
     assert len(losses) == 5
     assert losses[-1] < 0.95 * losses[0]
@@ -45,42 +47,97 @@ def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
     assert model.weights.preprocess == make_record(32, 1, False)
     about = model.weights.provenance
     assert (about["licence"], about["modality"], about["data"]["name"]) == ("Apache-2.0", "MRI, any contrast", "heads")
-    assert about["training"]["cases"] == about["training"]["validated_on"] == 1
+    told = about["training"]
+    assert told["cases"] == told["validated_on"] == 1
+    assert (told["split"], told["epochs"]) == ("by case", 5)
+    assert "--set epoch_steps=8" in told["command"]
+    assert model.weights.fingerprint is None  # it saw no scan whose appearance could be expected
     assert about["generated"]["ranges"]["rotate"] > 0
     probability = model.predict(np.zeros((1, 3, 32, 32), np.float32))
     assert np.asarray(probability).shape[-3:] == (15, 32, 32)
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(training, tmp_path):
-    settings, source, maps = training
-    whole = fit(settings, source, maps, tmp_path / "whole", device="cpu")
+    settings, origin, maps = training
+    whole = fit(settings, origin, maps, tmp_path / "whole", device="cpu")
 
     def kill(row):
         if row["epoch"] == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(settings, source, maps, tmp_path / "run", device="cpu", log=kill)
-    again = fit(settings, source, maps, tmp_path / "run", device="cpu", resume=True)
+        fit(settings, origin, maps, tmp_path / "run", device="cpu", log=kill)
+    again = fit(settings, origin, maps, tmp_path / "run", device="cpu", resume=True)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
 
 
 def test_other_label_maps_are_another_run(training, tmp_path):
-    settings, source, maps = training
+    settings, origin, maps = training
     settings = replace(settings, recipe=replace(settings.recipe, epochs=1))
-    fit(settings, source, maps, tmp_path / "run", device="cpu")
+    fit(settings, origin, maps, tmp_path / "run", device="cpu")
     with pytest.raises(OutputError, match="label maps"):
-        fit(settings, replace(source, key="other"), maps, tmp_path / "run", device="cpu", resume=True)
+        fit(settings, replace(origin, key="other"), maps, tmp_path / "run", device="cpu", resume=True)
     with pytest.raises(OutputError, match="--resume"):
-        fit(settings, source, maps, tmp_path / "run", device="cpu")
+        fit(settings, origin, maps, tmp_path / "run", device="cpu")
 
 
 def test_an_epoch_without_a_number_of_steps_is_refused(training, tmp_path):
-    settings, source, maps = training
-    with pytest.raises(MonetError, match="epoch_steps"):
-        fit(replace(settings, recipe=replace(settings.recipe, epoch_steps=0)), source, maps, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
+    refused(training, tmp_path / "run", MonetError, "epoch_steps", epoch_steps=0)
+
+
+def test_an_augmentation_that_would_do_nothing_is_refused(training, tmp_path):
+    refused(training, tmp_path / "run", MonetError, "augmentation", augmentation=Augmentation(noise=0.1))
+
+
+def test_a_training_that_cannot_fit_into_the_memory_is_refused(training, tmp_path, monkeypatch):
+    room = training[2].ids.nbytes
+    monkeypatch.setattr(memory, "available", lambda: room)
+    refused(training, tmp_path / "run", ResourceError, "images of 2 heads, 4 slices of 32x32")
+
+
+def refused(training, folder, error, words, **changes):
+    settings, origin, maps = training
+    with pytest.raises(error, match=words):
+        fit(replace(settings, recipe=replace(settings.recipe, **changes)), origin, maps, folder, device="cpu")
+    assert not folder.exists()
+
+
+def test_one_process_at_a_time_trains_in_a_folder(training, tmp_path):
+    settings, origin, maps = training
+    with locked(tmp_path / "run"), pytest.raises(OutputError, match="another process"):
+        fit(settings, origin, maps, tmp_path / "run", device="cpu")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_heads_of_one_patient_do_not_both_train_and_validate():
+    names = ("sub-1_a", "sub-1_b", "sub-2_a", "sub-2_b")
+    split, rule = make_split(replace(heads.label_maps(), names=names))
+    assert sorted(map(sorted, split.values())) == [["sub-1_a", "sub-1_b"], ["sub-2_a", "sub-2_b"]]
+    assert rule == "by patient: BIDS sub- in the names"
+    with pytest.raises(DatasetError, match="two patients"):
+        make_split(replace(heads.label_maps(), names=names[:2]))
+
+
+def test_what_is_told_of_a_run_before_and_after_it(training, tmp_path):
+    settings, origin, maps = training
+    lines = []
+    short = replace(settings, recipe=replace(settings.recipe, epochs=1, optimiser="nadam"))
+    fit(short, replace(origin, licence="ours\n\u00a0only " + 2000 * "x"), maps, tmp_path / "run", device="cpu", announce=lines.append)
+    assert lines == ["an epoch is 2 steps of 4 slices (epoch_steps of recipe synth; every slice is a new one)"]
+    about = export(tmp_path / "run", tmp_path / "m.safetensors").provenance
+    assert about["licence"] == "ours only " + 990 * "x"
+    assert about["training"]["settings"]["recipe"]["decay"] == 0  # NAdam has none
+
+
+def test_a_run_of_another_kind_is_not_exported(training, tmp_path):
+    settings, origin, maps = training
+    short = replace(settings, recipe=replace(settings.recipe, epochs=1))
+    fit(short, origin, maps, tmp_path / "run", device="cpu")
+    (tmp_path / "run" / "synth.json").write_text('{"data": 3, "licence": ""}', encoding="utf-8")
+    with pytest.raises(ModelError, match="not a run of monet-train synth"):
+        export(tmp_path / "run", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def test_pictures_show_images_and_their_labels(tmp_path, tiny):

@@ -2,12 +2,10 @@
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +40,7 @@ def test_one_cycle_goes_up_and_comes_down():
     assert rates[-1] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_path):
     part = {"train": ["case_000"], "val": ["case_001"]}
     quick = replace(settings(), recipe=replace(settings().recipe, epochs=1))
@@ -79,31 +78,54 @@ def _command(prepared, run, splits, *options):
     return [*base, "--set", "epochs=5", "--set", "batch=4", *options]
 
 
+MORTAL = """
+import os, signal
+from monet_train import checkpoint, step
+from monet_train.cli import main
+
+def die_at(owner, name, call, after):
+    function, calls = getattr(owner, name), iter(range(1000))
+
+    def mortal(*given):
+        last = next(calls) == call
+        if last and after:
+            function(*given)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given)
+
+    setattr(owner, name, mortal)
+
+die_at({moment})
+main()
+"""
+MOMENTS = {
+    "within an epoch": "step.Step, 'step', 3, False",
+    "before a checkpoint": "checkpoint, 'save', 1, False",
+    "after a checkpoint and before the table": "checkpoint, 'save', 1, True",
+}
+
+
+@pytest.mark.slow
 # 8 slices, 4 a batch: with 7 steps an epoch begins and ends in the middle of a round over the slices
 @pytest.mark.parametrize("recipe", [("strong",), ("paper", "--set", "epoch_steps=7")], ids=["strong", "paper, long epochs"])
 def test_kill_and_resume_gives_the_same_bits(small, tmp_path, recipe):
-    """`kill -9` at random moments; ten in a row were run by hand."""
+    """`kill -9` at every kind of moment, one after the other in one run."""
     splits = tmp_path / "splits.json"
     splits.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]))
-    python = [sys.executable, "-m", "monet_train.cli"]
-    root = Path(__file__).parents[1]
-    options = ("--recipe", *recipe, "--resume")
-    subprocess.run([*python, *_command(small[1].folder, tmp_path / "whole", splits, *options)], check=True, capture_output=True, cwd=root)
-    dice = random.Random(0)
-    kills = 0
-    for _ in range(5):
-        run = subprocess.Popen([*python, *_command(small[1].folder, tmp_path / "torn", splits, *options)], stdout=subprocess.PIPE, cwd=root)
-        assert run.stdout is not None
-        run.stdout.readline()  # an epoch is done
-        time.sleep(dice.random() * 0.2)
-        run.send_signal(signal.SIGKILL)
-        run.stdout.close()
-        kills += run.wait() == -signal.SIGKILL
-        if kills:
-            break
-    assert kills
-    subprocess.run([*python, *_command(small[1].folder, tmp_path / "torn", splits, *options)], check=True, capture_output=True, cwd=root)
-    assert (tmp_path / "whole" / "final.safetensors").read_bytes() == (tmp_path / "torn" / "final.safetensors").read_bytes()
+
+    def run(name, script):
+        command = [sys.executable, "-c", script, *_command(small[1].folder, tmp_path / name, splits, "--recipe", *recipe, "--resume")]
+        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1], env=one_thread).returncode
+
+    undisturbed = "from monet_train.cli import main; main()"
+    assert run("whole", undisturbed) == 0
+    for moment in MOMENTS.values():
+        assert run("torn", MORTAL.format(moment=moment)) == -signal.SIGKILL
+    assert run("torn", undisturbed) == 0
+    for name in ("final.safetensors", "splits.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "torn" / name).read_bytes()
 
 
 @pytest.mark.parametrize("recipe", [PAPER, STRONG], ids=["paper", "strong"])
@@ -166,6 +188,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(small, tmp_path):
     """DistributedDataParallel over gloo: both end with the same weights, and the run folder is written once."""
     splits, script, root = tmp_path / "splits.json", tmp_path / "telling.py", Path(__file__).parents[1]

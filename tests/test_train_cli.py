@@ -12,6 +12,7 @@ import pytest
 from synthetic import write_dataset
 
 from monet_edge import phantom, weights
+from monet_edge.files import locked
 from monet_train import export
 from monet_train.cli import main
 from monet_train.export import fold_tensors
@@ -73,7 +74,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["check", "notobject"], "expected a JSON object"),
         (["check", "nolabels"], "has no labels in labelsTr"),
         (["check", "badlist"], "training must list every case"),
-        (["prepare", "data", "-o", "file"], "file: File exists"),
+        (["prepare", "data", "-o", "file"], "file is a file; expected a folder"),
         (["prepare", "data", "-o", "new", "--channel", "7"], "has no volume 7"),
         ([*FIT, "--net", "resnet"], "expected one of monet"),
         ([*FIT, "--recipe", "best"], "expected one of paper, strong"),
@@ -108,11 +109,19 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["figures", "nonsense", "data", "-o", "new"], "no such model"),
         (["federated", "data", "data", "-o", "new"], "need different names"),
         (["federated", "data", "nowhere", "-o", "new"], "no readable dataset.json"),
-        (["federated", "data", "other", "-o", "new", "--compress", "zip"], "compression zip"),
-        (["federated", "data", "other", "-o", "new", "--minimum", "3"], "cannot come from 2 sites"),
+        (["federated", "data", "other", "-o", "new", "--set", "federated.compression=zip"], "compression zip"),
+        (["federated", "data", "other", "-o", "new", "--set", "federated.minimum=3"], "cannot come from 2 sites"),
         (["federated", "data", "other", "-o", "new", "--size", "30"], "divides by 4"),
         (["federated", "data", "other", "-o", "new", "--device", "gpu"], "device gpu"),
         (["federated", "data", "other", "-o", "new", "--like", "run", "--set", "epochs=2"], "--like"),
+        (["federated", "data", "other", "-o", "new", "--set", "federated.speed=3"], "no such setting; there are rounds, epochs"),
+        (
+            ["federated", "data", "other", "-o", "new", "--set", "federated.rounds=0"],
+            "--set federated.rounds=0: rounds must be more than 0",
+        ),
+        (["federated", "data", "other", "-o", "new", "--set", "federated.sites=3"], "there are 2 sites"),
+        (["federated", "data", "nowhere", "-o", "new", "--set", "epochs=3"], "federated.rounds times federated.epochs"),
+        (["federated-server", "run", "-o", "new", "--sites", "2", "--set", "batch=8"], "expected federated.NAME=VALUE"),
         (["federated-server", "run", "-o", "new", "--sites", "2", "--host", "0.0.0.0"], "other machines"),
         (["federated-site", "far.example:8000", "prepared", "-o", "new", "--name", "a"], "another machine"),
         (["federated-server", "nowhere", "-o", "new", "--sites", "2"], "cannot be read"),
@@ -129,6 +138,7 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert all(line.startswith(("training ", "preparing ")) for line in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
     [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
@@ -182,6 +192,38 @@ def test_patients_are_named_only_if_asked(released):
 def test_a_fold_is_measured_on_its_own_patients(released):
     assert call(released, "evaluate", "two.safetensors", "phantom", "--splits", "folds.json", "--fold", "1", "-o", "fold") == 0
     assert [row.split(",")[0] for row in (released / "fold" / "scores.csv").read_text().splitlines()] == ["case", "case_000"]
+
+
+def test_two_data_sets_of_one_name_are_refused(released, capsys):
+    """The second one's figures would replace the first one's."""
+    (released / "again").symlink_to("other")
+    assert call(released, "export", "run", "phantom", "-o", "x.safetensors", "--also", "other", "--also", "again") == 2
+    assert "two of the data sets are called other" in capsys.readouterr().err
+    assert not list(released.glob("x.*"))
+
+
+def test_a_failed_export_leaves_the_release_before_it(released, capsys):
+    """Measured first, then replaced, all three files or none: a damaged scan of the last data set costs nothing."""
+    phantom.write_dataset(released / "damaged", 2, shape=(6, 32, 32))
+    path = sorted((released / "damaged" / "labelsTr").iterdir())[-1]
+    path.write_bytes(path.read_bytes()[:-9])
+    about = json.loads((released / "damaged" / "dataset.json").read_text())
+    (released / "damaged" / "dataset.json").write_text(json.dumps({**about, "name": "damaged"}))
+    before = {path.name: path.read_bytes() for path in released.glob("two.*")}
+    assert call(released, "export", "run", "phantom", "-o", "two.safetensors", "--also", "damaged", "--note", "Other.") == 2
+    assert "truncated" in capsys.readouterr().err
+    (released / "in.md").mkdir()
+    assert call(released, "export", "run", "phantom", "-o", "in.safetensors") == 2
+    assert "in.md is not a regular file" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in released.glob("two.*")} == before
+    assert [path.name for path in released.glob("in.*")] == ["in.md"]
+
+
+def test_two_fits_into_one_folder_are_refused(place, capsys):
+    with locked(place / "held"):
+        assert call(place, "fit", "prepared", "-o", "held", *QUICK, "--quiet") == 2
+    assert "held: another process works in this folder" in capsys.readouterr().err
+    assert call(place, "fit", "prepared", "-o", "held", *QUICK, "--quiet") == 0
 
 
 def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monkeypatch):

@@ -11,9 +11,12 @@ from synthetic import settings
 
 from monet_train.augment import augment
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation, training_spec
+from monet_train.config_text import from_json, to_json
 from monet_train.network import BatchNorm
-from monet_train.schedule import after_epoch, finished
+from monet_train.schedule import after_epoch, finished, one_cycle
 from monet_train.state import State, new_state
+from monet_train.step import Step, _order, describe_epoch
+from monet_train.train import training_slices
 
 RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "training-h200.json"
 NETS = ("monet", "unet-16", "unet-64", "attention-unet")
@@ -141,8 +144,58 @@ def test_a_flip_is_left_for_right(monkeypatch, image):
 def test_the_papers_constants():
     assert PAPER.augmentation == Augmentation(rotate=10, zoom=0.25, shift=0.2)
     assert (PAPER.optimiser, PAPER.rate, PAPER.decay, PAPER.batch) == ("nadam", 5e-4, 0, 32)
+    assert PAPER.epoch_steps == 264  # 8,448 slices, 32 a step
     assert (PAPER.schedule, PAPER.patience, PAPER.validate_every, PAPER.keep) == ("plateau", 20, 1, "best")
     assert (PAPER.cross_entropy, PAPER.average, PAPER.prior, PAPER.dropout, PAPER.momentum) == (0, 0, False, 1, 0.01)
+
+
+@pytest.mark.parametrize(("count", "batch", "world", "steps"), [(10, 4, 1, 7), (10, 4, 2, 3), (3, 4, 1, 5), (64, 4, 1, 2)])
+def test_long_epochs_take_every_slice_once_a_round_wherever_they_begin(count, batch, world, steps):
+    recipe = replace(PAPER, batch=batch, epoch_steps=steps)
+    epochs = [_order(count, recipe, world, 3, epoch) for epoch in range(12)]
+    assert {epoch.shape for epoch in epochs} == {(world, steps, min(batch, count))}
+    stream = np.concatenate([epoch.swapaxes(0, 1).ravel() for epoch in epochs])  # step by step, all processes of a step together
+    rounds = stream[: len(stream) // count * count].reshape(-1, count)
+    np.testing.assert_array_equal(np.sort(rounds, axis=1), np.tile(np.arange(count), (len(rounds), 1)))
+    if len(rounds) > 1:
+        assert any((rounds[0] != other).any() for other in rounds[1:])
+    np.testing.assert_array_equal(_order(count, recipe, world, 3, 7), epochs[7])  # of the number alone: a resumed run takes the same
+    assert (_order(count, recipe, world, 4, 7) != epochs[7]).any()
+
+
+def test_an_epoch_of_0_steps_is_once_over_all_slices():
+    (order,) = _order(10, replace(STRONG, batch=4, epoch_steps=0), 1, 3, 0)
+    assert order.shape == (3, 4)
+    np.testing.assert_array_equal(np.sort(order.ravel()[:10]), np.arange(10))
+    np.testing.assert_array_equal(order.ravel()[10:], order.ravel()[:2])
+
+
+def test_a_step_is_counted_and_the_rate_follows_the_length_of_an_epoch(small):
+    recipe = replace(STRONG, batch=4, epochs=2, epoch_steps=5)
+    given = replace(settings(), recipe=recipe)
+    training = training_slices(given, small[1], ["case_000"], torch.device("cpu"))
+    step = Step(given, new_state(given, torch.device("cpu")), training, 1, False)
+    seen = []
+    step.step = lambda index, number: seen.append((number, step.state.rate)) or torch.zeros(())
+    for epoch in range(2):
+        step.epoch(epoch, 0, 1)
+    assert [number for number, _ in seen] == list(range(10))
+    assert [rate for _, rate in seen] == pytest.approx([recipe.rate * one_cycle(i / 10) for i in range(10)])
+
+
+def test_how_long_an_epoch_is_and_why_is_one_line():
+    paper = describe_epoch(299, PAPER)
+    assert paper == "an epoch is 264 steps of 32 slices (epoch_steps of recipe paper; once over all 299 is 10)"
+    assert describe_epoch(2283, STRONG, 2) == "an epoch is 36 steps of 64 slices (once over all 2,283)"
+    hole = describe_epoch(299, replace(PAPER, epoch_steps=0))
+    assert hole.startswith("an epoch is 10 steps of 32 slices (once over all 299; fewer than 230")
+    assert "--set epoch_steps" in hole
+
+
+def test_settings_from_before_epochs_had_a_length_still_mean_once_over_all_slices():
+    written = json.loads(to_json(settings()))
+    del written["recipe"]["epoch_steps"]
+    assert from_json(json.dumps(written)) == settings()
 
 
 def paper(net, recipe=PAPER):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .. import DISCLAIMER, __version__
-from ..text import printable
+from ..text import printable, quantity
 from ..volume.labels import colour
 from ..weights import Weights, shipped
 from .slices import Finding, Plane, cut, grey, outlines, pixels
@@ -150,7 +150,7 @@ def _legend(labels: Sequence[LabelStatistics]) -> str:
     for one in labels:
         box = '<rect x="1.5" y="1.5" width="13" height="13" rx="3" fill="none" stroke="rgb({},{},{})" stroke-width="3"/>'
         swatch = f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour(one.label))}</svg>'
-        rows.append(f"<li>{swatch}{_text(one.name)} <strong>{one.ml:.1f} ml</strong></li>")
+        rows.append(f"<li>{swatch}{_text(one.name)} <strong>{quantity(one.ml, 'ml')}</strong></li>")
     return f'<ul class="legend">{"".join(rows)}</ul>'
 
 

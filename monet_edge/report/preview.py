@@ -1,19 +1,22 @@
 """One picture of a result: the scan in grey where the structure is largest, in three planes, the mask as an outline.
 
-Drawn with pillow in memory: no display, no fonts of the system, no text of the scan's header.
+Drawn with pillow in memory: no display, no fonts of the system, no text of the scan's header. Pillow's own font has English
+letters and few others, so that other scripts give way to numbers, and the picture says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from unicodedata import category, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import DISCLAIMER
 from ..files import atomic_write
 from ..preprocess import SLICINGS
-from ..text import printable
+from ..text import printable, quantity
 from ..volume.labels import colour
 from .slices import Finding, Plane, cut, grey, outlines, pixels
 from .statistics import LabelStatistics
@@ -22,6 +25,10 @@ SIDE = 440  # pixels of the longest side of any panel
 THICK = 2  # pixels of an outline
 FLAT = 0.25  # a plane whose short side is less of its long one shows little
 MARGIN, GAP = 28, 24
+_SPELT = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ı": "i", "µ": "u",
+     "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "±": "+/-"}
+)  # fmt: skip
 BACKGROUND, TEXT, DIM, WARNING = (13, 17, 23), (230, 237, 243), (139, 148, 158), (240, 180, 80)
 
 
@@ -33,13 +40,16 @@ def draw(finding: Finding) -> Image.Image:
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
     tall = max(panel.height for panel in panels)
     width = max(sum(panel.width for panel in panels) + GAP * (len(panels) - 1), 560) + 2 * MARGIN
-    notes = [line for warning in finding.warnings for line in _wrap(f"! {warning}", small, width - 2 * MARGIN)]
+    told = [f"! {warning}" for warning in finding.warnings]
+    if any(_lacks(text) for text in (finding.title, *(one.name for one in finding.labels))):
+        told.append("! this picture's font has Latin letters only: numbers and ? stand for other names, which page and tables show")
+    notes = [line for note in told for line in _wrap(note, small, width - 2 * MARGIN)]
     top = MARGIN + 34
     legend = top + tall + 34
     height = legend + 26 * len(finding.labels) + 6 + 20 * len(notes) + 30 + MARGIN
     picture = Image.new("RGB", (width, height), BACKGROUND)
     pen = ImageDraw.Draw(picture)
-    pen.text((MARGIN, MARGIN - 6), printable(finding.title), TEXT, ImageFont.load_default(20))
+    pen.text((MARGIN, MARGIN - 6), _drawable(finding.title), TEXT, ImageFont.load_default(20))
     x = MARGIN
     for (plane, z), panel in zip(shown, panels, strict=True):
         y = top + (tall - panel.height) // 2
@@ -50,7 +60,8 @@ def draw(finding: Finding) -> Image.Image:
     y = legend
     for one in finding.labels:
         pen.rounded_rectangle((MARGIN, y + 3, MARGIN + 15, y + 18), 3, outline=colour(one.label), width=3)
-        pen.text((MARGIN + 26, y), f"{printable(one.name)}   {one.ml:.1f} ml{_ends(one)}", TEXT, font)
+        name = f"label {one.label}" if _lacks(one.name) else _drawable(one.name)
+        pen.text((MARGIN + 26, y), f"{name}   {quantity(one.ml, 'ml')}{_ends(one)}", TEXT, font)
         y += 26
     for line in notes:
         pen.text((MARGIN, y + 6), line, WARNING, small)
@@ -107,9 +118,29 @@ def _scale_bar(pen: ImageDraw.ImageDraw, at: tuple[int, int], mm: float, font: I
     pen.text((right + 8, y + 3), text, DIM, font, anchor="lm")
 
 
+def _drawable(text: str) -> str:
+    """The text in letters that the font has: accents are left out, "?" stands for what has no such letter."""
+    spelt = "".join(letter if _has(letter) else letter.translate(_SPELT) for letter in printable(text))
+    plain = (letter for letter in normalize("NFKD", spelt) if not category(letter).startswith("M"))
+    return "".join(letter if _has(letter) else "?" for letter in plain)
+
+
+def _lacks(text: str) -> bool:
+    """Whether some of the text's letters cannot be drawn."""
+    return _drawable(text).count("?") > printable(text).count("?")
+
+
+@cache
+def _has(letter: str) -> bool:
+    """Whether the font draws a letter as something else than the box that it draws for a number that no letter has."""
+    font = ImageFont.load_default(14)
+    drawn, box = (font.getmask(one) for one in (letter, "\U0010ffff"))
+    return (drawn.size, bytes(drawn)) != (box.size, bytes(box))
+
+
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
-    for word in printable(text).split():
+    for word in _drawable(text).split():
         longer = f"{lines[-1]} {word}".strip()
         if lines[-1] and font.getlength(longer) > width:
             lines.append(word)

@@ -57,13 +57,19 @@ def entry(
     """
     told: dict[str, Any] = {"scan": number}
     if path is not None:
-        told["path"] = str(path)
+        told["path"] = _as_utf8(str(path))
     if error is not None:
-        told["error"] = str(error) if path is not None else _failure(error)
+        told["error"] = _as_utf8(str(error)) if path is not None else _failure(error)
     told |= {"labels": describe(labels), "warnings": list(warnings)}
     if times:
         told["seconds"] = {stage: round(seconds, 3) for stage, seconds in times.items()}
     return told
+
+
+def _as_utf8(text: str) -> str:
+    """Text with file names in it as UTF-8 shows them: without a locale Python hands their bytes out one by one, as surrogates."""
+    errors = sys.getfilesystemencodeerrors()
+    return text.encode("utf-8", errors).decode("utf-8", errors)
 
 
 def _failure(error: Exception) -> str:
@@ -119,7 +125,7 @@ def _versions() -> dict[str, str]:
 def cpu() -> str:
     """The processor's name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -11,7 +11,7 @@ import nibabel
 import numpy as np
 from nibabel.nifti2 import Nifti2Header
 
-from ..errors import ScanError
+from ..errors import ScanError, kind
 from . import nifti
 from .reader import read, without_huge
 from .scan import ENDINGS, Scan
@@ -28,20 +28,25 @@ def from_image(image: Any) -> Scan:
     ResourceError
         If the volume does not fit into memory.
     """
+    if not all(hasattr(image, part) for part in ("shape", "affine", "header", "dataobj")):
+        raise ScanError(
+            f"expected a nibabel image or the path of a file, found {kind(image)}; of an array (X, Y, Z) and its affine "
+            "(voxel to world, mm) nibabel.Nifti1Image(array, affine) makes one"
+        )
     if len(image.shape) < 2 or min(image.shape) < 1 or max(image.shape[3:], default=1) > 1:
         raise ScanError(f"an image of shape {image.shape}; expected one 3-D volume")
-    kind = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
+    form = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
     try:
         # whatever format it is of, and whatever was done to its affine since: nibabel makes the NIfTI header of it
         with np.errstate(all="ignore"):
-            header = kind(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
+            header = form(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(f"the image has no usable header or affine: {error}") from None
     header.set_slope_inter(1, 0)
     layout = nifti.layout(header, image.shape, np.dtype(np.uint8), 0)
     affine = layout.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
     file = getattr(image.dataobj, "file_like", None)
-    if isinstance(file, (str, Path)) and Path(file).name.endswith(ENDINGS):
+    if isinstance(file, (str, Path)) and Path(file).name.lower().endswith(ENDINGS):
         scan = read(Path(file))
         if scan.shape != layout.shape:
             raise ScanError(f"{file}: its shape is {scan.shape}, the image loaded from it has {layout.shape}: it has changed since")

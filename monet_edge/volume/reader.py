@@ -7,6 +7,7 @@ included.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,15 +108,19 @@ def _opened_scan(path: Path) -> Iterator[tuple[nifti.Layout, Stream]]:
 
 
 def _halves(path: Path) -> tuple[Path, ...]:
-    """The file itself, or header and voxels where they are two, whichever of them is named."""
-    for ending in (".hdr.gz", ".img.gz", ".hdr", ".img"):
-        if path.name.endswith(ending):
-            stem, other = path.name.removesuffix(ending), {".hdr": ".img", ".img": ".hdr"}[ending[:4]]
-            found = [half for gz in ("", ".gz") if os.path.exists(half := path.with_name(stem + other + gz))]
-            if os.path.exists(path) and not found:
-                raise ScanError(f"{path}: half of a pair; its other half {stem}{other} is missing")
-            return tuple(sorted([path, *found[:1]], key=lambda half: half.name.endswith((".img", ".img.gz"))))
-    return (path,)
+    """The file itself, or header and voxels where they are two, whichever of them is named; HEAD.HDR belongs to HEAD.IMG."""
+    named = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE | re.DOTALL)
+    if named is None:
+        return (path,)
+    stem, half, _ = named.groups()
+    other = "img" if half.lower() == "hdr" else "hdr"
+    written = other.upper() if half.isupper() else other  # as the named half is, if there are several
+    forms = dict.fromkeys((written, other, other.upper(), other.capitalize()))
+    wholes = [path.with_name(f"{stem}.{form}{gz}") for form in forms for gz in ("", ".gz", ".GZ")]
+    found = [whole for whole in wholes if os.path.exists(whole)]
+    if os.path.exists(path) and not found:
+        raise ScanError(f"{path}: half of a pair; its other half {stem}.{written} is missing")
+    return (path, *found[:1]) if other == "img" else (*found[:1], path)
 
 
 def _check_size(stream: Stream, layout: nifti.Layout) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from . import geometry
+
 ENDINGS = (".nii.gz", ".nii")  # of what is written
 SCANS = (*ENDINGS, ".img.gz", ".img")  # of what is read, in folders; the other half of an .img is its .hdr
 OURS = "monet-edge "  # how `descrip` begins in what we write
@@ -48,7 +50,12 @@ class Scan:
     @property
     def spacing(self) -> tuple[float, ...]:
         """Voxel size along X, Y, Z in mm."""
-        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :3], axis=0))
+        return geometry.spacing(self.affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in ml."""
+        return geometry.voxel_ml(self.affine)
 
 
 def written_by_us(header: Any) -> bool:

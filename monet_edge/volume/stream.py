@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import ResourceError, ScanError
+from ..files import missing
 
 MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
 _CHUNK = 1 << 20  # bytes decompressed at a time
@@ -91,7 +92,7 @@ def opened(path: Path) -> Iterator[Stream]:
     """
     try:
         if "\0" in str(path):  # no file's name has one; stat would raise ValueError
-            raise FileNotFoundError
+            raise ScanError("no such file")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ScanError("a folder; expected a .nii or .nii.gz file")
@@ -100,7 +101,7 @@ def opened(path: Path) -> Iterator[Stream]:
         with path.open("rb") as file:
             yield Stream(file, status.st_size)
     except (FileNotFoundError, NotADirectoryError):
-        raise ScanError(f"{path}: no such file") from None
+        raise ScanError(f"{path}: {missing(path)}") from None
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ScanError, ResourceError) as error:

@@ -9,10 +9,11 @@ from typing import Any
 
 from monet_edge import DISCLAIMER
 from monet_edge.spec import count_floats
+from monet_edge.text import digits, quantity
 from monet_edge.weights import Weights
 
 
-def measuring(output: Path, data: str, validation: bool, channel: int = 0) -> str:
+def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides_as_one: bool = False) -> str:
     """The command that measures a released model, to be given where the file is.
 
     Parameters
@@ -25,12 +26,16 @@ def measuring(output: Path, data: str, validation: bool, channel: int = 0) -> st
         On the validation part only.
     channel : int
         Which one of a scan with several.
+    sides_as_one : bool
+        "left X" and "right X" count as X.
     """
     words = ["monet-train", "evaluate", output.name, data]
     if validation:
         words += ["--splits", output.with_suffix(".splits.json").name]
     if channel:
         words += ["--channel", str(channel)]
+    if sides_as_one:
+        words.append("--sides-as-one")
     return shlex.join(words)
 
 
@@ -62,7 +67,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
         f"- **Preprocessing**: {axes}; {record.intensity}, {record.low:g} to {record.high:g} {units[record.intensity]} become 0 to 1;"
         + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
-        f"- **Split** by patient: {training['cases']} train, {training['validated_on']} validate"
+        f"- **Split** {training.get('split', 'by patient')}: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
         f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
         "",
@@ -99,7 +104,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
 
 def _row(heading: str, label: str, row: Mapping[str, Any]) -> str:
     dice, unit, status = row["dice"], row["unit"], row["status"]
-    distances = " | ".join(f"{row[key]['mean']:.1f} ± {row[key]['sd']:.1f} {unit}" for key in ("hausdorff95", "hausdorff"))
+    distances = " | ".join(f"{digits(row[key]['mean'])} ± {quantity(row[key]['sd'], unit)}" for key in ("hausdorff95", "hausdorff"))
     return (
         f"| {heading} | {label} | {row['cases']} | {dice['mean']:.3f} ± {dice['sd']:.3f} ({dice['se']:.3f}) | {dice['median']:.3f} |"
         f" {dice['min']:.3f} | {distances} | {status['missed']} | {status['invented']} |"

@@ -2,41 +2,79 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
 import sys
+import traceback
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monet_edge import DISCLAIMER
 from monet_edge.errors import MonetError
-from monet_edge.terminal import make_app, progress_bar
+from monet_edge.files import check_folder, refuse_special
+from monet_edge.terminal import make_app, progress_bar, steady_streams
+from monet_edge.text import printable
 
 from . import options
 from .federated.commands import federated, federated_server, federated_site
-from .options import ChangesOption, ChannelOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+from .options import (
+    ChangesOption,
+    ChannelOption,
+    DeviceOption,
+    GroupOption,
+    NetOption,
+    QuietOption,
+    RunOption,
+    SizeOption,
+    TrainedChannelOption,
+)
 from .synth.commands import synth
 
 if TYPE_CHECKING:
     from .config import Settings
     from .prepare import Prepared
+    from .splits import Split
 
 EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
 
 app = make_app("Train, evaluate and export networks for monet-edge.")
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a function a command, with the option that every command has."""
+
+    @wraps(function)
+    def run(*, debug: bool, **given: Any) -> None:
+        try:
+            function(**given)
+        except Exception:
+            if debug:
+                traceback.print_exc()
+            raise
+
+    signature = inspect.signature(function, eval_str=True)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=DebugOption)
+    parameters = [*signature.parameters.values(), option]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command()(run)
+    return function
+
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
 
 
-@app.command()
+@command
 def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
     """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
     from .dataset import check as check_dataset
-    from .dataset import read
 
-    found = read(dataset, channel)
+    found = options.read(dataset, channel)
     counts = {"ok": 0, "warning": 0, "error": 0}
     for name, severity, message in check_dataset(found, channel):
         counts[severity] += 1
@@ -47,7 +85,7 @@ def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@command
 def prepare(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
@@ -55,10 +93,11 @@ def prepare(
     quiet: QuietOption = False,
 ) -> None:
     """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
+    check_folder(output)
     options.prepare(dataset, output, channel, quiet)
 
 
-@app.command()
+@command
 def fit(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set, or a folder that `prepare` wrote.")],
     output: RunOption,
@@ -73,44 +112,50 @@ def fit(
     high: Annotated[float, typer.Option(help="What becomes 1.")] = 6.0,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = 0.5,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
-    splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split by patient.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
+    group: GroupOption = None,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.preprocess import Preprocess
 
+    from .cases import run_channel
     from .config import RECIPES, Settings
     from .config_text import override
-    from .dataset import read_splits, split
 
+    check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
     chosen = override(RECIPES[recipe], changes or [])
-    ready = options.prepared(dataset, output / "prepared", channel, quiet)
+    if resume and (output / "config.json").exists():
+        channel = run_channel(output, channel)
+    silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
+    ready = options.prepared(dataset, output / "prepared", channel, silent)
     record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
     settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
-    found = split(list(ready.keys), folds=folds) if splits is None else read_splits(splits)
-    _fit(settings, ready, options.choose_split(found, fold), output, resume, device, quiet)
+    part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
+    _fit(settings, ready, part, rule, output, resume, device, silent)
 
 
-for command in (federated, federated_server, federated_site, synth):
-    app.command()(command)
+for function in (federated, federated_server, federated_site, synth):
+    command(function)
 
 
 EngineOption = Annotated[str, typer.Option(help="runtime (as users run it) or torch.")]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice.")]
+SidesOption = Annotated[bool, typer.Option("--sides-as-one", help="Left X and right X count as one: compared with X, or with both.")]
 AlsoOption = Annotated[list[Path] | None, typer.Option(metavar="DATASET", help="Another data set to measure on, all of it.")]
 
 
-@app.command()
+@command
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
     dataset: DatasetArgument,
@@ -120,35 +165,57 @@ def evaluate(
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
+    sides_as_one: SidesOption = False,
+    quiet: QuietOption = False,
 ) -> None:
-    """Measure a model on labelled scans: Dice and distances per patient, missed and invented structures counted."""
+    """Measure a model on labelled scans: Dice and distances per patient and label of the same name, missed and invented ones counted.
+
+    Exit status 1 if cases could not be scored: their reasons are printed, and stand in missing.json.
+    """
     from monet_edge.weights import load
 
-    from .dataset import read, read_splits
+    from .cases import weights_channel
+    from .evaluate import FILES, check_names, make_model, summarise, tell, write_scores
     from .evaluate import evaluate as evaluate_model
-    from .evaluate import make_model, summarise, to_csv
+    from .labels import match
+    from .splits import read_splits
 
     options.one_of("--engine", engine, ("runtime", "torch"))
-    found = read(dataset, channel)
+    if output is not None:
+        check_folder(output)
+        for name in FILES:
+            refuse_special(output / name)
     if fold is not None and splits is None:
         raise MonetError("--fold chooses a split of --splits, which is not given")
-    names = options.choose_split(read_splits(splits), fold)["val"] if splits else list(found.pairs)
-    scores = list(evaluate_model(make_model(load(weights), engine, threads), found, names, flip=flip, channel=channel))
+    held = options.choose_split(read_splits(splits), fold)["val"] if splits else None
+    ready = load(weights)
+    channel = weights_channel(ready.provenance, channel)
+    found = options.read(dataset, channel, quiet)
+    names = list(found.pairs) if held is None else held
+    matched = match(ready.preprocess.labels, found.labels, ready.merged, sides_as_one)
+    check_names(found, names)
+    failures: dict[str, str] = {}
+    with options.counting(f"evaluating {ready.name} on {found.name}: {len(names)} cases", len(names), quiet) as progress:
+        model = make_model(ready, engine, threads)
+        scores = list(
+            evaluate_model(model, found, names, flip=flip, channel=channel, sides_as_one=sides_as_one, progress=progress, failures=failures)
+        )
     summary = summarise(scores)
-    for label, row in summary.items():
-        dice = row["dice"]
-        print(f"{label}: Dice {dice['mean']:.3f} ± {dice['sd']:.3f} (SE {dice['se']:.3f}), median {dice['median']:.3f}, n {dice['n']}")
-        distances = ", ".join(f"{key} {row[key]['mean']:.1f} {row['unit']}" for key in ("hausdorff95", "hausdorff"))
-        print(f"  {distances}; {', '.join(f'{count} {status}' for status, count in row['status'].items())}")
-    print(DISCLAIMER)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "scores.csv").write_text(to_csv(scores))
-        (output / "summary.json").write_text(json.dumps(summary, indent=1))
+    try:
+        if output is not None:  # before anything is printed: a terminal that cannot show it loses no scores
+            write_scores(output, scores, summary, matched, failures)
+    finally:
+        if not quiet:
+            print(tell(summary, matched))
+            print(DISCLAIMER)
+    for name, reason in failures.items():
+        print(f"monet-train: not scored: {printable(' '.join(f'{name}: {reason}'.split()))}", file=sys.stderr)
+    if failures:
+        raise typer.Exit(2 if len(failures) == len(names) else 1)
 
 
-@app.command()
+@command
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of `fit`.")],
     dataset: DatasetArgument,
@@ -159,57 +226,55 @@ def export(
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
+    sides_as_one: SidesOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
-    from .dataset import read
-    from .export import release
+    from .cases import run_channel
+    from .export import plan, release
 
-    found, others = read(dataset, channel), [read(folder, channel) for folder in also or []]
-    weights = release(run, found, output, others, note or [], command, channel, name_cases)
-    print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
+    channel = run_channel(run, channel)
+    found, others = options.read(dataset, channel, quiet), [options.read(folder, channel, quiet) for folder in also or []]
+    plan(run, found, output, others, sides_as_one)  # what is refused is refused before there is a bar
+    with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
+        weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar)
+    if not quiet:
+        print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 
 
-@app.command()
+@command
 def figures(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
-    channel: ChannelOption = 0,
+    channel: TrainedChannelOption = None,
 ) -> None:
     """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
     from .figures import draw
 
+    check_folder(output)
     for path, silent in draw(weights, dataset, output, case or [], channel):
         print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")
 
 
-def _fit(settings: Settings, ready: Prepared, split: dict[str, list[str]], output: Path, resume: bool, device: str, quiet: bool) -> None:
+def _fit(settings: Settings, ready: Prepared, split: Split, rule: str, output: Path, resume: bool, device: str, quiet: bool) -> None:
     from .train import fit as fit_network
 
-    main_process = int(os.environ.get("RANK", "0")) == 0
     title = f"training {settings.net} on {ready.name}: {len(split['train'])} cases, {len(split['val'])} to validate"
-    with progress_bar(title, quiet or not main_process) as bar:
-
-        def log(row: dict[str, float]) -> None:
-            if bar is not None:
-                bar(int(row["epoch"]) + 1, settings.recipe.epochs)
-            elif not quiet:
-                print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
-
-        def announce(line: str) -> None:
-            if main_process and not quiet:
-                print(line, file=sys.stderr, flush=True)
-
-        fit_network(settings, ready, split, output, resume=resume, device=device or None, log=log, announce=announce)
+    with options.following(title, settings.recipe.epochs, quiet) as (log, announce):
+        fit_network(settings, ready, split, output, resume=resume, device=device or None, rule=rule, log=log, announce=announce)
 
 
 def main() -> None:
     """Entry point of the console script; what a user can mend is one line on stderr and exit status 2."""
+    steady_streams()
     try:
         app()
         return
+    except MemoryError as error:
+        message = f"the memory ran out: {error}"
     except (MonetError, OSError) as error:
         message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     except ModuleNotFoundError as error:
@@ -217,6 +282,8 @@ def main() -> None:
         if extra is None:
             raise
         message = f"{error.name} is not installed: pip install '.[{extra}]' in the checkout of monet-edge"
+    except Exception as error:
+        message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
     print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 

@@ -231,6 +231,24 @@ class Settings:
     deterministic: bool
 
 
+def as_run(settings: Settings) -> Settings:
+    """The settings without what has no effect in this run, which its record must not claim.
+
+    Skull stripping needs a z-score, `alone` needs neighbours, dropout a network that has some, weight decay AdamW.
+    """
+    record, recipe = settings.preprocess, settings.recipe
+    augmentation = replace(
+        recipe.augmentation,
+        strip=recipe.augmentation.strip if record.intensity == "zscore" else 0.0,
+        alone=recipe.augmentation.alone if record.context else 0.0,
+    )
+    network = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+    drops = any(op.attrs.get("dropout") for op in network.ops)
+    decay = recipe.decay if recipe.optimiser == "adamw" else 0.0
+    recipe = replace(recipe, augmentation=augmentation, dropout=recipe.dropout if drops else 0.0, decay=decay)
+    return replace(settings, recipe=recipe)
+
+
 def training_spec(settings: Settings) -> Spec:
     """The Spec that a run trains: the architecture for its channels and classes, with the recipe's dropout.
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monet_edge import preprocess
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import ModelError, MonetError
 
-from .config import STRONG, Augmentation, Recipe, Settings
+from .config import STRONG, Augmentation, Settings
 
-MAX_TEXT = 10_000  # characters of a run's settings; they have about 2000
+R = TypeVar("R")  # a settings dataclass
+MAX_TEXT = 400_000  # characters of a run's settings: about 2000, and 255 labels of 100 characters, each escaped with up to 12
 
 
 def changed(record: Any, values: Mapping[str, Any]) -> Any:
@@ -52,8 +53,16 @@ def _whole(record: Any, values: Mapping[str, Any]) -> Any:
     return changed(record, values)
 
 
-def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A recipe with some settings changed, each given as ``name=value`` or ``augmentation.name=value``, the value as JSON.
+def override(record: R, changes: Sequence[str], prefix: str = "") -> R:
+    """A settings dataclass with some values changed.
+
+    Parameters
+    ----------
+    record : dataclass
+    changes : sequence of str
+        ``name=value`` each, the value as JSON; ``augmentation.name=value`` where the value belongs to a dataclass within.
+    prefix : str
+        What every change begins with.
 
     Raises
     ------
@@ -61,20 +70,21 @@ def override(recipe: Recipe, changes: Sequence[str]) -> Recipe:
         If there is no such setting or the value is of another kind.
     """
     for change in changes:
-        path, _, text = change.partition("=")
+        if not change.startswith(prefix):
+            raise MonetError(f"--set {change}: expected {prefix}NAME=VALUE")
+        path, _, text = change.removeprefix(prefix).partition("=")
         group, _, name = path.rpartition(".")
         try:
             value = json.loads(text)
         except ValueError:
             value = text
         try:
-            if group == "augmentation":
-                recipe = replace(recipe, augmentation=changed(recipe.augmentation, {name: value}))
-            else:
-                recipe = changed(recipe, {path: value})
+            within = getattr(record, group, None)
+            values = {group: changed(within, {name: value})} if is_dataclass(within) else {path: value}
+            record = changed(record, values)
         except MonetError as error:
             raise MonetError(f"--set {change}: {error}") from None
-    return recipe
+    return record
 
 
 def to_json(settings: Settings) -> str:
@@ -116,7 +126,7 @@ def read_settings(run: Path) -> Settings:
     """
     path = run / "config.json" if run.is_dir() else run
     try:
-        return from_json(path.read_text(errors="replace"))
+        return from_json(path.read_text(encoding="utf-8", errors="replace"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); expected the config.json that monet-train fit writes") from None
     except ModelError as error:

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from monet_edge.preprocess import Preprocess, normalise, resize
+from monet_edge.preprocess import SLICINGS, Preprocess, normalise, resize
 
 from .augment import standardise
 from .config import DEPTHS
@@ -99,6 +99,14 @@ def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: 
         torch.from_numpy(np.stack(strips)).to(device),
         tuple(names),
     )
+
+
+def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], record: Preprocess) -> tuple[int, int, int]:
+    """How many slices train and validate, and how many bytes all of them take at their worst moment."""
+    axis = list(SLICINGS).index(record.slicing)
+    training, validation = (sum(prepared.shape(name)[axis] for name in names) for names in (train, val))
+    one = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
+    return training, validation, one * max(2 * training, training + 2 * validation)
 
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:

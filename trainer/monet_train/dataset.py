@@ -7,20 +7,22 @@ and keeps several channels in one 4-D file; nnU-Net lists nothing, names numbers
 
 from __future__ import annotations
 
-import json
-import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from monet_edge import volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.preprocess import SLICINGS, Statistics, measure
+from monet_edge.volume import geometry
 
+from .dataset_json import IGNORE, read_json, read_labels, read_pairs
+
+APART = 0.02  # voxels; an origin off by 0.002 mm is an exporter's rounding, a rotation that moves a corner by 0.055 voxels is not
+ROUNDING = 1e-3  # a label's distance from a whole number, once scaled: float32 slopes of 1/255 are off by less
 AXES = SLICINGS["axial"]  # the order in which cases are kept; `oriented` turns it for other slicings
 
 
@@ -35,10 +37,18 @@ class Dataset:
         From dataset.json.
     labels : tuple of str
         Names of the labels 1, 2, ...
+    ignore : int or None
+        The number that says that nobody labelled a voxel.
     spacing_known : bool
         False where dataset.json says ``"spacing": "unknown"``: distances are then in pixels.
     pairs : dict of str to (Path, Path)
         Scan and labels of every case, by name, sorted.
+    separate : frozenset of str
+        Cases whose channels are a file each, of which ``pairs`` has the wanted one.
+    validation : tuple of str
+        Cases that dataset.json lists to validate on.
+    warnings : tuple of str
+        What is in the folder and not read.
     """
 
     folder: Path
@@ -47,8 +57,12 @@ class Dataset:
     licence: str
     reference: str
     labels: tuple[str, ...]
+    ignore: int | None
     spacing_known: bool
     pairs: dict[str, tuple[Path, Path]]
+    separate: frozenset[str]
+    validation: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,8 @@ class Case:
         In the scan's own dtype; intensities are ``image * slope + inter``.
     label : (Z, H, W) uint8
     slope, inter : float
-    spacing : tuple of float
-        mm along Z, H, W.
+    steps : (3, 3) float64
+        A column each for Z, H, W: the way in mm that one voxel along that axis takes, see `monet_edge.volume.geometry`.
     statistics : Statistics
         Of the whole volume.
     """
@@ -73,8 +87,13 @@ class Case:
     label: np.ndarray
     slope: float
     inter: float
-    spacing: tuple[float, ...]
+    steps: np.ndarray
     statistics: Statistics
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size in mm along Z, H, W."""
+        return geometry.spacing(self.steps)
 
 
 def read(folder: Path, channel: int = 0) -> Dataset:
@@ -91,79 +110,24 @@ def read(folder: Path, channel: int = 0) -> Dataset:
     DatasetError
         If the folder is not such a data set, or a file of a case is missing.
     """
-    try:
-        data = json.loads((folder / "dataset.json").read_text())
-    except OSError as error:
-        raise DatasetError(
-            f"{folder}: no readable dataset.json ({error.strerror}); expected a data set with imagesTr and labelsTr"
-        ) from None
-    except ValueError as error:
-        raise DatasetError(f"{folder / 'dataset.json'}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise DatasetError(f"{folder / 'dataset.json'}: expected a JSON object")
-    ending = str(data.get("file_ending", ".nii.gz"))
-    labels = {_stem(path, ending): path for path in (folder / "labelsTr").glob(f"*{ending}") if not path.name.startswith(".")}
-    images = {_stem(path, ending): path for path in (folder / "imagesTr").glob(f"*{ending}") if not path.name.startswith(".")}
-    names = _listed(folder, data.get("training"), ending) or _case_names(images)
-    pairs, problems = {}, []
-    for name in sorted(names):
-        image = images.get(f"{name}_{channel:04d}") or images.get(name)
-        if image is None:
-            problems.append(f"{name} has no scan in imagesTr")
-        elif name not in labels:
-            problems.append(f"{name} has no labels in labelsTr")
-        else:
-            pairs[name] = (image, labels[name])
-    problems += [f"labels of {name} belong to no scan" for name in sorted(labels.keys() - names)]
-    if problems or not pairs:
-        raise DatasetError(f"{folder}: {'; '.join(problems[:5]) or 'no cases found in imagesTr'}{' ...' if len(problems) > 5 else ''}")
-    licence = data.get("licence", data.get("license", ""))
+    data = read_json(folder)
+    pairs, warnings = read_pairs(folder, data, channel)
+    labels, ignore = read_labels(folder, data.get("labels"))
+    names = data.get("channel_names", data.get("modality"))
     return Dataset(
         folder,
         str(data.get("name", folder.name)),
-        _modality(data.get("channel_names", data.get("modality")), channel),
-        str(licence),
+        str(names.get(str(channel), "")) if isinstance(names, dict) else "",
+        str(data.get("licence", data.get("license", ""))),
         str(data.get("reference", "")),
-        _labels(folder, data.get("labels")),
+        labels,
+        ignore,
         data.get("spacing") != "unknown",
-        pairs,
+        {pair.name: (pair.image, pair.label) for pair in pairs},
+        frozenset(pair.name for pair in pairs if pair.separate),
+        tuple(pair.name for pair in pairs if pair.validation),
+        tuple(warnings),
     )
-
-
-def _modality(names: Any, channel: int) -> str:
-    return str(names.get(str(channel), "")) if isinstance(names, dict) else ""
-
-
-def _listed(folder: Path, training: Any, ending: str) -> set[str]:
-    """Names of the cases that the decathlon's dialect lists; nnU-Net's lists none, or only how many there are."""
-    try:
-        return {_stem(Path(item["image"]), ending) for item in training if isinstance(item, dict)} if isinstance(training, list) else set()
-    except (KeyError, TypeError):
-        raise DatasetError(f'{folder / "dataset.json"}: training must list every case as {{"image": FILE, "label": FILE}}') from None
-
-
-def _case_names(images: dict[str, Path]) -> set[str]:
-    """Names without nnU-Net's channel number; where no file has one, as they are."""
-    numbered = {name[:-5] for name in images if re.search(r"_\d{4}$", name)}
-    return numbered if numbered and all(re.search(r"_\d{4}$", name) for name in images) else set(images)
-
-
-def _stem(path: Path, ending: str) -> str:
-    return path.name.removesuffix(ending)
-
-
-def _labels(folder: Path, labels: Any) -> tuple[str, ...]:
-    """Names of labels 1, 2, ... from either dialect."""
-    try:
-        if all(key.isdigit() for key in labels):
-            named = {int(key): str(name) for key, name in labels.items()}
-        else:
-            named = {int(number): name for name, number in labels.items() if name != "ignore"}
-    except (AttributeError, TypeError, ValueError):
-        raise DatasetError(f"{folder / 'dataset.json'}: labels must map numbers to names or names to numbers, found {labels!r}") from None
-    if len(named) < 2 or sorted(named) != list(range(len(named))):
-        raise DatasetError(f"{folder / 'dataset.json'}: labels must be numbered 0 (background), 1, 2, ... without gaps, found {labels!r}")
-    return tuple(named[number] for number in range(1, len(named)))
 
 
 def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
@@ -186,20 +150,59 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     if name not in dataset.pairs:
         raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
     image_path, label_path = dataset.pairs[name]
-    scan = volume.read(image_path, channel if volume.peek(image_path).volumes > 1 else None)
+    scan = volume.read(image_path, _volume(dataset, name, channel))
     mask = volume.read(label_path)
     if scan.shape != mask.shape:
         raise DatasetError(f"{name}: the scan has shape {scan.shape}, its labels {mask.shape}")
-    # a thousandth of a voxel: exporters round affines
-    if not np.allclose(scan.affine, mask.affine, atol=1e-3 * float(np.abs(scan.affine[:3, :3]).max())):
-        raise DatasetError(f"{name}: scan and labels have different affines, so they may lie apart; resample or correct the labels")
-    label, _ = volume.to_canonical(mask.voxels, mask.affine, AXES)
-    values = np.unique(label)
-    if mask.slope != 1 or mask.inter != 0 or not np.isin(values, range(len(dataset.labels) + 1)).all():
-        raise DatasetError(f"{name}: labels must be 0 to {len(dataset.labels)} as in dataset.json, found {values[:8].tolist()}")
+    voxels = displacement(scan.affine, mask.affine, scan.shape)
+    if not voxels <= APART:
+        raise DatasetError(
+            f"{name}: scan and labels have different affines: a corner of the volume lies {voxels:.3g} voxels away"
+            f" (at most {APART} are taken for rounding); resample or correct the labels"
+        )
+    label, _ = volume.to_canonical(_numbers(dataset, name, mask), mask.affine, AXES)
     image, orientation = volume.to_canonical(scan.voxels, scan.affine, AXES)
-    spacing = tuple(scan.spacing[axis] for axis in orientation.axes)
-    return Case(name, image, label.astype(np.uint8), scan.slope, scan.inter, spacing, measure(image, scan.slope, scan.inter))
+    steps = geometry.canonical_steps(scan.affine, orientation)
+    return Case(name, image, label, scan.slope, scan.inter, steps, measure(image, scan.slope, scan.inter))
+
+
+def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
+    """Which volume of a case's file is a channel; None where the file holds one only."""
+    volumes = volume.peek(dataset.pairs[name][0]).volumes
+    if name in dataset.separate and channel and volumes > 1:
+        raise DatasetError(f"{name}: expected one channel in every file, found {volumes} in {dataset.pairs[name][0].name}")
+    if name in dataset.separate or (volumes == 1 and channel == 0):
+        return 0
+    if channel >= volumes:
+        raise DatasetError(f"{name}: the scan has no volume {channel}; it has {volumes}, counted from 0")
+    return channel
+
+
+def displacement(scan: np.ndarray, label: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines (4, 4) put a corner of one volume (X, Y, Z) apart: the largest distance, in voxels of the scan."""
+    corners = np.array([[*corner, 1] for corner in product(*((-0.5, side - 0.5) for side in shape))])
+    apart = (corners @ (label - scan).T)[:, :3] @ np.linalg.inv(scan[:3, :3]).T
+    return float(np.linalg.norm(apart, axis=1).max())
+
+
+def _numbers(dataset: Dataset, name: str, mask: volume.Scan) -> np.ndarray:
+    """Labels (X, Y, Z) uint8 as numbers of dataset.json, of a file that may hold them scaled or as floats."""
+    stored, counts = np.unique(mask.voxels, return_counts=True)
+    values = stored.astype(np.float64) * mask.slope + mask.inter
+    whole = np.abs(values - np.rint(values)) <= ROUNDING
+    if dataset.ignore is not None and (unlabelled := whole & (np.rint(values) == dataset.ignore)).any():
+        raise DatasetError(
+            f"{name}: {counts[unlabelled].sum()} voxels are labelled {dataset.ignore}, dataset.json's {IGNORE!r}, which is not supported:"
+            " every voxel would have to be one of the labels"
+        )
+    strange = values[~(whole & (np.rint(values) >= 0) & (np.rint(values) <= len(dataset.labels)))]
+    if strange.size:
+        found = ", ".join(f"{value:.6g}" for value in strange[:8])
+        raise DatasetError(f"{name}: labels must be 0 to {len(dataset.labels)} as in dataset.json, found {found}")
+    label = np.empty(mask.shape, np.uint8, order="F")
+    for z in range(mask.shape[2]):  # slice by slice: no second volume in float64
+        np.rint(mask.voxels[:, :, z] * mask.slope + mask.inter, out=label[:, :, z], casting="unsafe")
+    return label
 
 
 def oriented(case: Case, slicing: str) -> Case:
@@ -213,7 +216,7 @@ def oriented(case: Case, slicing: str) -> Case:
     turn = axial_affine(case.spacing), SLICINGS[slicing]
     image, orientation = volume.to_canonical(case.image.T, *turn)
     label, _ = volume.to_canonical(case.label.T, *turn)
-    return replace(case, image=image, label=label, spacing=tuple(case.spacing[::-1][axis] for axis in orientation.axes))
+    return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
 
 
 def axial_affine(spacing: Sequence[float]) -> np.ndarray:
@@ -243,57 +246,3 @@ def check(dataset: Dataset, channel: int = 0) -> Iterator[tuple[str, str, str]]:
             yield name, "warning", "no voxel is labelled"
         else:
             yield name, "ok", f"{case.image.shape} {case.image.dtype}"
-
-
-def institution(name: str) -> str:
-    """The hospital a case comes from: the letters after ``TCGA_``; other names say nothing."""
-    found = re.match(r"TCGA_([A-Z]+)_", name)
-    return found[1] if found else ""
-
-
-def split(names: Sequence[str], seed: int = 0, folds: int = 0) -> list[dict[str, list[str]]]:
-    """Split by patient, within each institution.
-
-    Parameters
-    ----------
-    names : sequence of str
-    seed : int
-        Of the permutation; the project's own tables all use 0.
-    folds : int
-        0: one split, the first 70 % (rounded) of every institution train. Else so many cross-validation splits.
-
-    Returns
-    -------
-    list of {"train": [...], "val": [...]}
-        Sorted names; the layout of nnU-Net's splits file.
-    """
-    groups = defaultdict(list)
-    for name in sorted(names):
-        groups[institution(name)].append(name)
-    rng = np.random.default_rng(seed)
-    shuffled = {group: [str(name) for name in rng.permutation(groups[group])] for group in sorted(groups)}
-    validation = []
-    if folds == 0:
-        validation.append([name for group in shuffled.values() for name in group[round(0.7 * len(group)) :]])
-    for fold in range(folds):
-        validation.append([name for group in shuffled.values() for name in group[fold::folds]])
-    return [{"train": sorted(set(names) - set(held)), "val": sorted(held)} for held in validation]
-
-
-def read_splits(path: Path) -> list[dict[str, list[str]]]:
-    """Read a splits.json, of ours or of nnU-Net's.
-
-    Raises
-    ------
-    DatasetError
-        If it is none.
-    """
-    try:
-        splits = [{"train": list(part["train"]), "val": list(part["val"])} for part in json.loads(path.read_text())]
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); expected a splits.json") from None
-    except (ValueError, KeyError, TypeError):
-        splits = []
-    if not splits or not all(isinstance(name, str) for part in splits for names in part.values() for name in names):
-        raise DatasetError(f'{path}: expected a list of splits, each {{"train": [names of cases], "val": [names of cases]}}')
-    return splits

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from monet_edge import DISCLAIMER, __version__, fingerprint
-from monet_edge.errors import ModelError, OutputError
-from monet_edge.files import atomic_write
-from monet_edge.runtime import Engine
+from monet_edge import fingerprint
+from monet_edge.engine import Engine
+from monet_edge.errors import DatasetError, ModelError, OutputError
+from monet_edge.files import check_folder, refuse_special, write_together
+from monet_edge.model import Progress
 from monet_edge.spec import Spec, fold
-from monet_edge.weights import Weights, load, save
+from monet_edge.weights import Weights, load, pack, parse
 
 from . import checkpoint
 from .card import card, measuring
-from .config import DEPTHS, Settings, training_spec
+from .cases import check_dataset
+from .config import DEPTHS, Settings, as_run, training_spec
 from .config_text import read_settings
 from .data import strip
-from .dataset import Case, Dataset, oriented, read_splits
+from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
-from .evaluate import evaluate, make_model, summarise
+from .evaluate import check_names, evaluate, make_model, summarise
+from .labels import Match, match
 from .network import Network
+from .provenance import Provenance, Source, one_line
+from .splits import read_rule, read_splits
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -69,8 +71,33 @@ def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.
     return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in folded.items()}
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A finished run, folded, checked against PyTorch and described, in memory."""
+
+    settings: Settings
+    tensors: Mapping[str, np.ndarray]
+    looks: fingerprint.Fingerprint | None
+    provenance: Provenance
+    splits: bytes
+
+    def pack(self, output: Path) -> bytes:
+        """The bytes of its weights file."""
+        spec = fold(training_spec(self.settings))
+        return pack(output.stem, spec, self.tensors, self.settings.preprocess, self.provenance.to_record(), self.looks)
+
+    def files(self, output: Path) -> dict[Path, bytes]:
+        """The weights file and the splits beside it."""
+        return {output: self.pack(output), output.with_suffix(".splits.json"): self.splits}
+
+    def write(self, output: Path) -> Weights:
+        """Write both, or none; returns the weights as loaded again."""
+        write_together(self.files(output))
+        return load(output)
+
+
 def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel: int = 0) -> Weights:
-    """Fold a finished run into a weights file, and write its splits beside it.
+    """Fold a finished run into a weights file, and write its splits beside it: both or none.
 
     Parameters
     ----------
@@ -95,76 +122,12 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     OutputError
         If ``output`` cannot be such a file.
     DatasetError
-        If the run was trained on other cases than this data set's.
+        If the run was trained on other cases than this data set's, or on another channel.
     ModelError
         If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
     """
-    settings = read_settings(run)
-    about = {
-        "modality": dataset.modality,
-        "licence": dataset.licence,
-        "data": {"name": dataset.name, "reference": dataset.reference, "licence": dataset.licence},
-    }
-
-    def look(names: Sequence[str]) -> fingerprint.Fingerprint | None:
-        return _fingerprint((load_case(dataset, name, channel) for name in names), settings)
-
-    return export_run(run, output, about, look, command)
-
-
-def export_run(
-    run: Path, output: Path, about: Mapping[str, Any], look: Callable[[Sequence[str]], fingerprint.Fingerprint | None], command: str = ""
-) -> Weights:
-    """Fold a finished run into a weights file, whatever it was trained on.
-
-    Parameters
-    ----------
-    run, output, command
-        As for `export`.
-    about : mapping
-        ``modality``, ``licence`` and ``data`` (name, reference, licence), for the provenance.
-    look : callable
-        Tells the appearance of the cases it is given the names of; None where that tells nothing.
-
-    Returns
-    -------
-    Weights
-        As loaded again from ``output``.
-
-    Raises
-    ------
-    OutputError, ModelError
-        As for `export`.
-    """
-    if output.suffix != ".safetensors" or not output.parent.is_dir():
-        raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
-    settings = read_settings(run)
-    if not (run / "final.safetensors").exists():
-        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with --resume")
-    state, trained = checkpoint.load(run / "final.safetensors")
-    spec = training_spec(settings)
-    tensors = fold_tensors(spec, {name: tensor.numpy() for name, tensor in state.items()})
-    _compare(settings, state, tensors)  # before anything is written
-    split = read_splits(run / "splits.json")
-    provenance = {
-        **about,
-        "training": {
-            "command": command,
-            "epochs": trained["epochs"],
-            "cases": len(split[0]["train"]),
-            "validated_on": len(split[0]["val"]),
-            "settings": asdict(settings),
-        },
-        "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in spec.ops if "bn" in op.attrs}),
-        "versions": {"monet-edge": __version__, "torch": torch.__version__},
-        "date": datetime.now(UTC).date().isoformat(),
-        "revision": _revision(),
-        "use": DISCLAIMER,
-    }
-    save(output, fold(spec), tensors, settings.preprocess, provenance, look(split[0]["train"]))
-    with atomic_write(output.with_suffix(".splits.json"), overwrite=True) as file:
-        file.write(json.dumps(split, indent=1).encode())
-    return load(output)
+    check_output(output)
+    return _folded(run, dataset, command, channel).write(output)
 
 
 def release(
@@ -176,8 +139,10 @@ def release(
     command: str = "",
     channel: int = 0,
     named: bool = False,
+    sides_as_one: bool = False,
+    progress: Progress | None = None,
 ) -> Weights:
-    """Export a run, measure it through the runtime, and write its card beside the file.
+    """Export a run, measure it through the runtime, and write its card beside the file: all that was measured, or nothing.
 
     Parameters
     ----------
@@ -189,6 +154,10 @@ def release(
         What a reader of the card must know.
     named : bool
         Name the worst cases in the file and the card: a hospital's cases may be named after their patients.
+    sides_as_one : bool
+        "left X" and "right X" count as X where another data set has them as one.
+    progress : callable, optional
+        Called with the number of scans read or segmented, and of all.
 
     Returns
     -------
@@ -198,28 +167,142 @@ def release(
     Raises
     ------
     MonetError
-        As `export`, and if a case is not fit for use.
+        As `export`, if two data sets have one name, and if a case is not fit for use; ``output`` and what lies beside it are as before.
     """
-    weights = export(run, dataset, output, command, channel)
-    model, held = make_model(weights), read_splits(run / "splits.json")[0]["val"]
-    measured = [(f"{dataset.name}, validation", dataset, held), *((other.name, other, list(other.pairs)) for other in others)]
-    summaries = {heading: summarise(list(evaluate(model, found, names, channel=channel)), named) for heading, found, names in measured}
+    measured = plan(run, dataset, output, others, sides_as_one)
+    training = read_splits(run / "splits.json")[0]["train"]
+    done, total = 0, len(training) + sum(len(one.names) for one in measured)
+
+    def count(_: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    folded = _folded(run, dataset, command, channel, count)
+    model = make_model(parse(output.stem, folded.pack(output)))
+    summaries = {}
+    for one in measured:
+        scores = evaluate(model, one.dataset, one.names, channel=channel, sides_as_one=sides_as_one, progress=count)
+        summaries[one.heading] = summarise(list(scores), named)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
-    provenance = {**weights.provenance, "dice": dice, "metrics": summaries}
-    save(output, weights.spec, weights.tensors, weights.preprocess, provenance, weights.fingerprint)
-    weights = load(output)
-    commands = [measuring(output, dataset.name, True, channel), *(measuring(output, other.name, False, channel) for other in others)]
-    with atomic_write(output.with_suffix(".md"), overwrite=True) as file:
-        file.write(card(weights, summaries, notes, commands).encode())
-    return weights
+    folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries}))
+    files = folded.files(output)
+    weights = parse(output.stem, files[output])
+    commands = [measuring(output, one.dataset.name, one.dataset is dataset, channel, sides_as_one) for one in measured]
+    unscored = [f"Not scored on {one.heading}: {one.match}." for one in measured if str(one.match)]
+    text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
+    write_together({**files, output.with_suffix(".md"): text.encode()})
+    return load(output)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Cases to measure a model on, under a heading of their own."""
+
+    heading: str
+    dataset: Dataset
+    names: list[str]
+    match: Match
+
+
+def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = (), sides_as_one: bool = False) -> list[Measured]:
+    """What `release` would measure, having refused what would fail after hours; no scan is opened.
+
+    Raises
+    ------
+    MonetError
+        If ``output`` cannot be written, the run is not finished or of other cases, two data sets have one name, or one has no label
+        of the model's.
+    """
+    check_output(output)
+    for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
+        refuse_special(path)
+    settings = _finished(run)
+    split = read_splits(run / "splits.json")[0]
+    check_names(dataset, [*split["train"], *split["val"]])
+    given = [
+        (f"{one_line(dataset.name)}, validation", dataset, split["val"]),
+        *((one_line(other.name), other, list(other.pairs)) for other in others),
+    ]
+    headings = [heading for heading, _, _ in given]
+    for heading in headings:
+        if headings.count(heading) > 1:
+            raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
+    matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
+    return [Measured(*one, matched) for one, matched in zip(given, matches, strict=True)]
+
+
+def _finished(run: Path) -> Settings:
+    """The settings of a run that has its final weights."""
+    settings = read_settings(run)
+    if not (run / "final.safetensors").exists():
+        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with it: the same command and --resume")
+    return settings
+
+
+def check_output(output: Path) -> None:
+    """Refuse before the work what could not be written after it: an OutputError."""
+    if output.suffix != ".safetensors" or not output.parent.is_dir():
+        raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
+    check_folder(output.parent)
+    refuse_special(output)
+
+
+def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[str, Any]) -> Folded:
+    """Fold a finished run and hold it to PyTorch, whatever it was trained on; nothing is written.
+
+    Parameters
+    ----------
+    run : Path
+    source : Source
+        What it was trained on.
+    facts, more : mapping of str to JSON value
+        For its `Provenance`: of the training, beside its cases and their split, and of the file.
+
+    Returns
+    -------
+    Folded
+        Without the appearance of training scans, which takes a data set.
+
+    Raises
+    ------
+    ModelError
+        As `export`, or if a fact cannot be told.
+    """
+    settings = _finished(run)
+    state, about = checkpoint.load(run / "final.safetensors")
+    tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
+    _compare(settings, state, tensors)
+    path = run / "splits.json"
+    split = read_splits(path)[0]
+    facts = {**facts, "cases": len(split["train"]), "validated_on": len(split["val"]), "split": read_rule(path)}
+    provenance = Provenance((source,), settings, about["epochs"], facts, more)
+    provenance.to_record()  # what cannot be told is found before scans are read
+    return Folded(settings, tensors, None, provenance, path.read_bytes())
+
+
+def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: Callable[[str], None] = lambda _: None) -> Folded:
+    """Fold a run on a data set, with the appearance of its training scans; nothing is written."""
+    folded = fold_run(run, Source.of(dataset), {"command": command, "channel": channel}, {})
+    split = read_splits(run / "splits.json")[0]
+    check_dataset(run, dataset, [*split["train"], *split["val"]], channel)
+    check_names(dataset, split["train"])
+    return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], channel, progress), folded.settings))
+
+
+def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Callable[[str], None]) -> Iterator[Case]:
+    for name in names:
+        yield load_case(dataset, name, channel)
+        progress(name)
 
 
 def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
-    record, augmentation = settings.preprocess, settings.recipe.augmentation
+    record, augmentation = settings.preprocess, as_run(settings).recipe.augmentation
     depths = []
-    if augmentation.strip and record.intensity == "zscore":
+    if augmentation.strip:
         scale = fingerprint.SIDE / record.size
         depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.strip_depth, 3)]
     rows: list[list[np.ndarray]] = []
@@ -229,18 +312,6 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
         rows.append([fingerprint.features(slices), *(fingerprint.features(strip(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)
-
-
-def _revision() -> str:
-    """The commit that this runs from, where it runs from a git checkout."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
-        return ""
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Mapping[str, np.ndarray]) -> None:

@@ -15,10 +15,12 @@ from monet_edge.model import Model
 from monet_edge.preprocess import network_input, to_mask
 from monet_edge.weights import Weights, load
 
+from .cases import weights_channel
 from .data import labels_of
 from .dataset import Case, oriented, read
 from .dataset import load as load_case
-from .evaluate import Score, evaluate, make_model
+from .evaluate import Score, check_names, make_model, score
+from .labels import Match, match
 from .network import Network
 
 matplotlib.use("Agg")
@@ -46,6 +48,19 @@ def boxes(path: Path, models: Mapping[str, Sequence[Score]]) -> None:
     for axis, measure in zip(axes, ("dice", "hausdorff"), strict=True):
         axis.boxplot([[getattr(score, measure) for score in scores] for scores in models.values()], tick_labels=list(models))
         axis.set_ylabel("Dice" if measure == "dice" else f"Hausdorff, {next(iter(models.values()))[0].unit}")
+    _write(figure, path)
+
+
+def progress(path: Path, runs: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Validation Dice against steps of training, a line a run; the steps on a logarithmic axis."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for title, points in runs.items():
+        axis.plot(*zip(*points, strict=True), label=title, linewidth=1.2)
+    axis.set_xscale("log")
+    axis.set_xlabel("steps")
+    axis.set_ylabel("Dice of the validation patients")
+    axis.set_ylim(0, 1)
+    axis.legend(loc="upper left", fontsize=8)
     _write(figure, path)
 
 
@@ -84,7 +99,7 @@ def activations(path: Path, weights: Weights, image: np.ndarray, channels: int =
 
 def curves(run: Path) -> None:
     """`curves.png` of a run folder: losses and validation Dice by epoch."""
-    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows = list(csv.DictReader((run / "metrics.csv").open(encoding="utf-8", newline="")))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
     for key in rows[-1]:
         points = [(int(row["epoch"]), float(row[key])) for row in rows if row[key]]
@@ -96,17 +111,21 @@ def curves(run: Path) -> None:
     _write(figure, run / "curves.png")
 
 
-def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int) -> Iterator[tuple[Path, dict[str, float]]]:
+def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int | None) -> Iterator[tuple[Path, dict[str, float]]]:
     """All pictures of a model on a few cases; yields every file, with the shares that `activations` returns."""
     weights = load(model)
+    channel = weights_channel(weights.provenance, channel)
     found, record = read(folder, channel), weights.preprocess
-    engine, names = make_model(weights), list(cases) or list(found.pairs)[:4]
+    matched, names = match(record.labels, found.labels, weights.merged), list(cases) or list(found.pairs)[:4]
+    check_names(found, names)
+    engine = make_model(weights)
     output.mkdir(parents=True, exist_ok=True)
     shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scores: list[Score] = []
     for name in names:
-        shown.append(example(engine, load_case(found, name, channel)))
-        scores.extend(evaluate(engine, found, [name], channel=channel))
+        case = load_case(found, name, channel)
+        shown.append(example(engine, case, matched))
+        scores.extend(score(engine, case, matched, found.spacing_known))
     overlays(output / "overlays.png", [image[record.context] for image, _, _ in shown], *zip(*(rest for _, *rest in shown), strict=True))
     yield output / "overlays.png", {}
     boxes(output / "boxes.png", {weights.name: scores})
@@ -114,21 +133,25 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     yield output / "activations.png", activations(output / "activations.png", weights, shown[0][0])
 
 
-def example(model: Model, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The slice of a case that holds most of the structures, at the network's size.
+def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The slice of a case that holds most of the structures which model and data set know, at the network's size.
 
     Returns
     -------
     image : (C, S, S) float32
         The network's input.
     truth, prediction : (S, S) uint8
+        In one numbering, see `Match.masks`.
     """
     record = model.weights.preprocess
     case = oriented(case, record.slicing)
-    z = int((case.label > 0).sum(axis=(1, 2)).argmax())
+    shared, _ = matched.masks(case.label, case.label)
+    z = int((shared > 0).sum(axis=(1, 2)).argmax())
     image = network_input(case.image, z, record, case.statistics, case.slope, case.inter)
-    truth = labels_of(replace(case, label=case.label[z : z + 1]), record, record.classes == 1)[0]
-    return image, truth, to_mask(model.predict(image[None])[0], record.threshold)
+    predicted = to_mask(model.predict(image[None])[0], record.threshold)
+    structures = replace(record, labels=tuple(pair.name for pair in matched.pairs))
+    truth = labels_of(replace(case, label=shared[z : z + 1]), structures, False)[0]
+    return image, truth, matched.masks(predicted, predicted)[1]
 
 
 def _write(figure: plt.Figure, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +14,20 @@ from monet_edge.errors import DatasetError, MonetError
 from monet_edge.terminal import progress_bar
 
 if TYPE_CHECKING:
+    from .dataset import Dataset
     from .prepare import Prepared
+    from .splits import Split
 
 ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
+TrainedChannelOption = Annotated[
+    int | None, typer.Option(min=0, help="Which channel of a scan with several. Default: the one trained on, or 0.")
+]
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
+GroupOption = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Who is a patient: the first group of its match in a case's name, as in '(.*)_frame'.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
@@ -29,32 +39,107 @@ def one_of(option: str, value: str, known: Iterable[str]) -> None:
         raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
 
 
+def read(dataset: Path, channel: int, quiet: bool = False) -> Dataset:
+    """Read a data set, and say what in its folder is not read."""
+    from .dataset import read as read_dataset
+
+    found = read_dataset(dataset, channel)
+    if not quiet:
+        for warning in found.warnings:
+            warn(f"{dataset}: {warning}")
+    return found
+
+
+def warn(message: str) -> None:
+    """A line on standard error."""
+    print(f"monet-train: warning: {message}", file=sys.stderr)
+
+
 def prepare(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
     """Prepare a data set in a folder, with a progress bar."""
-    from .dataset import read
     from .prepare import prepare as prepare_dataset
 
-    found = read(dataset, channel)
-    with progress_bar(f"preparing {found.name}: {len(found.pairs)} cases", quiet) as bar:
+    found = read(dataset, channel, quiet)
+    with counting(f"preparing {found.name}: {len(found.pairs)} cases", len(found.pairs), quiet) as progress:
+        return prepare_dataset(found, folder, channel, progress=progress)
+
+
+@contextmanager
+def counting(title: str, total: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A progress bar over so many cases; yields a function to be called with the name of every one that is done."""
+    with progress_bar(title, quiet) as bar:
         done: list[str] = []
 
         def progress(name: str) -> None:
             done.append(name)
             if bar is not None:
-                bar(len(done), len(found.pairs))
+                bar(len(done), total)
 
-        return prepare_dataset(found, folder, channel, progress=progress)
+        yield progress
 
 
-def prepared(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
-    """A prepared data set as it is; any other is prepared in ``folder``."""
+@contextmanager
+def following(title: str, epochs: int, quiet: bool) -> Iterator[tuple[Callable[[dict[str, float]], None], Callable[[str], None]]]:
+    """A progress bar over so many epochs, or a line of metrics each where there is none; yields `fit`'s ``log`` and ``announce``."""
+    with progress_bar(title, quiet) as bar:
+
+        def log(row: dict[str, float]) -> None:
+            if bar is not None:
+                bar(int(row["epoch"]) + 1, epochs)
+            elif not quiet:
+                print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
+
+        def announce(line: str) -> None:
+            if not quiet:
+                print(line, file=sys.stderr, flush=True)
+
+        yield log, announce
+
+
+def prepared(dataset: Path, folder: Path, channel: int | None, quiet: bool) -> Prepared:
+    """A prepared data set as it is, which has one channel only; any other is prepared in ``folder``.
+
+    Raises
+    ------
+    DatasetError
+        If another channel is asked for than was prepared.
+    """
     from .prepare import INDEX, open_prepared
 
-    return open_prepared(dataset) if (dataset / INDEX).exists() else prepare(dataset, folder, channel, quiet)
+    if not (dataset / INDEX).exists():
+        return prepare(dataset, folder, channel or 0, quiet)
+    found = open_prepared(dataset)
+    if channel not in (None, found.channel):
+        raise DatasetError(f"{dataset} was prepared with --channel {found.channel}, not {channel}; prepare the data set again for that")
+    return found
 
 
-def choose_split(splits: list[dict[str, list[str]]], fold: int | None) -> dict[str, list[str]]:
-    """The split that ``--fold`` means, of those that `dataset.split` or `dataset.read_splits` gave.
+def plan(
+    ready: Prepared, run: Path, *, resume: bool, splits: Path | None, folds: int, fold: int, group: str, quiet: bool
+) -> tuple[Split, str]:
+    """Who trains and who validates, and the rule that says so, for splits.json.
+
+    A run that goes on keeps its own split unless another is asked for, which `state.start` then refuses.
+    """
+    from .splits import BY_CASE, LISTED, look_alikes, patients, read_rule, read_splits, rule_of, split
+
+    names, own = list(ready.keys), run / "splits.json"
+    if splits is not None:
+        part = choose_split(read_splits(splits), fold)
+        return part, rule_of(part, group, read_rule(splits))
+    if resume and own.exists() and not folds and not group:
+        return choose_split(read_splits(own), fold), read_rule(own)
+    part = choose_split(split(names, folds=folds, pattern=group, listed=ready.validation), fold)
+    if ready.validation and not folds and not group:
+        return part, rule_of(part, otherwise=LISTED)
+    rule, alike = patients(names, group).rule, look_alikes(names)
+    if rule == BY_CASE and alike and not quiet:
+        warn(f"split by case, though {alike[0]} and {alike[1]} may be of one patient; if so, say who is one with --group REGEX")
+    return part, rule
+
+
+def choose_split(splits: list[Split], fold: int | None) -> Split:
+    """The split that ``--fold`` means, of those that `splits.split` or `splits.read_splits` gave.
 
     Raises
     ------

@@ -7,14 +7,18 @@ gzip (55 instead of 77 MB for `brain-flair`). Normalisation and resizing happen 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
+import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,22 +30,53 @@ from monet_edge.preprocess import Statistics
 from . import dataset as _dataset
 from .dataset import Case, Dataset
 
-VERSION = 3
+VERSION = 5  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
 MAX_ROWS = 16383  # of a WebP
 INDEX = "prepared.json"
+UNFINISHED = {"unfinished": True}  # the index while cases are being replaced
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepared.json` says; ``keys`` maps every case to the hash of what it was made of."""
+    """What `prepared.json` says.
+
+    Attributes
+    ----------
+    folder : Path
+    name, modality, licence, reference, labels, spacing_known, validation
+        As in `dataset.Dataset`.
+    channel : int
+        Which one of scans with several.
+    version : int
+        See `VERSION`.
+    keys : dict of str to str
+        For every case the hash of all that decides it: its files' bytes, the channel, the table of labels, the version.
+    """
 
     folder: Path
     name: str
+    modality: str
     licence: str
     reference: str
     labels: tuple[str, ...]
     spacing_known: bool
+    validation: tuple[str, ...]
+    channel: int
+    version: int
     keys: dict[str, str]
+
+    def shape(self, name: str) -> tuple[int, int, int]:
+        """(Z, H, W) of one case, without reading it whole.
+
+        Raises
+        ------
+        DatasetError
+            As `load`.
+        """
+        path = self.folder / f"{name}.zip"
+        with _intact(path), zipfile.ZipFile(path) as archive:
+            depth, height, width = json.loads(archive.read("case.json"))["shape"]
+            return depth, height, width
 
     def load(self, name: str) -> Case:
         """Read one case back, exactly as it was.
@@ -49,13 +84,14 @@ class Prepared:
         Raises
         ------
         DatasetError
-            If its file is not intact.
+            If its file is not intact, or of something else than `prepared.json` says.
         """
         path = self.folder / f"{name}.zip"
-        try:
-            return _read(path, name)
-        except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError) as error:
-            raise DatasetError(f"{path}: not an intact case ({error}); run monet-train prepare again") from None
+        with _intact(path):
+            key, case = _read(path, name)
+        if key != self.keys[name]:
+            raise DatasetError(f"{path}: made of other files, labels or channel than {INDEX} says; run monet-train prepare again")
+        return case
 
 
 def prepare(
@@ -83,22 +119,17 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     keys = {}
     for name in names or list(dataset.pairs):
-        keys[name] = _key(dataset, name, channel)
+        keys[name] = key(dataset, name, channel, VERSION)
         path = folder / f"{name}.zip"
-        if not path.exists() or _describe(path)["key"] != keys[name]:
+        if not path.exists() or _key_of(path) != keys[name]:
+            _write_index(folder, UNFINISHED)  # what the old index says is true no longer
             _write(path, _dataset.load(dataset, name, channel), keys[name])
         progress(name)
-    index = {
-        "name": dataset.name,
-        "licence": dataset.licence,
-        "reference": dataset.reference,
-        "labels": dataset.labels,
-        "spacing_known": dataset.spacing_known,
-        "keys": keys,
-    }
-    with atomic_write(folder / INDEX, overwrite=True) as file:
-        file.write(json.dumps(index, indent=1).encode())
-    return open_prepared(folder)
+    chosen = {part: getattr(dataset, part) for part in ("name", "modality", "licence", "reference", "labels", "spacing_known")}
+    validation = tuple(name for name in dataset.validation if name in keys)
+    prepared = Prepared(folder, **chosen, validation=validation, channel=channel, version=VERSION, keys=keys)
+    _write_index(folder, {part: value for part, value in asdict(prepared).items() if part != "folder"})
+    return prepared
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -110,17 +141,34 @@ def open_prepared(folder: Path) -> Prepared:
         If it is none.
     """
     try:
-        index = json.loads((folder / INDEX).read_text())
-        return Prepared(folder, **{**index, "labels": tuple(index["labels"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        index = json.loads((folder / INDEX).read_bytes())
+        if index == UNFINISHED:
+            raise DatasetError(f"{folder}: monet-train prepare was stopped here before it had finished; run it again")
+        if index.get("version") != VERSION:
+            raise DatasetError(f"{folder}: prepared by another version of monet-train; run monet-train prepare again")
+        return Prepared(folder, **{**index, "labels": tuple(index["labels"]), "validation": tuple(index["validation"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{folder}: not a prepared data set ({error}); make one with monet-train prepare") from None
 
 
-def _key(dataset: Dataset, name: str, channel: int) -> str:
-    digest = hashlib.sha256(f"{VERSION} {channel}".encode())
+def key(dataset: Dataset, name: str, channel: int, version: int) -> str:
+    """The hash of all that decides a case, see `Prepared`; of an earlier version where that is meant."""
+    digest = hashlib.sha256(json.dumps([version, channel, dataset.labels, dataset.ignore]).encode())
     for path in dataset.pairs[name]:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        for half in _halves(path):
+            digest.update(hashlib.sha256(half.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _halves(path: Path) -> list[Path]:
+    """The file itself, or both where header and voxels are two."""
+    stem = re.sub(r"\.(img|hdr)(\.gz)?$", "", path.name)
+    return sorted(path.parent.glob(f"{glob.escape(stem)}.[ih][md][gr]*")) if stem != path.name else [path]
+
+
+def _write_index(folder: Path, index: dict[str, Any]) -> None:
+    with atomic_write(folder / INDEX, overwrite=True) as file:
+        file.write(json.dumps(index, indent=1).encode())
 
 
 def _write(path: Path, case: Case, key: str) -> None:
@@ -130,7 +178,7 @@ def _write(path: Path, case: Case, key: str) -> None:
         "shape": case.image.shape,
         "slope": case.slope,
         "inter": case.inter,
-        "spacing": case.spacing,
+        "steps": case.steps.tolist(),
         "statistics": asdict(case.statistics),
     }
     with atomic_write(path, overwrite=True) as file, zipfile.ZipFile(file, "w") as archive:
@@ -139,21 +187,30 @@ def _write(path: Path, case: Case, key: str) -> None:
         _put(archive, "label", case.label)
 
 
-def _read(path: Path, name: str) -> Case:
+def _read(path: Path, name: str) -> tuple[str, Case]:
     with zipfile.ZipFile(path) as archive:
         about = json.loads(archive.read("case.json"))
         image = _get(archive, "image", tuple(about["shape"]), np.dtype(about["dtype"]))
         label = _get(archive, "label", tuple(about["shape"]), np.dtype("u1"))
     statistics = Statistics(**{**about["statistics"], "quantiles": tuple(about["statistics"]["quantiles"])})
-    return Case(name, image, label, about["slope"], about["inter"], tuple(about["spacing"]), statistics)
+    return about["key"], Case(name, image, label, about["slope"], about["inter"], np.array(about["steps"]), statistics)
 
 
-def _describe(path: Path) -> dict[str, str]:
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError) as error:
+        raise DatasetError(f"{path}: not an intact case ({error}); run monet-train prepare again") from None
+
+
+def _key_of(path: Path) -> str:
+    """The key of an intact case; empty where a file is none."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read("case.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        return {"key": ""}
+            return "" if archive.testzip() else str(json.loads(archive.read("case.json"))["key"])
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError):
+        return ""
 
 
 def _put(archive: zipfile.ZipFile, name: str, volume: np.ndarray) -> None:

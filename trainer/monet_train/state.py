@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write
 
-from . import checkpoint
+from . import cases, checkpoint
+from .cases import Cases
 from .config import Recipe, Settings, training_spec
+from .config_text import read_settings
 from .data import Slices
 from .network import BatchNorm, Network
+from .splits import Split, read_splits
 
 NETWORKS = ("network", "average", "best")
 SCALARS = ("history", "rate", "lowest", "reference", "bad_epochs", "waited")
@@ -100,21 +104,23 @@ def start_at_prior(state: State, training: Slices) -> None:
         bias.copy_(logits)  # type: ignore[operator]
 
 
-def start(settings: Settings, split: dict[str, list[str]], folder: Path, place: torch.device, *, resume: bool) -> State:
+def start(settings: Settings, split: Split, folder: Path, place: torch.device, *, resume: bool, trained_on: Cases | None = None) -> State:
     """A fresh state, or that of the run folder's newest checkpoint; nothing is written.
 
     Raises
     ------
     OutputError
-        If the folder holds a run and ``resume`` is not said, or one with other settings or patients.
+        If the folder holds a run and ``resume`` is not said, or one with other settings, patients or data.
     """
-    for name, text in _description(settings, split).items():
-        if not (folder / name).exists():
-            continue
-        if not resume:
-            raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-        if (folder / name).read_text() != text:
-            raise OutputError(f"{folder} was started with other settings (see its {name}). Use the same ones, or another --output.")
+    config, splits = folder / "config.json", folder / "splits.json"
+    if not resume and (config.exists() or splits.exists()):
+        raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
+    for path, same in ((config, lambda: read_settings(folder) == settings), (splits, lambda: read_splits(splits) == [split])):
+        if path.exists() and not same():
+            raise OutputError(f"{folder} was started with other settings (see its {path.name}). Use the same ones, or another --output.")
+    what = cases.changes(cases.read(folder), trained_on) if trained_on and config.exists() else ""
+    if what:
+        raise OutputError(f"{folder} cannot go on with this data: {what}. Use the same data, or another --output.")
     state = new_state(settings, place)
     found = checkpoint.newest(folder) if resume else None
     if found is not None:
@@ -122,16 +128,25 @@ def start(settings: Settings, split: dict[str, list[str]], folder: Path, place: 
     return state
 
 
-def describe(settings: Settings, split: dict[str, list[str]], folder: Path) -> None:
-    """Write `config.json` and `splits.json`, which make a folder one of this run; created if need be."""
+def describe(settings: Settings, split: Split, folder: Path, trained_on: Mapping[str, str], rule: str) -> None:
+    """Write what it is trained on, `splits.json` and `config.json`, which make a folder one of this run; created if need be.
+
+    ``trained_on`` is text by its file's name: `cases.json`, or what a training without scans has instead.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in _description(settings, split).items():
+    # the configuration last: a folder that has one says all the rest too
+    texts = {
+        **trained_on,
+        "splits.json": json.dumps([{**split, "rule": rule}], indent=1),
+        "config.json": _config(settings),
+    }
+    for name, text in texts.items():
         with atomic_write(folder / name, overwrite=True) as file:
             file.write(text.encode())
 
 
-def _description(settings: Settings, split: dict[str, list[str]]) -> dict[str, str]:
-    return {"config.json": json.dumps(asdict(settings), indent=1), "splits.json": json.dumps([split], indent=1)}
+def _config(settings: Settings) -> str:
+    return json.dumps(asdict(settings), indent=1)
 
 
 def write(state: State, folder: Path) -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .augment import augment
-from .config import Recipe, Settings
+from .config import Recipe, Settings, as_run
 from .data import Slices
 from .losses import loss, one_hot
 from .schedule import one_cycle
@@ -40,6 +40,7 @@ class Step:
 
     def __init__(self, settings: Settings, state: State, training: Slices, world: int, compiled: bool) -> None:
         self.settings, self.state, self.training = settings, state, training
+        self.augmentation = as_run(settings).recipe.augmentation
         self.network: Callable[[Tensor], Tensor] = state.network
         self.prepare = self._batch
         self.loss = loss
@@ -54,10 +55,8 @@ class Step:
         """Augmented images (N, C, S, S) and one-hot labels (N, K, S, S) of slices ``index``."""
         data, record = self.training, self.settings.preprocess
         images, labels = data.inputs(index), one_hot(data.labels[index], record.classes)
-        settings = self.settings.recipe.augmentation
-        if record.intensity != "zscore":
-            settings = replace(settings, strip=0.0)
-        return augment(images, labels, data.depths[index], data.strips[data.cases[index]], settings, (record.low, record.high))
+        clip = (record.low, record.high)
+        return augment(images, labels, data.depths[index], data.strips[data.cases[index]], self.augmentation, clip)
 
     def epoch(self, epoch: int, rank: int, world: int) -> float:
         """Train for the steps of one epoch, as process ``rank`` of ``world``; returns the mean training loss of all."""
@@ -110,12 +109,16 @@ def epoch_shape(count: int, recipe: Recipe, world: int) -> tuple[int, int]:
     return recipe.epoch_steps or -(-count // (batch * world)), batch
 
 
-def describe_epoch(count: int, recipe: Recipe, world: int = 1) -> str:
-    """One line: how many steps an epoch has, and why."""
+def describe_epoch(count: int | None, recipe: Recipe, world: int = 1) -> str:
+    """One line: how many steps an epoch over ``count`` slices has, and why; None: slices are generated without end."""
+    endless = count is None
+    count = recipe.batch * world if count is None else count
     steps, batch = epoch_shape(count, recipe, world)
     head = f"an epoch is {steps} steps of {batch * world} slices"
     once, _ = epoch_shape(count, replace(recipe, epoch_steps=0), world)
-    if not recipe.epoch_steps:
+    if endless:
+        reason = f"epoch_steps of recipe {recipe.name}; every slice is a new one"
+    elif not recipe.epoch_steps:
         reason = f"once over all {count:,}"
     else:
         reason = f"epoch_steps of recipe {recipe.name}; once over all {count:,} is {once}"

@@ -9,42 +9,48 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from monet_edge.errors import DatasetError, MonetError
+from monet_edge import memory
+from monet_edge.errors import DatasetError, MonetError, ResourceError
+from monet_edge.files import locked
+from monet_edge.spec import infer_shapes
 
-from . import checkpoint
-from .config import Settings
-from .data import Slices, build
+from . import cases, checkpoint
+from .config import Settings, as_run, training_spec
+from .data import Slices, build, memory_of
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
+from .splits import GIVEN, Split
 from .state import State, describe, start, start_at_prior, write
 from .step import Step, describe_epoch
 from .validate import agreed, validate
 
+_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # in the words of PyTorch and Python
 Log = Callable[[dict[str, float]], None]
 
 
 def fit(
     settings: Settings,
     prepared: Prepared,
-    split: dict[str, list[str]],
+    split: Split,
     folder: Path,
     *,
     resume: bool = False,
     device: str | None = None,
     compiled: bool | None = None,
     checkpoint_every: int = 1,
+    rule: str = GIVEN,
     log: Log = lambda row: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
-    """Train a network; the run folder gets config.json, splits.json, metrics.csv and a checkpoint every epoch.
+    """Train a network; the run folder gets config.json, splits.json, cases.json, metrics.csv and a checkpoint every epoch.
 
     Parameters
     ----------
@@ -61,6 +67,8 @@ def fit(
         Whether to use torch.compile; default: on a GPU.
     checkpoint_every : int
         Epochs from one checkpoint to the next, the last epoch apart: U-Net-64's has 620 MB, as long to write as to train an epoch.
+    rule : str
+        How the split was made, for splits.json; see `splits`.
     log : callable
         Called with every epoch's row of metrics.
     announce : callable
@@ -74,21 +82,27 @@ def fit(
     Raises
     ------
     OutputError
-        If ``folder`` holds a run already, or one with other settings or patients.
+        If ``folder`` holds a run already, or one with other settings, patients or data, or another process trains in it.
     DatasetError
         If the split names cases that there are not.
+    ResourceError
+        If there is not enough memory.
     MonetError
         If there is no such device.
     """
-    with _process_group(device or "") as (rank, world):
+    with out_of_memory(), _process_group(device or "") as (rank, world), ExitStack() as claim:
         place = choose_device(device or "", rank)
         check_split(split, prepared)
         set_up_torch(settings, place)
-        state = start(settings, split, folder, place, resume=resume)
+        demand(settings, prepared, split, place)
+        if rank == 0:  # a second run in the same folder would replace this one's checkpoints
+            claim.enter_context(locked(folder))
+        trained_on = cases.of_prepared(prepared, [*split["train"], *split["val"]])
+        state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
         if rank == 0:
-            describe(settings, split, folder)
+            describe(settings, split, folder, {cases.FILE: cases.to_json(trained_on)}, rule)
         training = training_slices(settings, prepared, split["train"], place)
         validation = build(prepared, split["val"], settings.preprocess, settings.merged, place, False)
         if settings.recipe.prior and not state.history:
@@ -97,7 +111,10 @@ def fit(
         step = Step(settings, state, training, world, compiled)
         if rank == 0:
             announce(describe_epoch(len(training.images), settings.recipe, world))
-        epoch = partial(step.epoch, rank=rank, world=world)
+
+        def epoch(number: int) -> float:
+            return step.epoch(number, rank, world)
+
         return run_epochs(settings, state, epoch, validation, folder, rank, world, checkpoint_every, log)
 
 
@@ -164,6 +181,41 @@ def _process_group(device: str) -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """What NumPy, PyTorch and the system say when memory runs out, as a ResourceError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error).partition("\n")[0]
+        # PyTorch has a class of its own for a GPU's memory only
+        if not isinstance(error, MemoryError) and not any(words in told.lower() for words in _NO_MEMORY):
+            raise
+        raise ResourceError(f"the memory ran out while training: {told or 'no more can be had'}") from None
+
+
+def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.device) -> None:
+    """Refuse a training that cannot fit into this machine's memory, before anything of it is loaded.
+
+    Raises
+    ------
+    ResourceError
+        With what it needs at least, and what there is.
+    """
+    size = settings.preprocess.size
+    training, validation, held = memory_of(prepared, split["train"], split["val"], settings.preprocess)
+    batch = min(settings.recipe.batch, training)
+    what = f"a training on {training + validation:,} slices of {size}x{size}, {batch} at a time,"
+    memory.demand(held + step_memory(settings, batch, place), what)
+
+
+def step_memory(settings: Settings, batch: int, place: torch.device) -> int:
+    """Bytes of this machine's memory that a step on so many slices takes at least: none on a GPU."""
+    size, spec = settings.preprocess.size, training_spec(settings)
+    # a step's values wait for their gradients: the U-Nets keep 0.84 to 0.96 of these bytes, MoNet twice as many
+    return 4 * batch * sum(prod(shape) for shape in infer_shapes(spec, size, size).values()) if place.type == "cpu" else 0
+
+
 def choose_device(name: str = "", rank: int = 0) -> torch.device:
     """The device of a name: cpu, cuda:0, cuda:1, ...; cuda is this process's own GPU, nothing that one or else the CPU.
 
@@ -180,7 +232,7 @@ def choose_device(name: str = "", rank: int = 0) -> torch.device:
     return torch.device(meant)
 
 
-def check_split(split: dict[str, list[str]], prepared: Prepared) -> None:
+def check_split(split: Split, prepared: Prepared) -> None:
     """Raise a DatasetError unless both parts of a split hold cases of this data set, none of them in both."""
     unknown = sorted({*split["train"], *split["val"]} - prepared.keys.keys())
     if unknown:
@@ -203,7 +255,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = settings.recipe.augmentation.strip > 0 and settings.preprocess.intensity == "zscore"
+    stripped = as_run(settings).recipe.augmentation.strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 

@@ -13,23 +13,15 @@ from monet_edge.errors import MonetError
 from monet_edge.terminal import progress_bar
 
 from .. import options
-from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+from ..options import DeviceOption, NetOption, QuietOption, RunOption, SizeOption
 
 if TYPE_CHECKING:
-    from ..config import Settings
-    from .settings import Federation
+    from ..config import Recipe, Settings
 
-RoundsOption = Annotated[int, typer.Option(min=1, help="How often the sites' networks are averaged.")]
-EpochsOption = Annotated[int, typer.Option(min=1, help="Epochs that every site trains in a round.")]
-MinimumOption = Annotated[int, typer.Option(min=0, help="Fewer valid replies keep the old network. Default: all sites.")]
-WaitOption = Annotated[float, typer.Option(min=0, help="Longest wait for sites to connect, in seconds.")]
-TimeoutOption = Annotated[float, typer.Option(min=1, help="Longest wait for the replies of a round, in seconds.")]
-CompressionOption = Annotated[str, typer.Option("--compress", help="Of what travels: none, float16 or int8.")]
-BatchNormOption = Annotated[str, typer.Option(help="averaged, or local: every site trains with its own (FedBN).")]
-MomentumOption = Annotated[float, typer.Option(help="Share of its last step that the server takes again (FedAvgM); 0 is FedAvg.")]
-NoiseOption = Annotated[float, typer.Option(min=0, help="Noise multiplier of differential privacy; 0 is without.")]
-ClipOption = Annotated[float, typer.Option(help="Longest update of a site (L2 norm) where there is noise.")]
-SlicesOption = Annotated[int, typer.Option(min=1, help="A site that claims to have trained on more is not believed.")]
+ChangesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, or federated.NAME.")
+]
+FederatedOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting federated.NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last round of the run in --output.")]
 CertificateAuthority = Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Who signed the server's certificate (PEM).")]
 
@@ -41,17 +33,6 @@ def federated(
     net: NetOption = "monet",
     size: SizeOption = 256,
     changes: ChangesOption = None,
-    rounds: RoundsOption = 100,
-    epochs: EpochsOption = 1,
-    minimum: MinimumOption = 0,
-    wait: WaitOption = 600.0,
-    timeout: TimeoutOption = 3600.0,
-    compression: CompressionOption = "none",
-    batch_norm: BatchNormOption = "averaged",
-    momentum: MomentumOption = 0.6,
-    noise: NoiseOption = 0.0,
-    clip: ClipOption = 1.0,
-    most_slices: SlicesOption = 100_000,
     device: DeviceOption = "",
     resume: ResumeOption = False,
     quiet: QuietOption = False,
@@ -59,33 +40,22 @@ def federated(
     """Train one network at several sites, all on this machine: a rehearsal with Flower's real processes, on loopback."""
     from ..config_text import read_settings
     from .launch import train_here
-    from .settings import Federation
+    from .settings import PREFIX, make_federation
 
-    if like and (net, size, changes) != ("monet", 256, None):
-        raise MonetError("--like takes all settings from a run: leave out --net, --size and --set")
+    ours = [change for change in changes or [] if change.startswith(PREFIX)]
+    recipe = [change for change in changes or [] if change not in ours]
+    if like and (net, size, recipe) != ("monet", 256, []):
+        raise MonetError(f"--like takes all settings from a run: leave out --net, --size and --set, but for --set {PREFIX}NAME=VALUE")
     names = [dataset.resolve().name for dataset in datasets]
     if len(set(names)) < len(names):
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
-    count = len(names)
-    federation = Federation(
-        rounds=rounds,
-        epochs=epochs,
-        sites=count,
-        minimum=minimum or count,
-        wait=wait,
-        timeout=timeout,
-        compression=compression,
-        batch_norm=batch_norm,
-        momentum=momentum,
-        noise=noise,
-        clip=clip,
-        most_examples=most_slices,
-    )
-    sites = {name: options.prepared(dataset, output / "sites" / name, 0, quiet) for name, dataset in zip(names, datasets, strict=True)}
-    settings = read_settings(like) if like else _settings(net, size, changes or [], next(iter(sites.values())).labels)
-    with _rounds_bar(f"training {settings.net} at {count} sites", federation, quiet) as progress:
+    federation = make_federation(len(names), ours)
+    known, chosen = read_settings(like) if like else None, _recipe(net, recipe)  # refused before the data sets are prepared
+    sites = {name: options.prepared(dataset, output / "sites" / name, None, quiet) for name, dataset in zip(names, datasets, strict=True)}
+    settings = known or _settings(net, size, chosen, next(iter(sites.values())).labels)
+    with _rounds_bar(f"training {settings.net} at {len(sites)} sites", federation.rounds, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
-    _tell(model, quiet)
+    _print_paths(model, quiet)
 
 
 def federated_server(
@@ -98,17 +68,7 @@ def federated_server(
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="The certificate's key (PEM).")] = None,
     authority: CertificateAuthority = None,
     site_keys: Annotated[list[Path] | None, typer.Option("--site-key", exists=True, help="A site's public key; once for each.")] = None,
-    rounds: RoundsOption = 100,
-    epochs: EpochsOption = 1,
-    minimum: MinimumOption = 0,
-    wait: WaitOption = 600.0,
-    timeout: TimeoutOption = 3600.0,
-    compression: CompressionOption = "none",
-    batch_norm: BatchNormOption = "averaged",
-    momentum: MomentumOption = 0.6,
-    noise: NoiseOption = 0.0,
-    clip: ClipOption = 1.0,
-    most_slices: SlicesOption = 100_000,
+    changes: FederatedOption = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -116,37 +76,24 @@ def federated_server(
     from ..config_text import read_settings
     from .launch import serve
     from .run import Tls
-    from .settings import Federation
+    from .settings import make_federation
 
     given = [certificate, private_key, authority]
     if any(given) and not all(given):
         raise MonetError("TLS needs --certificate, --key and --authority")
     tls = Tls(certificate, private_key, authority) if certificate and private_key and authority else None
     settings = read_settings(like)
-    federation = Federation(
-        rounds=rounds,
-        epochs=epochs,
-        sites=sites,
-        minimum=minimum or sites,
-        wait=wait,
-        timeout=timeout,
-        compression=compression,
-        batch_norm=batch_norm,
-        momentum=momentum,
-        noise=noise,
-        clip=clip,
-        most_examples=most_slices,
-    )
-    with _rounds_bar(f"training {settings.net} with {sites} sites", federation, quiet) as progress:
+    federation = make_federation(sites, changes or [])
+    with _rounds_bar(f"training {settings.net} with {sites} sites", federation.rounds, quiet) as progress:
         model = serve(settings, federation, output, host=host, port=port, tls=tls, keys=site_keys or [], resume=resume, progress=progress)
-    _tell(model, quiet)
+    _print_paths(model, quiet)
 
 
 def federated_site(
     server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the server listens.")],
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="This site's data set, or a folder that `prepare` wrote.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="This site's own folder: prepared scans, log, memory.")],
-    name: Annotated[str, typer.Option(help="What the others may call this site; it goes into the exported file.")],
+    name: Annotated[str, typer.Option(help="This site's name, as the server and the exported file show it.")],
     authority: CertificateAuthority = None,
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="This site's private key.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Longest time without a server, in seconds.")] = 3600.0,
@@ -156,40 +103,53 @@ def federated_site(
     """A site of a federated training: train on this machine's scans whenever the server asks, until Ctrl-C."""
     from .launch import join
 
-    prepared = options.prepared(dataset, output / "prepared", 0, quiet)
+    prepared = options.prepared(dataset, output / "prepared", None, quiet)
     if not quiet:
         print(f"{name}: {len(prepared.keys)} patients ready for {server}; scans stay here. Stop with Ctrl-C.", flush=True)
     join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)
 
 
-def _settings(net: str, size: int, changes: list[str], labels: tuple[str, ...]) -> Settings:
+def _recipe(net: str, changes: list[str]) -> Recipe:
+    """Recipe `strong` with changes, of a network that exists."""
     from monet_edge.architectures import ARCHITECTURES
-    from monet_edge.preprocess import Preprocess
 
-    from ..config import STRONG, Settings
+    from ..config import STRONG
     from ..config_text import override
+    from .settings import AT_SITES
 
     options.one_of("--net", net, ARCHITECTURES)
+    for change in changes:
+        if change.partition("=")[0] in ("epochs", *AT_SITES):
+            raise MonetError(f"--set {change}: fixed at the sites, which train federated.rounds times federated.epochs epochs")
+    return override(STRONG, changes)
+
+
+def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> Settings:
+    from monet_edge.preprocess import Preprocess
+
+    from ..config import Settings
+
     record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, labels)
-    return Settings("federated", net, record, False, override(STRONG, changes), 0, False)
+    return Settings("federated", net, record, False, recipe, 0, False)
 
 
 @contextmanager
-def _rounds_bar(title: str, federation: Federation, quiet: bool) -> Iterator[Callable[[int], None]]:
-    with progress_bar(f"{title}, {federation.rounds} rounds", quiet) as bar:
-        told = -1
+def _rounds_bar(title: str, rounds: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar, or where there is no terminal a line a round."""
+    with progress_bar(f"{title}, {rounds} rounds", quiet) as bar:
+        printed = 0
 
         def progress(done: int) -> None:
-            nonlocal told
+            nonlocal printed
             if bar is not None:
-                bar(done, federation.rounds)
-            elif not quiet and done != told and done:
-                print(f"round {done}/{federation.rounds}", flush=True)
-            told = done
+                bar(done, rounds)
+            elif not quiet and done > printed:
+                print(f"round {done}/{rounds}", flush=True)
+                printed = done
 
         yield progress
 
 
-def _tell(model: Path, quiet: bool) -> None:
+def _print_paths(model: Path, quiet: bool) -> None:
     if not quiet:
         print(f"{model}\nrounds, sites and bytes: {model.with_name('rounds.json')}")

@@ -107,8 +107,8 @@ def join(
 ) -> None:
     """A site's part: answer the server until stopped (Ctrl-C).
 
-    A SuperNode gives up when the server does not answer or does not know its key; it is started again, so that a site may be
-    there before the server, and stays when the server is started anew.
+    A SuperNode ends when the server does not answer or does not know its key. It is then started again: a site may be started
+    before the server, and goes on when the server is started anew.
 
     Raises
     ------
@@ -120,10 +120,12 @@ def join(
     home = folder.resolve()
     node = node_config(name, prepared.folder, home / "memory", device)
     commands = _site(address, node, authority, key)
+    host = run.host_of(address)
+    variables = run.environment(home, host if run.is_loopback(host) else None)
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
         started = time.monotonic()
-        with run.daemons(commands, home) as processes:
+        with run.daemons(commands, variables) as processes:
             while all(process.poll() is None for process in processes):
                 time.sleep(0.5)
         if time.monotonic() - started > 60:  # it takes a SuperNode some 10 s to give up
@@ -135,12 +137,12 @@ def join(
 
 
 def node_config(name: str, prepared: Path, memory: Path, device: str) -> dict[str, str]:
-    """What `client_app` is told about its site.
+    """A site's node configuration, which `client_app` reads.
 
     Raises
     ------
     MonetError
-        If the server would refuse the name in every round, or Flower cannot be told a name or folder.
+        If the server would refuse the name in every round, or Flower cannot pass a name or folder on.
     """
     if not 0 < len(name) <= MAX_NAME:
         raise MonetError(f"a site's name has 1 to {MAX_NAME} characters, found {len(name)}: {name[:MAX_NAME]}")
@@ -172,12 +174,13 @@ def _train(
     home = output / "flower"
     if (output / ROUNDS).exists() and not resume:
         raise OutputError(f"{output} holds a run already. Say --resume to go on with it, or choose another --output.")
+    variables = run.environment(home, run.host_of(address))
     config = to_run_config(federation, for_sites(settings, federation), str(output), resume)
     run.write_connection(home, address, authority)
     run.write_app(home / "app", config)
-    with run.daemons(commands, home) as processes:
+    with run.daemons(commands, variables) as processes:
         for key in keys:
-            run.flwr(home, "supernode", "register", str(key.resolve()), run.LINK)
-        account = run.follow(home, run.submit(home, home / "app"), output, processes, progress)
-    (output / "flower.json").write_text(json.dumps(account, indent=1))
+            run.flwr(variables, "supernode", "register", str(key.resolve()), run.LINK)
+        account = run.follow(variables, run.submit(variables, home / "app"), output, processes, progress)
+    (output / "flower.json").write_text(json.dumps(account, indent=1), encoding="utf-8")
     return output / MODEL

@@ -1,7 +1,6 @@
 """The very ServerApp and ClientApp in one process, without a network: for tests of faults, and experiments on one GPU.
 
-`Grid` has the two methods of a Flower Grid that our ServerApp calls. One internal of Flower is touched: the identity without
-which a process may create no message.
+`Grid` has the two methods of a Flower Grid that our ServerApp calls.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from typing import Any, cast
 
 from flwr import serverapp
 from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
 from .client_app import app as client_app
+from .flower import take_identity
 from .server_app import app as server_app
 
 Client = Callable[[Message, Context], Message | None]
@@ -40,11 +39,6 @@ class Grid:
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         replies = (self.client(message, self.contexts[message.metadata.dst_node_id]) for message in messages)
         return [reply for reply in replies if reply is not None]
-
-
-def take_identity() -> None:
-    """Let this process create messages, which Flower allows to its own tasks only."""
-    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 0
 
 
 def run_here(nodes: Sequence[dict[str, Any]], run_config: dict[str, Any], client: Client = client_app) -> None:

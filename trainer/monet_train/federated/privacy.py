@@ -1,21 +1,10 @@
-"""Differential privacy of whole sites: Flower's fixed clipping around FedAvg, and the exact account of what it is worth."""
+"""What the noise of `average` is worth: the exact account of differential privacy of whole sites."""
 
 from __future__ import annotations
 
 import math
 
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
 from scipy.special import log_ndtr, ndtr
-
-from .settings import Federation
-
-
-def make_strategy(federation: Federation) -> Strategy:
-    """FedAvg over all connected sites; with noise, clipped and noised on the server by Flower's strategy."""
-    average = FedAvg(min_train_nodes=federation.minimum, min_available_nodes=federation.minimum)
-    if not federation.noise:
-        return average
-    return DifferentialPrivacyServerSideFixedClipping(average, federation.noise, federation.clip, federation.sites)
 
 
 def epsilon(noise: float, releases: int, delta: float) -> float:

@@ -1,31 +1,29 @@
-"""The server's side of a federated training: ask the sites, believe no reply, average the good ones, keep every round.
+"""The server's side of a federated training: ask the sites, check every reply, average the valid ones, write every round.
 
-Flower's strategies choose the sites and average; Flower's own loop is not used, since it averages whatever comes back, waits
-for sites for ever and cannot go on from a round.
+Flower carries the messages. Its own loop is not used, since it averages whatever comes back, waits for sites for ever and
+cannot go on from a round.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
-from flwr.supercore.differential_privacy import get_norm
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from monet_edge.errors import MonetError
 
 from ..config import Settings
 from ..config_text import to_json
 from . import wire
+from .average import average, check_range
 from .compress import Tensors, encode, layout
-from .privacy import epsilon, make_strategy
+from .privacy import epsilon
 from .settings import Federation, tensor_shapes
 from .state import Run, start, write
 
@@ -37,22 +35,12 @@ class Sites(Protocol):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]: ...
 
 
-@dataclass(frozen=True)
-class _Connected:
-    """The sites of one round, in place of a Grid: Flower's own wait for more, which has no end, never begins."""
-
-    nodes: list[int]
-
-    def get_node_ids(self) -> list[int]:
-        return self.nodes
-
-
 def federate(grid: Sites, federation: Federation, settings: Settings, folder: Path, resume: bool) -> Run:
     """Train with all sites; the folder gets a checkpoint and `rounds.json` every round.
 
     Parameters
     ----------
-    grid : Grid
+    grid : Sites
     federation : Federation
     settings : Settings
         As `settings.for_sites` makes them.
@@ -68,12 +56,11 @@ def federate(grid: Sites, federation: Federation, settings: Settings, folder: Pa
         If too few sites connect in time, or no round at all had enough valid replies.
     """
     run = start(federation, settings, folder, resume)
-    strategy = make_strategy(federation)
     nodes: list[int] = []
     while len(run.history) < federation.rounds:
-        everybody = federation.noise or not nodes  # noise is measured for all of them
-        nodes = wait_for_sites(grid, federation.sites if everybody else federation.minimum, federation.wait)
-        _round(grid, strategy, federation, settings, run, nodes[: federation.sites] if federation.noise else nodes)
+        nodes = wait_for_sites(grid, federation.minimum if nodes else federation.sites, federation.wait)
+        # epsilon holds for a number of sites that was known beforehand
+        _round(grid, federation, settings, run, nodes[: federation.sites] if federation.noise else nodes)
         write(run, federation, settings, folder)
         getLogger("flwr").info("monet-train: %s", _summary(run.history[-1], len(run.history), federation.rounds))
     if not run.last_kept:
@@ -92,13 +79,13 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
     MonetError
         If there are not after ``limit`` seconds.
     """
-    started = told = time.monotonic()
+    started = logged = time.monotonic()
     while len(found := sorted(grid.get_node_ids())) < needed:
         now = time.monotonic()
         if now - started > limit:
             raise MonetError(f"waited {limit:g} s for {needed} sites, {len(found)} are connected: start the others, or ask for fewer")
-        if now - told > 10:
-            told = now
+        if now - logged > 10:
+            logged = now
             getLogger("flwr").info(
                 "monet-train: waiting for %d sites, %d are connected (%.0f s left)", needed, len(found), limit - now + started
             )
@@ -107,112 +94,91 @@ def wait_for_sites(grid: Sites, needed: int, limit: float) -> list[int]:
 
 
 def round_content(federation: Federation, settings: Settings, run: Run, number: int) -> RecordDict:
-    """What every site gets: the network and how to train it."""
+    """The content of the message to every site: the network and how to train it."""
     expected = layout(tensor_shapes(settings), federation.compression, down=True)
     config: dict[str, Any] = {
         "run": run.id,
         "settings": to_json(settings),
         "epochs": federation.epochs,
         "kept-round": run.last_kept,
-        "batch-norm": federation.batch_norm,
         "compression": federation.compression,
         "server-round": number,
     }
     return RecordDict({"arrays": wire.pack(encode(run.tensors, expected), expected), "config": ConfigRecord(config)})
 
 
-def _round(grid: Sites, strategy: Strategy, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> None:
+def _round(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> None:
     """Ask the sites, check their replies, and take a new network from them if there are enough."""
     started, number = time.perf_counter(), len(run.history) + 1
-    content = round_content(federation, settings, run, number)
-    configured = strategy.configure_train(number, _record(run.tensors), ConfigRecord(), cast(Grid, _Connected(nodes)))
-    messages = sorted(configured, key=lambda message: message.metadata.dst_node_id)
-    sites: dict[int, dict[str, Any]] = {}
-    for message in messages:
-        message.content = content
-        node = message.metadata.dst_node_id
-        sites[node] = {"node": node, "sent": wire.size(message), "received": 0, "refused": "no reply in time"}
+    messages = _messages(round_content(federation, settings, run, number), MessageType.TRAIN, nodes)
     expected = layout(tensor_shapes(settings), federation.compression, down=False)
-    silent, accepted = dict(sites), []
-    for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
-        about = silent.pop(reply.metadata.src_node_id, None)
-        if about is None:  # of nobody who was asked, or a second one
+    replies = _replies(grid, messages, federation.timeout)
+    sites, updates = [], []
+    for message in messages:
+        node = message.metadata.dst_node_id
+        site: dict[str, Any] = {"node": node, "sent": wire.size(message), "received": 0}
+        sites.append(site)
+        if node not in replies:
+            site["refused"] = "no reply in time"
             continue
-        about["received"] = wire.size(reply)
+        site["received"] = wire.size(replies[node])
         try:
-            update = wire.read_update(reply, expected, federation.most_examples)
-            reply.content = _as_reply(run.tensors, update, federation)
-            accepted.append(reply)
-            about |= {"name": update.site, "examples": update.examples, "loss": update.loss, "norm": update.norm}
-            del about["refused"]
+            update = wire.read_update(replies[node], expected, federation.most_examples)
+            check_range(run.tensors, update.change)
         except wire.MessageError as error:
-            about["refused"] = str(error)
-    kept = len(accepted) >= (federation.sites if federation.noise else federation.minimum)
-    accepted.sort(key=lambda reply: reply.metadata.src_node_id)  # sums depend on their order
+            site["refused"] = str(error)
+            continue
+        updates.append(update)
+        site |= {"name": update.site, "examples": update.examples, "loss": update.loss, "norm": update.norm}
+        site["source"] = asdict(update.source)
+    kept = len(updates) >= federation.minimum
     if kept:
-        _move(run, _aggregate(strategy, number, accepted), federation)
-    row = {"kept": kept, "seconds": time.perf_counter() - started, "sites": list(sites.values())}
-    run.history.append(row)
+        _move(run, average(run.tensors, updates, federation), federation)
+    run.history.append({"kept": kept, "seconds": time.perf_counter() - started, "sites": sites})
     if federation.noise:
-        row["epsilon"] = epsilon(federation.noise, sum(past["kept"] for past in run.history), federation.delta)
+        run.history[-1]["epsilon"] = epsilon(federation.noise, sum(row["kept"] for row in run.history), federation.delta)
 
 
-def _as_reply(tensors: Tensors, update: wire.Update, federation: Federation) -> RecordDict:
-    """An update as the reply that Flower's strategies average: a whole network, and nothing else of what came."""
-    with np.errstate(over="ignore"):
-        trained = {name: tensor + update.change[name] for name, tensor in tensors.items()}
-    if not all(np.isfinite(tensor).all() for tensor in trained.values()):
-        raise wire.MessageError("its update leads beyond the range of float32")
-    if federation.noise and not get_norm([trained[name] - tensor for name, tensor in tensors.items()]):
-        raise wire.MessageError("its update is zero, or lost in rounding")  # Flower would divide by this very norm
-    # with noise, every site counts the same: its share must be known beforehand
-    return RecordDict({"arrays": _record(trained), "metrics": MetricRecord({"num-examples": 1 if federation.noise else update.examples})})
+def _messages(content: RecordDict, kind: str, nodes: Iterable[int]) -> list[Message]:
+    return [Message(content=content, message_type=kind, dst_node_id=node) for node in nodes]
 
 
-def _record(tensors: Tensors) -> ArrayRecord:
-    """Tensors as Flower's strategies want them; such records stay in this process."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(tensor)) for name, tensor in tensors.items()})
+def _replies(grid: Sites, messages: Sequence[Message], limit: float) -> dict[int, Message]:
+    """The first reply of every site that was asked and answered in time, by its node id."""
+    asked = {message.metadata.dst_node_id for message in messages}
+    replies: dict[int, Message] = {}
+    for reply in grid.send_and_receive(messages, timeout=limit):
+        if reply.metadata.src_node_id in asked:
+            replies.setdefault(reply.metadata.src_node_id, reply)
+    return replies
 
 
-def _aggregate(strategy: Strategy, number: int, replies: Sequence[Message]) -> Tensors:
-    arrays, _ = strategy.aggregate_train(number, replies)
-    assert arrays is not None
-    tensors = {name: array.numpy() for name, array in arrays.items()}
-    # rounding or noise may have taken a variance below 0, of which the network would take the root
-    return {name: np.maximum(tensor, 0) if name.endswith(".running_var") else tensor for name, tensor in tensors.items()}
+def _move(run: Run, averaged: Tensors, federation: Federation) -> None:
+    """Take the sites' average and add a share of the last step (FedAvgM; Hsu et al. 2019, "Measuring the effects of non-identical data").
 
-
-def _move(run: Run, average: Tensors, federation: Federation) -> None:
-    """To the average, and on by a share of the last step (FedAvgM; Hsu et al. 2019, "Measuring the effects of non-identical data").
-
-    Not Flower's own FedAvgM, which forgets its last step when the server is killed, and would add it before the noise. Only what was
-    trained goes on: neither running statistics, nor the start at the classes' frequencies, a leap of the first round, nor a BatchNorm
-    that sites keep to themselves, of which the server has the average.
+    Flower's own FedAvgM forgets its last step when the server is killed, and adds it before the noise. Momentum applies to trained
+    weights only. Excluded: running statistics, and the step of round 1, in which sites set the last layer to the classes' frequencies.
     """
-    still = ".bn." if federation.batch_norm == "local" else ".running_"
     share = np.float32(federation.momentum)
     with np.errstate(over="ignore"):
-        moved = {name: tensor + share * run.step[name] if name in run.step else tensor for name, tensor in average.items()}
+        moved = {name: tensor + share * run.step[name] if name in run.step else tensor for name, tensor in averaged.items()}
         if not all(np.isfinite(tensor).all() for tensor in moved.values()):
-            moved = average
-        run.step = {name: moved[name] - tensor for name, tensor in run.tensors.items() if still not in name} if run.last_kept else {}
-    run.tensors = moved
+            moved = averaged
+        steps = {name: moved[name] - tensor for name, tensor in run.tensors.items() if ".running_" not in name}
+    run.tensors, run.step = moved, steps if run.last_kept else {}
 
 
 def _evaluate(grid: Sites, federation: Federation, settings: Settings, run: Run, nodes: list[int]) -> list[dict[str, Any]]:
+    """The scores of the network on the validation patients of every site that answers."""
     content = round_content(federation, settings, run, len(run.history))
     names = {site["node"]: site.get("name", "") for row in run.history for site in row["sites"]}
-    messages = [Message(content=content, message_type=MessageType.EVALUATE, dst_node_id=node) for node in nodes]
-    silent = {node: {"node": node, "name": names.get(node, "")} for node in nodes}
-    scores = []
-    for reply in list(grid.send_and_receive(messages, timeout=federation.timeout)):
-        about = silent.pop(reply.metadata.src_node_id, None)
-        if about is None:  # of nobody who was asked, or a second one
-            continue
+    scores: list[dict[str, Any]] = []
+    for node, reply in sorted(_replies(grid, _messages(content, MessageType.EVALUATE, nodes), federation.timeout).items()):
+        site = {"node": node, "name": names.get(node, "")}
         try:
-            scores.append({**wire.read_scores(reply), **about})
+            scores.append({**wire.read_scores(reply), **site})
         except wire.MessageError as error:
-            scores.append({**about, "refused": str(error)})
+            scores.append({**site, "refused": str(error)})
     return scores
 
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any
 from monet_edge.errors import MonetError
 
 from .state import ERROR, MODEL, ROUNDS
+
+Environment = Mapping[str, str]  # of Flower's processes, see `environment`
 
 LINK = "monet"  # what the SuperLink is called in Flower's configuration
 OURS = (sys.executable, "-P", "-m")  # our own modules, not what lies in the folder where somebody happens to be
@@ -44,6 +46,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def host_of(address: str) -> str:
+    """The host of host:port, without the brackets of an IPv6 address."""
+    return address.rpartition(":")[0].strip("[]")
 
 
 def superlink_command(host: str, port: int, tls: Tls | None) -> list[str]:
@@ -90,7 +97,7 @@ def supernode_command(address: str, node: dict[str, str], port: int, authority: 
     command += ["--node-config", " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())]
     if authority is not None and key is not None:
         return [*command, "--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    if not is_loopback(address.rpartition(":")[0]):
+    if not is_loopback(host_of(address)):
         raise MonetError(f"{address} is another machine: give --authority (who signed its certificate) and --key (this site's own)")
     return [*command, "--insecure"]
 
@@ -100,15 +107,42 @@ def worker_command(port: int) -> list[str]:
     return [*OURS, "monet_train.federated.worker", f"127.0.0.1:{port}"]
 
 
-def environment(home: Path) -> dict[str, str]:
-    """Ours, with Flower's settings; telemetry stays as the user set it, and off otherwise."""
+def environment(home: Path, server: str | None) -> Environment:
+    """Ours, with Flower's settings; telemetry stays as the user set it, and off otherwise.
+
+    Parameters
+    ----------
+    home : Path
+        Flower's folder, which also gets the processes' output.
+    server : str, optional
+        The host of a server on this machine, reached without a proxy like loopback; none: the server is another machine, which is
+        reached as the user's proxies and exceptions say.
+    """
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # children are started by name
-    return {"FLWR_TELEMETRY_ENABLED": "0", **os.environ, "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(home), "PATH": path}
+    ours = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_HOME": str(home), "PATH": path}
+    theirs = {name: value for name, value in os.environ.items() if server is None or not _is_unusable_proxy(name, value)}
+    return {"FLWR_TELEMETRY_ENABLED": "0", **theirs, **ours, **_without_proxy(theirs, server)}
+
+
+def _without_proxy(variables: Environment, server: str | None) -> dict[str, str]:
+    """The user's exceptions from proxies with this machine added, in the lower case that HTTP clients and gRPC prefer and in upper case."""
+    exceptions = variables.get("no_proxy", variables.get("NO_PROXY", ""))
+    found = {"no_proxy": exceptions, "NO_PROXY": exceptions}
+    if "no_grpc_proxy" in variables:  # gRPC reads it in place of no_proxy
+        found["no_grpc_proxy"] = variables["no_grpc_proxy"]
+    hosts = ["localhost", "127.0.0.1", "::1", *([server] if server else [])]
+    # a star alone means every host; beside others it means nothing to some programs
+    return {name: value if value.strip() == "*" else ",".join(filter(None, [value, *hosts])) for name, value in found.items()}
+
+
+def _is_unusable_proxy(name: str, value: str) -> bool:
+    """Whether a variable names a proxy, such as SOCKS, at which Flower's HTTP client ends as it starts, whatever the exceptions are."""
+    return name.lower() in ("http_proxy", "https_proxy", "all_proxy") and "://" in value and not value.lower().startswith("http")
 
 
 @contextmanager
-def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that run while the block does; their output goes to `<home>/0.log`, ...
+def daemons(commands: Sequence[Sequence[str]], variables: Environment) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that run while the block does; their output goes to `0.log`, `1.log`, ... in Flower's folder.
 
     They are stopped in the opposite order: sites first, so that they say goodbye to a server that still listens.
 
@@ -117,9 +151,10 @@ def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subp
     MonetError
         If processes of an earlier start still work there, because whoever started them was killed.
     """
+    home = Path(variables["FLWR_HOME"])
     home.mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
-    with (home / "lock").open("a+") as lock:
+    with (home / "lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -131,10 +166,7 @@ def daemons(commands: Sequence[Sequence[str]], home: Path) -> Iterator[list[subp
                 with (home / f"{number}.log").open("ab") as log:
                     # the lock lives as long as anyone who inherited it
                     keep = (lock.fileno(),)
-                    process = subprocess.Popen(
-                        command, env=environment(home), stdout=log, stderr=log, pass_fds=keep, start_new_session=True
-                    )
-                    running.append(process)
+                    running.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, pass_fds=keep, start_new_session=True))
             lock.truncate(0)
             print(*(process.pid for process in running), end="", file=lock, flush=True)
             yield running
@@ -163,10 +195,15 @@ def free_port() -> int:
 
 def write_connection(home: Path, address: str, authority: Path | None) -> None:
     """Tell Flower's command line where the SuperLink is."""
-    safety = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
+    safety = "insecure = true" if authority is None else f"root-certificates = {_toml(str(authority))}"
     lines = ["[superlink]", f'default = "{LINK}"', f"[superlink.{LINK}]", f'address = "{address}"', safety, ""]
     home.mkdir(parents=True, exist_ok=True)
-    (home / "config.toml").write_text("\n".join(lines))
+    (home / "config.toml").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _toml(value: str | int | float | bool) -> str:
+    """A scalar as TOML, in which a character beyond 16 bits has another escape than in JSON."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def write_app(folder: Path, run_config: dict[str, Any]) -> None:
@@ -184,14 +221,14 @@ def write_app(folder: Path, run_config: dict[str, Any]) -> None:
         'serverapp = "monet_train.federated.server_app:app"',
         'clientapp = "monet_train.federated.client_app:app"',
         "[tool.flwr.app.config]",
-        *(f"{name} = {json.dumps(value)}" for name, value in run_config.items()),
+        *(f"{name} = {_toml(value)}" for name, value in run_config.items()),
         "",
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pyproject.toml").write_text("\n".join(lines))
+    (folder / "pyproject.toml").write_text("\n".join(lines), encoding="utf-8")
 
 
-def flwr(home: Path, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
+def flwr(variables: Environment, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
     """Call Flower's command line, which answers in JSON, until it does: a SuperLink takes some seconds to listen.
 
     Raises
@@ -201,7 +238,8 @@ def flwr(home: Path, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
     """
     deadline = time.monotonic() + patience
     while True:
-        done = subprocess.run(["flwr", *arguments, "--format", "json"], env=environment(home), capture_output=True, text=True, check=False)
+        command = ["flwr", *arguments, "--format", "json"]
+        done = subprocess.run(command, env=variables, capture_output=True, encoding="utf-8", errors="replace", check=False)
         with suppress(ValueError):
             answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
             if answer.get("success"):
@@ -211,13 +249,13 @@ def flwr(home: Path, *arguments: str, patience: float = 60.0) -> dict[str, Any]:
         time.sleep(1)
 
 
-def submit(home: Path, app: Path) -> str:
+def submit(variables: Environment, app: Path) -> str:
     """Start the run on the SuperLink; returns its id."""
-    return str(flwr(home, "run", str(app), LINK)["run-id"])
+    return str(flwr(variables, "run", str(app), LINK)["run-id"])
 
 
 def follow(
-    home: Path, run_id: str, output: Path, processes: Sequence[subprocess.Popen[bytes]], progress: Callable[[int], None]
+    variables: Environment, run_id: str, output: Path, processes: Sequence[subprocess.Popen[bytes]], progress: Callable[[int], None]
 ) -> dict[str, Any]:
     """Wait for the end of a run; ``progress`` is called with the number of finished rounds. Returns Flower's account of it.
 
@@ -226,22 +264,20 @@ def follow(
     MonetError
         If the run failed, or the server's process ended.
     """
-    asked = -math.inf
+    asked, log = -math.inf, Path(variables["FLWR_HOME"]) / "0.log"
     while True:
         with suppress(OSError, ValueError):
-            progress(len(json.loads((output / ROUNDS).read_text())["rounds"]))
+            progress(len(json.loads((output / ROUNDS).read_text(encoding="utf-8"))["rounds"]))
         if processes and processes[0].poll() is not None:
-            raise MonetError(
-                f"the server's process ended with status {processes[0].returncode}; see {home / '0.log'}, then go on with --resume"
-            )
+            raise MonetError(f"the server's process ended with status {processes[0].returncode}; see {log}, then go on with --resume")
         ended = (output / ERROR).exists() or (output / MODEL).exists()
         if time.monotonic() - asked > (2 if ended else 20):  # every question is a process that imports all of Flower
-            account = dict(flwr(home, "list", LINK, "--run-id", run_id)["runs"][0])
+            account = dict(flwr(variables, "list", LINK, "--run-id", run_id)["runs"][0])
             asked, status = time.monotonic(), str(account["status"])
             if status == "finished:completed":
                 return account
             if status.startswith("finished"):
                 error = output / ERROR
-                reason = error.read_text().strip() if error.exists() else f"see {home / '0.log'}"
+                reason = error.read_text(encoding="utf-8").strip() if error.exists() else f"see {log}"
                 raise MonetError(f"the federated training failed ({status}): {reason}")
         time.sleep(0.5)

@@ -7,28 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import flwr
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from monet_edge import DISCLAIMER, __version__, weights
+from monet_edge import weights
 from monet_edge.errors import MonetError
 from monet_edge.files import atomic_write
 from monet_edge.spec import fold
 
 from ..config import Settings, training_spec
 from ..export import fold_tensors
+from ..provenance import Provenance, Source
 from .rounds import federate
 from .settings import Federation, from_run_config
 from .state import ERROR, MODEL, Run
+from .wire import UNTOLD
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Train, export; an error made on purpose is also left in `error.txt`, for whoever started the run."""
+    """Train and export. A MonetError is also written to `error.txt`, which the command that started the run reads."""
     federation, settings, output, resume = from_run_config(context.run_config)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,14 @@ def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str
         for site in row["sites"]:
             if "refused" not in site:
                 sites[site["name"]].append(site)
-    note = "BatchNorm is the sites' average; every site trained with its own (FedBN)" if federation.batch_norm == "local" else ""
-    return {
-        "training": {"epochs": len(kept) * federation.epochs, "settings": asdict(settings), "federation": asdict(federation)},
+    told = {name: Source(**rows[-1].get("source", asdict(UNTOLD))) for name, rows in sorted(sites.items())}
+    about = {
         "rounds": len(kept),
-        "sites": [{"name": name, "rounds": len(rows), "examples": rows[-1]["examples"]} for name, rows in sorted(sites.items())],
+        "sites": [
+            {"name": name, "rounds": len(sites[name]), "examples": sites[name][-1]["examples"], "data": asdict(source)}
+            for name, source in told.items()
+        ],
         "scores": run.scores,
-        "note": note,
-        "versions": {"monet-edge": __version__, "torch": torch.__version__, "flwr": flwr.__version__},
-        "use": DISCLAIMER,
     }
+    facts = {"federation": asdict(federation)}
+    return Provenance(tuple(told.values()), settings, len(kept) * federation.epochs, facts, about, ("torch", "flwr")).to_record()

@@ -1,8 +1,8 @@
-"""Everything that decides a federated training, and its way through Flower's run configuration (flat, scalars only)."""
+"""Everything that decides a federated training: declared once, changed by `--set federated.NAME=VALUE`, handed on by Flower."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -10,10 +10,13 @@ from monet_edge import spec
 from monet_edge.errors import MonetError
 
 from ..config import Settings, training_spec
-from ..config_text import changed, from_json, to_json
+from ..config_text import changed, from_json, override, to_json
 
 COMPRESSIONS = ("none", "float16", "int8")
-BATCH_NORMS = ("averaged", "local")
+PREFIX = "federated."  # of these settings in `--set`, where all others are the recipe's
+# Of the recipe at a site. The server averages networks already; a site's own average, over its last 1000 steps, would be of the
+# round before
+AT_SITES: dict[str, Any] = {"patience": 0, "average": 0.0, "keep": "last"}
 
 
 @dataclass(frozen=True)
@@ -23,32 +26,29 @@ class Federation:
     Attributes
     ----------
     rounds : int
-        100 of one epoch are as many epochs as recipe `strong` has. On `brain-flair` the mean Dice then came 0.009 below that of training on
-        all scans in one place, after 30 rounds 0.027 and after 60 0.045 below (benchmarks/FEDERATED.md).
+        How often the sites' networks are averaged. 100 rounds of one epoch are as many epochs as recipe `strong` has.
     epochs : int
-        Of training at every site in every round.
+        How many every site trains in a round.
     sites : int
-        So many must be connected before the first round.
+        How many must be connected before the first round. Commands count the data sets, or have it from ``--sites``.
     minimum : int
-        A round with fewer valid replies keeps the old model.
+        A round with fewer valid replies keeps the old network. Where a command sets no other number: all sites.
     wait : float
         Longest wait for sites to connect, in seconds.
     timeout : float
         Longest wait for the replies of a round, in seconds.
     compression : {"none", "float16", "int8"}
-        Of what travels, see `compress`.
-    batch_norm : {"averaged", "local"}
-        Whether a site trains with everybody's BatchNorm or goes on with its own (FedBN).
+        Of the arrays that travel; int8 of the sites' updates only, the network then goes to them in float16.
     momentum : float
-        Share of its last step that the server takes again (FedAvgM); 0 takes the average alone (FedAvg).
+        Share of its last step that the server adds to the sites' average (FedAvgM); 0 is the average alone (FedAvg).
     noise : float
-        Noise multiplier of differential privacy; 0 is without.
+        Noise multiplier of differential privacy; 0 is without. Every site must then answer.
     clip : float
-        Longest update of a site (L2 norm) where there is noise.
+        With noise, longer updates are shortened to this L2 norm.
     most_examples : int
-        A site that claims to have trained on more slices is not believed.
+        A site that says that it trained on more slices is refused.
     delta : float
-        For which epsilon is told.
+        Of differential privacy: epsilon is computed for it.
     """
 
     rounds: int = 100
@@ -58,7 +58,6 @@ class Federation:
     wait: float = 600.0
     timeout: float = 3600.0
     compression: str = "none"
-    batch_norm: str = "averaged"
     momentum: float = 0.6
     noise: float = 0.0
     clip: float = 1.0
@@ -67,33 +66,52 @@ class Federation:
 
     def __post_init__(self) -> None:
         for name in ("rounds", "epochs", "sites", "minimum", "wait", "timeout", "clip", "most_examples"):
-            if not getattr(self, name) > 0:
-                raise MonetError(f"{name} must be more than 0, found {getattr(self, name)}")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise MonetError(f"{name} must be more than 0 and finite, found {getattr(self, name)}")
         if self.minimum > self.sites:
             raise MonetError(f"at least {self.minimum} replies a round cannot come from {self.sites} sites")
         if self.compression not in COMPRESSIONS:
             raise MonetError(f"compression {self.compression}: expected one of {', '.join(COMPRESSIONS)}")
-        if self.batch_norm not in BATCH_NORMS:
-            raise MonetError(f"batch norm {self.batch_norm}: expected one of {', '.join(BATCH_NORMS)}")
         if not 0 <= self.momentum < 1:
             raise MonetError(f"momentum must be at least 0 and below 1, found {self.momentum}")
         if not (0 <= self.noise < float("inf") and 0 < self.delta < 1):
             raise MonetError(f"noise must be at least 0 and delta between 0 and 1, found {self.noise} and {self.delta}")
+        if self.noise and self.minimum != self.sites:
+            raise MonetError(f"with noise every site must answer: minimum must be {self.sites} (sites), found {self.minimum}")
 
 
-def for_sites(settings: Settings, federation: Federation) -> Settings:
-    """The settings of a pooled training as the sites use them: the schedule spans all rounds, no site keeps an average.
+def make_federation(sites: int, changes: Sequence[str]) -> Federation:
+    """The defaults for so many sites, of which every one must answer, with changes.
+
+    Parameters
+    ----------
+    sites : int
+    changes : sequence of str
+        ``federated.NAME=VALUE`` each.
 
     Raises
     ------
     MonetError
-        If the recipe lowers its rate by a validation loss, which no site has for all, or there is no such network.
+        If there is no such setting, a value is of another kind, or the number of sites is another.
+    """
+    chosen = override(Federation(sites=sites, minimum=sites), changes, PREFIX)
+    if chosen.sites != sites:
+        raise MonetError(f"federated.sites={chosen.sites}: there are {sites} sites")
+    return chosen
+
+
+def for_sites(settings: Settings, federation: Federation) -> Settings:
+    """The settings of a pooled training as the sites use them: the schedule spans all rounds, no site averages its weights.
+
+    Raises
+    ------
+    MonetError
+        If the recipe lowers its rate by the validation loss of all patients, which no site has, or there is no such network.
     """
     training_spec(settings)
     if settings.recipe.schedule != "one-cycle":
         raise MonetError(f"recipe {settings.recipe.name} waits for a plateau of a validation loss that no site knows; use strong")
-    # the server averages networks; a site's average over the last 1000 steps would lag a round behind
-    recipe = replace(settings.recipe, epochs=federation.rounds * federation.epochs, patience=0, average=0.0, keep="last")
+    recipe = replace(settings.recipe, epochs=federation.rounds * federation.epochs, **AT_SITES)
     return replace(settings, recipe=recipe)
 
 

@@ -18,9 +18,10 @@ from monet_edge.errors import DatasetError, ModelError
 from .. import checkpoint
 from ..config_text import from_json
 from ..data import Slices, build
-from ..dataset import read_splits, split
 from ..options import choose_split
 from ..prepare import open_prepared
+from ..provenance import Source
+from ..splits import read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import Step
 from ..train import check_split, choose_device, set_up_torch, training_slices
@@ -30,10 +31,11 @@ from .compress import Tensors
 
 @dataclass(frozen=True)
 class Site:
-    """One institution's scans in memory, and a network to train on them: the same `Step` as a pooled training's."""
+    """One institution's scans in memory, what they are, and a network to train on them: the same `Step` as a pooled training's."""
 
     step: Step
     validation: Slices
+    source: Source
 
     def train(self, tensors: Mapping[str, np.ndarray], epochs: range, fresh: bool, moments: Tensors) -> tuple[Tensors, Tensors, float]:
         """Train a network on this site's scans.
@@ -106,7 +108,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     prepared = open_prepared(Path(folder))
     if not settings.merged and prepared.labels != settings.preprocess.labels:
         raise DatasetError(f"{folder} has the labels {', '.join(prepared.labels)}, the training {', '.join(settings.preprocess.labels)}")
-    found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys)), None)
+    found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys), listed=prepared.validation), None)
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)
     place = choose_device(device)
@@ -114,15 +116,16 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     training = training_slices(settings, prepared, parts["train"], place)
     validation = build(prepared, parts["val"], settings.preprocess, settings.merged, place, False)
     step = Step(settings, new_state(settings, place), training, world=1, compiled=place.type == "cuda")
-    return Site(step, validation)
+    return Site(step, validation, Source.of(prepared))
 
 
 @dataclass
 class Memory:
     """What a site keeps to itself from round to round, in two files in turn.
 
-    A site that lost it, or joins late, starts its optimiser anew and from the server's BatchNorm, and has no rounding to make up for.
-    A round that the server asks for again, since it was killed in it or too few sites answered, starts from where it started.
+    A site that lost it, or joins late, starts its optimiser anew and has no rounding error to add.
+    A round that the server asks for again, because it was killed in it or too few sites answered, begins with what the first try began
+    with.
 
     Attributes
     ----------
@@ -131,15 +134,14 @@ class Memory:
         The run's own name.
     slot : {0, 1}
         Which file holds what was read; `write` takes the other one.
-    moments, own, residual : dict of str to float32 array
-        The optimiser's moments; this site's own BatchNorm (FedBN); what rounding took from the last update.
+    moments, residual : dict of str to float32 array
+        The optimiser's moments; what rounding took from the last update.
     """
 
     folder: Path
     run: str
     slot: int = 1
     moments: Tensors = field(default_factory=dict)
-    own: Tensors = field(default_factory=dict)
     residual: Tensors = field(default_factory=dict)
 
     @classmethod
@@ -161,7 +163,7 @@ class Memory:
                 continue
             if state.keys() != {"run", "round"} or state["run"] != run or not newest < state["round"] <= last:
                 continue
-            parts: dict[str, Tensors] = {"moments": {}, "own": {}, "residual": {}}
+            parts: dict[str, Tensors] = {"moments": {}, "residual": {}}
             for name, tensor in tensors.items():
                 part, _, key = name.partition(".")
                 parts[part][key] = tensor.numpy()
@@ -170,7 +172,7 @@ class Memory:
 
     def write(self, number: int) -> None:
         """Keep what was learnt in a round, whole or not at all, beside what was read."""
-        parts = {"moments": self.moments, "own": self.own, "residual": self.residual}
+        parts = {"moments": self.moments, "residual": self.residual}
         tensors = {f"{part}.{key}": torch.from_numpy(array) for part, arrays in parts.items() for key, array in arrays.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(_path(self.folder, 1 - self.slot), tensors, {"run": self.run, "round": number})

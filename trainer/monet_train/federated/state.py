@@ -1,4 +1,4 @@
-"""The server's side of a federated training between rounds: what it holds, how it begins, and its way to the folder and back."""
+"""The server's state between the rounds of a federated training: how it begins, and how it is written to the folder and read again."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Run:
     Attributes
     ----------
     id : str
-        Of this run and no other, by which sites know what they remember of it.
+        A random name of this run. Sites forget what they kept of a run with another one.
     tensors : dict of str to float32 array
         The network's state dict.
     step : dict of str to float32 array
-        How the last kept round moved what was trained, of which momentum takes a share again.
+        How the last round that gave a new network moved its trained weights; momentum adds a share of it to the next average.
     history : list of dict
-        One entry a round: ``kept`` (whether a new model came of it), ``seconds``, ``epsilon`` where there is noise, and
+        One entry a round: ``kept`` (whether it gave a new network), ``seconds``, ``epsilon`` where there is noise, and
         ``sites``, each with ``node``, ``sent`` and ``received`` bytes, and either ``refused`` (why) or ``name``, ``examples``,
         ``loss`` and ``norm``.
     scores : list of dict

@@ -9,13 +9,10 @@ Runtime may take the place of our ServerApp.
 
 from __future__ import annotations
 
-import uvicorn
-from flwr.supercore.http_logging import get_uvicorn_log_config
-from flwr.supercore.logger import console_handler
-from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
-from flwr.superlink.main import create_app
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .flower import serve_superlink
 
 
 def fleet_only(app: ASGIApp) -> ASGIApp:
@@ -36,19 +33,5 @@ def is_from_here(scope: Scope) -> bool:
     return bool(client and server and client[0] == server[0])
 
 
-def main() -> None:
-    """`flower-superlink` with `fleet_only` around its application."""
-    config = _parse_superlink_lifespan_config()
-    uvicorn.run(
-        fleet_only(create_app(config, SuperLinkLifespan)),
-        host=config.host,
-        port=config.port,
-        ssl_keyfile=config.ssl_keyfile,
-        ssl_certfile=config.ssl_certfile,
-        proxy_headers=False,  # where a request comes from is never taken from the request
-        log_config=get_uvicorn_log_config(console_handler.level),
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve_superlink(fleet_only)

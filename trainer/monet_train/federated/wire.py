@@ -1,4 +1,4 @@
-"""Flower messages to and from named arrays, believing nothing: names, shapes, dtypes, sizes and values are checked.
+"""Flower messages to and from named arrays. Nothing that is received is trusted: names, shapes, dtypes, sizes and values are checked.
 
 No header of an array that came from outside is parsed: it must be, byte for byte, the one that NumPy writes for the size that
 belongs there. So nothing is allocated for a message but what the network needs.
@@ -16,12 +16,16 @@ from math import prod
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from monet_edge.errors import MonetError
+from monet_edge.errors import ModelError, MonetError
 
+from ..provenance import Source
 from .compress import Layout, Tensors, decode
 
 MAX_NAME = 64  # characters of a site's name
 MAX_METRICS = 300  # figures of a reply: a loss, the number of patients, and a Dice for each of at most 255 labels
+
+
+UNTOLD = Source("", "", "", "")
 
 
 class MessageError(MonetError):
@@ -44,6 +48,8 @@ class Update:
         Trained minus received, finite.
     norm : float
         L2 norm of all of it.
+    source : Source
+        What it says of its data, which goes into the exported file.
     """
 
     site: str
@@ -51,6 +57,7 @@ class Update:
     loss: float
     change: Tensors
     norm: float
+    source: Source = UNTOLD
 
 
 def pack(arrays: Mapping[str, np.ndarray], expected: Layout) -> ArrayRecord:
@@ -115,14 +122,29 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
         raise MessageError("its record of the site is missing")
     examples, loss, name = metrics.get("num-examples"), metrics.get("loss"), about.get("name")
     if type(examples) is not int or not 0 < examples <= most_examples:
-        raise MessageError(f"it claims {examples!r:.40} slices; expected a whole number from 1 to {most_examples} (--most-slices)")
+        raise MessageError(f"it says {examples!r:.40} slices; expected a whole number from 1 to federated.most_examples={most_examples}")
     if type(loss) is not float or not math.isfinite(loss):
         raise MessageError(f"its training loss is {loss!r:.40}")
     if type(name) is not str or name != _printable(name, MAX_NAME):
         raise MessageError(f"its name is not text of at most {MAX_NAME} printable characters")
+    source = read_source(about)
     change = unpack(message.content, expected)
     norm = math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in change.values()))
-    return Update(name, examples, loss, change, norm)
+    return Update(name, examples, loss, change, norm, source)
+
+
+def read_source(about: ConfigRecord) -> Source:
+    """What a site says of its data; a site of an earlier version says nothing.
+
+    Raises
+    ------
+    MessageError
+        If it is no short text.
+    """
+    try:
+        return Source(*(about.get(key, "") for key in ("data", "reference", "licence", "modality")))  # type: ignore[arg-type]
+    except ModelError as error:
+        raise MessageError(f"it must say what its data are: {str(error).partition(', found')[0]}") from None
 
 
 def read_scores(message: Message) -> dict[str, float]:
@@ -156,5 +178,5 @@ def size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
 
 
-def _printable(text: str | None, most: int) -> str:
-    return "".join(character for character in (text or "")[:most] if character.isprintable())
+def _printable(text: str | None, limit: int) -> str:
+    return "".join(character for character in (text or "")[:limit] if character.isprintable())

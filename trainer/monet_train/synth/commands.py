@@ -10,6 +10,7 @@ import typer
 
 from monet_edge import DISCLAIMER
 from monet_edge.errors import MonetError
+from monet_edge.files import check_folder, refuse_special
 from monet_edge.terminal import progress_bar
 
 from .. import options
@@ -48,34 +49,45 @@ def synth(
     from .maps import pack as write_pack
     from .pictures import draw_page
     from .ranges import Ranges
-    from .train import RECIPE, Source, export, fit, make_record, make_settings
+    from .train import RECIPE, Origin, export, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
+    _check(output, pack, pictures)
     maps = _open(labelmaps, quiet)
+    done = ""
     if pack is not None:
         write_pack(maps, pack)
-        print(f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes")
+        done = f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes"
     elif pictures is not None:
         count, page = pictures
         draw_page(Generator(maps, record, Ranges()), count, page, seed)
-        print(page)
+        done = str(page)
     elif output is not None:
-        source = Source(maps.data, maps.licence, maps.key, Ranges())
+        origin = Origin(maps.data, maps.licence, maps.key, Ranges())
         settings = make_settings(maps.data, net, record, recipe, seed)
-        with progress_bar(f"training {net} on generated images of {len(maps.names)} heads", quiet) as bar:
-
-            def log(row: dict[str, float]) -> None:
-                if bar is not None:
-                    bar(int(row["epoch"]) + 1, recipe.epochs)
-                elif not quiet:
-                    print("  ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
-
-            fit(settings, source, maps, output, resume=resume, device=device or None, log=log)
+        title = f"training {net} on generated images of {len(maps.names)} heads"
+        with options.following(title, recipe.epochs, quiet) as (log, announce):
+            fit(settings, origin, maps, output, resume=resume, device=device or None, log=log, announce=announce)
         words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
         words += [*(["--sides"] if sides else []), *(word for change in changes or [] for word in ("--set", change))]
         weights = export(output, output / MODEL, shlex.join(words))
-        print(f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}")
+        done = f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}"
+    if not quiet:
+        print(done)
+
+
+def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | None) -> None:
+    """Refuse before the work what could not be written after it."""
+    if pictures is not None and pictures[0] < 1:
+        raise MonetError(f"--pictures {pictures[0]}: expected at least one slice to draw")
+    if output is not None:
+        check_folder(output)
+        refuse_special(output / MODEL)
+    for path in (pack, pictures[1] if pictures else None):
+        if path is not None:
+            check_folder(path.parent)
+            refuse_special(path)
 
 
 def _open(path: Path, quiet: bool) -> LabelMaps:

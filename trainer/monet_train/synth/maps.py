@@ -148,7 +148,7 @@ def _span(holds: np.ndarray, count: int) -> tuple[int, int]:
 
 def _title(path: Path) -> str:
     """What a licence calls itself: "Apache-2.0" for that one, else the text's first line."""
-    text = path.read_text(errors="replace")
+    text = path.read_text(encoding="utf-8", errors="replace")
     if "Apache License" in text and "Version 2.0" in text:
         return "Apache-2.0"
     return next((line.strip()[:100] for line in text.splitlines() if line.strip()), "")

@@ -13,20 +13,22 @@ from typing import Any
 
 import torch
 
-from monet_edge.errors import ModelError, MonetError, OutputError
-from monet_edge.files import atomic_write
+from monet_edge import memory
+from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError
+from monet_edge.files import locked
 from monet_edge.preprocess import Preprocess
 from monet_edge.weights import Weights
 
 from ..config import STRONG, Augmentation, Recipe, Settings
-from ..dataset import split
-from ..export import export_run
+from ..export import check_output, fold_run
 from ..losses import one_hot
 from ..network import Network
+from ..provenance import Source
 from ..schedule import one_cycle
+from ..splits import Split, patients, split
 from ..state import State, describe, start, start_at_prior
-from ..step import Step
-from ..train import Log, choose_device, run_epochs, set_up_torch
+from ..step import Step, describe_epoch
+from ..train import Log, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
 from .generator import Generator
 from .labels import label_names
 from .maps import LabelMaps
@@ -34,13 +36,13 @@ from .ranges import Ranges
 
 # 40,000 steps; everything that an augmentation does, and more, the generator has done already
 RECIPE = replace(STRONG, name="synth", epochs=160, epoch_steps=250, validate_every=5, augmentation=Augmentation())
-SOURCE = "synth.json"  # what the run's images were made of
+FILE = "synth.json"  # what the run's images were made of
 VALIDATION = 96  # slices of every head that is held out
 FOLDS = 10  # a tenth of the heads, at least one, is held out
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What a run's images are made of; ``key`` is the hash of its label maps.
 
     Attributes
@@ -62,14 +64,24 @@ def make_record(size: int, context: int, sides: bool) -> Preprocess:
     return Preprocess(size, "coronal", context, "percentile", 0.5, 99.0, 0.5, label_names(sides))
 
 
-def make_split(maps: LabelMaps) -> dict[str, list[str]]:
-    """Which heads train and which validate: a tenth, at least one."""
-    return split(maps.names, folds=max(2, min(FOLDS, len(maps.names))))[0]
+def make_split(maps: LabelMaps) -> tuple[Split, str]:
+    """Which heads train and which validate, a tenth, at least one; and the rule that says who is one patient.
+
+    Raises
+    ------
+    DatasetError
+        If all are of one patient.
+    """
+    found = patients(maps.names)
+    count = len({*found.of.values()})
+    if count < 2:
+        raise DatasetError(f"{maps.data}: expected label maps of at least two patients, one to train on and one to validate; found {count}")
+    return split(maps.names, folds=min(FOLDS, count))[0], found.rule
 
 
 def fit(
     settings: Settings,
-    source: Source,
+    origin: Origin,
     maps: LabelMaps,
     folder: Path,
     *,
@@ -77,16 +89,18 @@ def fit(
     device: str | None = None,
     compiled: bool | None = None,
     log: Log = lambda row: None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
-    """Train a network on generated images; the run folder gets what `monet_train.train.fit` writes, and `synth.json`.
+    """Train a network on generated images; the run folder gets what `monet_train.train.fit` writes, with `synth.json` for its `cases.json`.
 
     Parameters
     ----------
     settings : Settings
-        The recipe's ``epoch_steps`` must be given: generated images have no end.
-    source : Source
+        The recipe's ``epoch_steps`` must be given: generated images have no end. It has no augmentation: the generator's `Ranges`
+        say what is random.
+    origin : Origin
     maps : LabelMaps
-    folder, resume, device, compiled, log
+    folder, resume, device, compiled, log, announce
         As for `monet_train.train.fit`.
 
     Returns
@@ -97,30 +111,48 @@ def fit(
     Raises
     ------
     OutputError
-        If ``folder`` holds a run already, or one with other settings or label maps.
+        If ``folder`` holds a run already, or one with other settings or label maps, or another process trains in it.
+    DatasetError
+        If all label maps are of one patient.
+    ResourceError
+        If there is not enough memory.
     MonetError
-        If there is no such device, or the recipe has no ``epoch_steps``.
+        If there is no such device, or the recipe has no ``epoch_steps``, or has an augmentation.
     """
     recipe = settings.recipe
     if not recipe.epoch_steps:
         raise MonetError("epoch_steps must be at least 1: generated images have no end at which an epoch could be over")
-    place, part = choose_device(device or ""), make_split(maps)
+    if recipe.augmentation != Augmentation():
+        raise MonetError("augmentation has no effect on generated images: all that is random about them was drawn before")
+    place, (part, rule) = choose_device(device or ""), make_split(maps)
     set_up_torch(settings, place)
-    _check_source(folder, source)
-    state = start(settings, part, folder, place, resume=resume)
-    describe(settings, part, folder)
-    with atomic_write(folder / SOURCE, overwrite=True) as file:
-        file.write(_to_json(source).encode())
-    compiled = place.type == "cuda" if compiled is None else compiled
-    maps = maps.to(place)
-    training = Generator(maps.choose(part["train"]), settings.preprocess, source.ranges, compiled)
-    held = Generator(maps.choose(part["val"]), settings.preprocess, source.ranges)
-    sample = training.slices(settings.seed, 8)
-    if recipe.prior and not state.history:
-        start_at_prior(state, sample)
-    epoch = _epochs(settings, state, training, Step(settings, state, sample, 1, compiled), compiled)
-    # the seed of validation is its own: two runs of different seeds are held to the same images
-    return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log)
+    _demand(settings, maps, part, place)
+    with out_of_memory(), locked(folder):  # a second run in the same folder would replace this one's checkpoints
+        _check_origin(folder, origin)
+        state = start(settings, part, folder, place, resume=resume)
+        describe(settings, part, folder, {FILE: _to_json(origin)}, rule)
+        compiled = place.type == "cuda" if compiled is None else compiled
+        maps = maps.to(place)
+        training = Generator(maps.choose(part["train"]), settings.preprocess, origin.ranges, compiled)
+        held = Generator(maps.choose(part["val"]), settings.preprocess, origin.ranges)
+        sample = training.slices(settings.seed, 8)
+        if recipe.prior and not state.history:
+            start_at_prior(state, sample)
+        epoch = _epochs(settings, state, training, Step(settings, state, sample, 1, compiled), compiled)
+        announce(describe_epoch(None, recipe))
+        # the seed of validation is its own: two runs of different seeds are held to the same images
+        return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log)
+
+
+def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.device) -> None:
+    """Refuse a training that cannot fit into this machine's memory, as `monet_train.train.demand` does; a GPU has its own."""
+    if place.type != "cpu":
+        return
+    record, batch = settings.preprocess, settings.recipe.batch
+    held = VALIDATION * len(part["val"]) * record.size**2 * (4 * (2 * record.context + 1) + 1)  # float32 images, uint8 labels
+    held = maps.ids.nbytes + 2 * held  # those that train and those that validate are copies; twice while slices are put together
+    what = f"a training on images of {len(maps.names):,} heads, {batch} slices of {record.size}x{record.size} at a time,"
+    memory.demand(held + step_memory(settings, batch, place), what)
 
 
 def _epochs(settings: Settings, state: State, generator: Generator, step: Step, compiled: bool) -> Callable[[int], float]:
@@ -143,32 +175,36 @@ def _epochs(settings: Settings, state: State, generator: Generator, step: Step, 
 
 
 def export(run: Path, output: Path, command: str = "") -> Weights:
-    """Fold a finished run into a weights file; errors as `monet_train.export.export`.
+    """Fold a finished run into a weights file, its splits beside it; errors as `monet_train.export.export`.
 
     Its file tells no appearance of training scans: there were none, and any contrast is welcome.
     """
+    check_output(output)
+    origin = _read_origin(run)
+    source = Source.told(origin["data"], "label maps only, images generated", origin["licence"], "MRI, any contrast")
+    return fold_run(run, source, {"command": command}, {"generated": origin}).write(output)
+
+
+def _read_origin(run: Path) -> dict[str, Any]:
+    """What `fit` wrote, as JSON: an older run may have had other ranges than there are now."""
     try:
-        source = json.loads((run / SOURCE).read_text())
-        licence = source["licence"]
-        about: dict[str, Any] = {
-            "modality": "MRI, any contrast",
-            "licence": licence,
-            "data": {"name": source["data"], "reference": "label maps only, images generated", "licence": licence},
-            "generated": source,
-        }
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{run}: not a run of monet-train synth, its {SOURCE} cannot be read ({error})") from None
-    return export_run(run, output, about, lambda names: None, command)
+        origin = json.loads((run / FILE).read_bytes())
+        if not all(isinstance(origin[key], str) for key in ("data", "licence")):
+            raise ValueError("data and licence must be text")
+        return dict(origin)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{run}: not a run of monet-train synth, its {FILE} cannot be read ({error})") from None
 
 
-def _check_source(folder: Path, source: Source) -> None:
-    path = folder / SOURCE
-    if path.exists() and path.read_text() != _to_json(source):
-        raise OutputError(f"{folder} was started with other label maps or ranges (see its {SOURCE}). Use the same, or another --output.")
+def _check_origin(folder: Path, origin: Origin) -> None:
+    path = folder / FILE
+    # a folder with config.json is one of a run: without, its writing was cut off
+    if path.exists() and (folder / "config.json").exists() and path.read_bytes() != _to_json(origin).encode():
+        raise OutputError(f"{folder} was started with other label maps or ranges (see its {FILE}). Use the same, or another --output.")
 
 
-def _to_json(source: Source) -> str:
-    return json.dumps(asdict(source), indent=1)
+def _to_json(origin: Origin) -> str:
+    return json.dumps(asdict(origin), indent=1)
 
 
 def make_settings(data: str, net: str, record: Preprocess, recipe: Recipe, seed: int) -> Settings:

@@ -1,0 +1,179 @@
+"""Where everything lives while a network runs: its values in one arena, the image and the output as planes, the threads' scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ..spec import INPUT, Shape
+from .codegen.layout import ALIGNMENT, aligned_zeros, blocks
+from .codegen.simd import BYTES
+from .codegen.step import SOURCE
+from .fuse import Layer
+
+Fields = dict[str, Any]  # of a step, by name: whole numbers, and arrays, which stand for their addresses
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Where a value lives: channel block b of pixel (y, x) is at ``offset + y * row + x * pixel + b * 64`` in the arena."""
+
+    shape: Shape
+    offset: int = 0
+
+    @property
+    def blocks(self) -> int:
+        return blocks(self.shape[0])
+
+    @property
+    def pixel(self) -> int:
+        return self.blocks * BYTES
+
+    @property
+    def row(self) -> int:
+        return self.shape[2] * self.pixel
+
+    @property
+    def size(self) -> int:
+        return self.shape[1] * self.row
+
+
+def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Offsets of buffers in one arena, first fit: two share bytes only if their lives do not meet.
+
+    Parameters
+    ----------
+    lives : list of (size in bytes, first, last)
+        Each buffer is in use from moment ``first`` to moment ``last``, both included.
+
+    Returns
+    -------
+    offsets : list of int
+    size : int
+        Of the arena.
+    """
+    offsets: list[int] = [-1] * len(lives)
+    for index in sorted(range(len(lives)), key=lambda i: -lives[i][0]):  # large ones first: they are hard to fit
+        size, first, last = lives[index]
+        rivals = [i for i, life in enumerate(lives) if offsets[i] >= 0 and life[1] <= last and first <= life[2]]
+        taken = sorted((offsets[i], offsets[i] + lives[i][0]) for i in rivals)
+        offset = 0
+        for begin, end in taken:
+            if offset + size <= begin:
+                break
+            offset = max(offset, end)
+        offsets[index] = offset
+    return offsets, max((offset + size for offset, (size, _, _) in zip(offsets, lives, strict=True)), default=0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the memory of a program is made of, before any is taken."""
+
+    shapes: Mapping[str, Shape]  # of every value
+    buffers: Mapping[str, Buffer]  # of the values in the arena
+    arena: int  # bytes
+    scratch: Mapping[str, int]  # bytes of every thread's areas, by the step's field
+    border: int  # width of the zeros around the image
+    output: Shape
+    threads: int
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        channels, height, width = self.shapes[INPUT]
+        planes = channels * (height + 2 * self.border) * (width + 2 * self.border) + prod(self.output)
+        return self.arena + 4 * planes + self.threads * sum(size + ALIGNMENT for size in self.scratch.values())
+
+
+def arrange(
+    stages: Sequence[Layer], shapes: Mapping[str, Shape], planes: Collection[str], threads: int, keep: bool
+) -> tuple[dict[str, Buffer], int]:
+    """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, and the size of their arena.
+
+    With ``keep`` no two share memory, so that all can be read after a run.
+    """
+    made = {stage.name: moment for moment, stage in enumerate(stages) if stage.name not in planes}
+    last = dict(made)
+    for moment, stage in enumerate(stages):
+        last |= {value: moment for value in stage.reads if value in made}
+    buffers = {name: Buffer(shapes[name]) for name in made}
+    lag = int(threads > 1)  # a layer may begin before the one in front of it is done
+    lives = [(buffer.size, 0 if keep else made[name], len(stages) if keep else last[name] + lag) for name, buffer in buffers.items()]
+    offsets, size = place(lives)
+    return {name: replace(buffer, offset=offset) for (name, buffer), offset in zip(buffers.items(), offsets, strict=True)}, size
+
+
+class Memory:
+    """The memory of one program, and the fields of steps that say where things are.
+
+    Attributes
+    ----------
+    shapes : mapping of str to (C, H, W)
+    arena : uint8 array
+    image, output : (C, H, W) float32
+        The image is a view into a border of zeros.
+    scratch : list of dict of str to uint8 array
+        Every thread's workspace, by the step's field: what the kernels write and nobody reads afterwards.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.shapes = layout.shapes
+        self.arena = aligned_zeros(layout.arena)
+        self.image = _bordered(layout.shapes[INPUT], layout.border)
+        self.output = aligned_zeros(4 * prod(layout.output)).view(np.float32).reshape(layout.output)
+        self.scratch = [{area: aligned_zeros(size) for area, size in layout.scratch.items()} for _ in range(layout.threads)]
+        self._buffers = layout.buffers
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    def target(self, value: str) -> Fields:
+        """`codegen.step.TARGET`: where a value is made."""
+        buffer = self._buffers[value]
+        return {"width": buffer.shape[2], "target_blocks": buffer.blocks} | self._at("target", buffer)
+
+    def other(self, layer: Layer) -> Fields:
+        """``other`` and its strides, of `codegen.epilogue.EPILOGUE`: the layer's second operand, zeros if it has none."""
+        return self._at("other", self._buffers[layer.other]) if layer.other else {}
+
+    def source_table(self, values: Sequence[str]) -> np.ndarray:
+        """Every channel block of ``values`` side by side, as rows of `codegen.step.SOURCE`."""
+        buffers = [self._buffers[value] for value in values]
+        rows = [(self.arena.ctypes.data + one.offset + block * BYTES, one.row, one.pixel) for one in buffers for block in range(one.blocks)]
+        return np.array(rows, SOURCE)
+
+    def sources(self, values: Sequence[str]) -> Fields:
+        """`codegen.step.SOURCES` of ``values``."""
+        table = self.source_table(values)
+        return {"sources": table, "source_blocks": len(table)}
+
+    def once(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """``make(*arguments)``, made once for all layers that ask for it and kept as long as this memory."""
+        key = (make, *arguments)
+        if key not in self._made:
+            self._made[key] = make(*arguments)
+        return self._made[key]
+
+    def value(self, name: str) -> np.ndarray:
+        """A copy of one value, (C, H, W), after a run that kept it."""
+        if name not in self._buffers:
+            return self.output.copy()
+        buffer = self._buffers[name]
+        channels, height, width = buffer.shape
+        rows = self.arena[buffer.offset : buffer.offset + buffer.size].view(np.float32)
+        return rows.reshape(height, width, -1)[:, :, :channels].transpose(2, 0, 1).copy()
+
+    def _at(self, field: str, buffer: Buffer) -> Fields:
+        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
+
+
+def _bordered(shape: Shape, border: int) -> np.ndarray:
+    """Planes within a border of zeros, and room behind them for the end of the last tile."""
+    channels, height, width = shape
+    line, size = width + 2 * border, (height + 2 * border) * (width + 2 * border)
+    memory = aligned_zeros(4 * channels * size + 4 * BYTES)[: 4 * channels * size]
+    whole = memory.view(np.float32).reshape(channels, height + 2 * border, line)
+    return whole[:, border : border + height, border : border + width]

@@ -1,0 +1,84 @@
+"""How threads share a slice: every stage is cut into bands of rows, and each band lists the bands that must be made before it.
+
+Nobody waits for a whole layer: a band may begin when the bands that it reads of the stage before are made. A thread comes to the
+next stage when all bands of this one are taken, and together they depend on all bands of the stage before, so those are made by
+then. At most two stages are at work at a time, and a value's memory is free one stage after its last reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .algorithms import Algorithm
+from .fuse import Layer
+
+PIXELS = 16 * 48  # of a band at least: one strip of Winograd's 4x4 tiles
+
+
+def cut(height: int, width: int, unit: int, threads: int) -> list[int]:
+    """Where rows are cut into bands, at multiples of ``unit``: [0, ..., height].
+
+    Four bands a thread, if each keeps `PIXELS`: a thread that is slow, beside another program or on a slower core, holds up the
+    others for one band at most.
+    """
+    if threads == 1:
+        return [0, height]
+    count = threads * min(4, max(1, height * width // (PIXELS * threads)))  # as many for each where the unit allows
+    return sorted({min(round(height * i / count / unit) * unit, height) for i in range(count)} | {0, height})
+
+
+def rows_read(stage: Layer, algorithm: Algorithm, value: str, y0: int, y1: int) -> tuple[int, int] | None:
+    """The rows [first, end) of ``value``, edges not minded, that rows [y0, y1) of a stage are made from; None if it reads another."""
+    if value not in stage.reads:
+        return None
+    first, end = algorithm.rows(stage.op, y0, y1) if value in stage.inputs else (y0, y1)
+    return (min(first, y0), max(end, y1)) if value == stage.other else (first, end)
+
+
+def dependencies(stage: Layer, algorithm: Algorithm, value: str, steps: np.ndarray, above: np.ndarray) -> list[tuple[int, int]]:
+    """For each band of a stage, the bands [first, end) of the stage before, which makes ``value``, that must be made before it.
+
+    Together they are all of them, even where a stage reads something else, or not every row.
+    """
+    found, upto = [], 0
+    for number, step in enumerate(steps, 1):
+        rows = rows_read(stage, algorithm, value, int(step["y0"]), int(step["y1"]))
+        first, end = 0, len(above)
+        if rows:
+            first = min(upto, int(np.searchsorted(above["y1"], rows[0], "right")))
+            end = len(above) if number == len(steps) else max(upto, int(np.searchsorted(above["y0"], rows[1], "left")))
+        found.append((first, end))
+        upto = end
+    return found
+
+
+def share(stages: Sequence[tuple[Layer, Algorithm]], bands: Sequence[np.ndarray]) -> np.ndarray:
+    """Write into the steps of all bands, a stage's from the top down, what they depend on.
+
+    Returns
+    -------
+    int64 array
+        The state of every band, zero before a run: the steps point to it.
+    """
+    states = np.zeros(sum(map(len, bands)), np.int64)
+    addresses = states.ctypes.data + 8 * np.cumsum([0, *map(len, bands)])  # of the state of a stage's first band
+    for number, ((stage, algorithm), steps) in enumerate(zip(stages, bands, strict=True)):
+        steps["state"] = addresses[number] + 8 * np.arange(len(steps))
+        if number:
+            before, _ = stages[number - 1]
+            ranges = np.array(dependencies(stage, algorithm, before.name, steps, bands[number - 1]))
+            steps["dependencies"] = addresses[number - 1] + 8 * ranges[:, 0]
+            steps["dependency_count"] = ranges[:, 1] - ranges[:, 0]
+    return states
+
+
+def order(count: int, thread: int, threads: int) -> np.ndarray:
+    """In which order a thread goes through a stage's bands: first its own share, then what others may not come to.
+
+    Every second thread goes upwards, so that neighbours come to the edge between them at the same time, early or late.
+    """
+    first, end = count * thread // threads, count * (thread + 1) // threads
+    steps = np.arange(count)
+    return (first + steps if thread % 2 == 0 else end - 1 - steps) % count

@@ -1,0 +1,81 @@
+"""Where compiled kernels are kept: one file in the user's own cache folder, and only where nobody else could have written it.
+
+The file is machine code that later processes run, so its folder is the user's (mode 0700), never a shared one, and a file that
+is damaged in any bit is not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ...errors import OutputError
+from ...files import atomic_write
+
+ENGINE = Path(__file__).parents[1]
+_MARK = b"monet-edge kernels\n"  # then 32 bytes of SHA-256, then the object file
+
+
+def locate(family: str, made_by: Iterable[object]) -> Path | None:
+    """The file for a family of kernels that ``made_by``, and the engine's sources, decide; None where nothing can be kept."""
+    home = folder()
+    if home is None:
+        return None
+    digest = hashlib.sha256()
+    for part in made_by:
+        digest.update(repr(part).encode())
+    for source in sorted(ENGINE.rglob("*.py")):
+        digest.update(source.read_bytes())
+    try:
+        release = version("monet-edge")
+    except PackageNotFoundError:  # run from a checkout
+        release = "source"
+    return home / f"{family}-{release}-{digest.hexdigest()[:32]}.o"
+
+
+def folder() -> Path | None:
+    """The user's own cache folder; None where there is none or it is not safe."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not base or not os.path.isabs(base):  # no home
+        return None
+    home = Path(base) / "monet-edge"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = home.stat()
+    except OSError:
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        return None  # others may write there: never run what it holds
+    return home
+
+
+def read(file: Path | None) -> bytes | None:
+    """The object file's bytes; None where there is none or it is damaged."""
+    if file is None:
+        return None
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    mark, digest, code = content[: len(_MARK)], content[len(_MARK) : len(_MARK) + 32], content[len(_MARK) + 32 :]
+    return code if mark == _MARK and hashlib.sha256(code).digest() == digest else None
+
+
+def write(file: Path | None, code: bytes) -> None:
+    """Keep the code, whole or not at all: several processes may compile at the same time. A folder that refuses it is no error."""
+    if file is None:
+        return
+    with suppress(OutputError), atomic_write(file, overwrite=True) as stream:
+        if hasattr(os, "fchmod"):  # whatever the umask, nobody else may change what will be run
+            os.fchmod(stream.fileno(), 0o600)
+        stream.write(_MARK + hashlib.sha256(code).digest() + code)

@@ -1,0 +1,200 @@
+"""Run a network over slices: threads, progress, and their workspaces."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..errors import SpecError
+from ..spec import Spec, multiple_of
+from .algorithms import families
+from .codegen import jit
+from .plan import Plan
+from .program import Program, lay_out
+from .threads import Threads
+
+CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
+SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: to look after every second one costs 4 %
+
+Load = Callable[[int], np.ndarray]
+Store = Callable[[int, np.ndarray], None]
+
+
+class Engine:
+    """A network ready to run.
+
+    Parameters
+    ----------
+    spec : Spec
+        Folded and valid.
+    tensors : mapping of str to float32 arrays
+        Exactly those that the Spec names, with its shapes.
+    threads : int
+        How many slices run at the same time; a single slice, and the last of several, is shared by all of them.
+
+    Notes
+    -----
+    The result does not depend on the number of threads, bit for bit. Several threads may use one Engine at a time, and so may
+    the functions that it calls.
+    """
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1) -> None:
+        if not spec.folded:
+            raise SpecError(f"network {spec.name!r} still has BatchNorm or dropout; export it with `monet-train export` first")
+        self.spec = spec
+        self.threads = max(1, threads)
+        self._tensors = tensors
+        self._plan = Plan(spec, tensors, jit.target().isa)
+        self._code = jit.load(families(self._plan.algorithms))
+        self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
+        self._lock = threading.Lock()
+        self._threads = Threads()
+
+    def run(self, images: np.ndarray, progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """Probabilities of a stack of slices.
+
+        Parameters
+        ----------
+        images : (N, C, H, W) float32 array
+        progress : callable, optional
+            Called with the number of finished slices.
+
+        Returns
+        -------
+        (N, classes, H, W) float32 array
+        """
+        images = np.ascontiguousarray(images, np.float32)
+        if images.ndim != 4:
+            raise SpecError(f"expected slices as (N, C, H, W), found an array of shape {images.shape}")
+        results = np.empty((len(images), self.spec.classes, *images.shape[2:]), np.float32)
+        self.map(len(images), images.__getitem__, results.__setitem__, progress)
+        return results
+
+    def map(self, count: int, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
+        """``store(i, network(load(i)))`` for every i in range(count), over the threads.
+
+        Parameters
+        ----------
+        count : int
+        load : callable
+            ``load(i)`` returns slice i, (C, H, W) float32. Called in a worker thread, and for the last slice in the caller's, first.
+        store : callable
+            ``store(i, probabilities)``, (classes, H, W) float32, valid during the call only. Called in a worker
+            thread, and for the last slice in the caller's.
+        progress : callable, optional
+            Called with the number of finished slices, in the caller's thread.
+        """
+        if count < self.threads or self.threads == 1:
+            for i in range(count):
+                self._one(i, load, store, self.threads, threading.Event())
+                if progress:
+                    progress(i + 1)
+            return
+        last = count - 1
+        todo = iter(range(last))
+        done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # a slice: 1; a thread without work: 0
+        stop = threading.Event()
+        shared = self._program(load(last), self.threads)
+
+        def work(thread: int) -> None:
+            try:
+                while not stop.is_set():
+                    with self._lock:
+                        i = next(todo, None)
+                    if i is None:
+                        break
+                    self._one(i, load, store, 1, stop)
+                    done.put(1)
+                self._walk(shared, thread, stop)
+                done.put(0)
+            except BaseException as error:  # not lost with the thread: raised again by the caller
+                done.put(error)
+
+        with self._threads.beside(work, [(thread,) for thread in range(self.threads)], stop) as busy:
+            if not busy:  # no thread can be started
+                work(0)
+                busy = 1
+            finished = 0
+            while busy:
+                found = done.get()
+                if isinstance(found, BaseException):
+                    raise found
+                finished, busy = finished + found, busy - (not found)
+                if found and progress:
+                    progress(finished)
+        store(last, shared.output)
+        self._keep(shared)
+        if progress:
+            progress(count)
+
+    def values(self, image: np.ndarray, fused: bool) -> dict[str, np.ndarray]:
+        """Every value of the network for one slice, by op name, (C, H, W); with ``fused`` those that the fast plan makes.
+
+        For tests: takes a plan and memory of its own.
+        """
+        image = np.ascontiguousarray(image, np.float32)
+        plan = Plan(self.spec, self._tensors, jit.target().isa, fused)
+        program = Program(plan, jit.load(families(plan.algorithms)).addresses, *self._check(image), keep=True)
+        program.begin(image)
+        self._execute(program, threading.Event())
+        return {layer.name: program.memory.value(layer.name) for layer in plan.layers}
+
+    def workspace_bytes(self, height: int, width: int) -> int:
+        """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
+        alone = lay_out(self._plan, height, width).nbytes
+        return alone if self.threads == 1 else self.threads * alone + lay_out(self._plan, height, width, self.threads).nbytes
+
+    def _check(self, image: np.ndarray) -> tuple[int, int]:
+        if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
+            raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
+        height, width = image.shape[1:]
+        multiple = multiple_of(self.spec)
+        if height % multiple or width % multiple or not height or not width:
+            raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
+        return height, width
+
+    def _one(self, i: int, load: Load, store: Store, threads: int, stop: threading.Event) -> None:
+        """Slice i from ``load`` to ``store``."""
+        program = self._program(load(i), threads)
+        self._execute(program, stop)
+        if not stop.is_set():
+            store(i, program.output)
+            self._keep(program)
+
+    def _program(self, image: np.ndarray, threads: int) -> Program:
+        """A program, idle or new, with an image in it, ready to run."""
+        image = np.ascontiguousarray(image, np.float32)
+        key = (*self._check(image), threads)
+        with self._lock:
+            self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
+            idle = self._idle.setdefault(key, [])
+            program = idle.pop() if idle else None
+        if program is None:
+            program = Program(self._plan, self._code.addresses, *key)
+        program.begin(image)
+        return program
+
+    def _keep(self, program: Program) -> None:
+        """For the next slice of that size."""
+        with self._lock:
+            self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
+
+    def _execute(self, program: Program, stop: threading.Event) -> None:
+        """Run a program, with as many threads as share it."""
+        with self._threads.beside(self._walk, [(program, thread, stop) for thread in range(1, len(program.steps))], stop):
+            self._walk(program, 0, stop)
+
+    def _walk(self, program: Program, thread: int, stop: threading.Event) -> None:
+        """Run every step of a program that no other thread has taken, in the order of ``thread``."""
+        steps, at = program.steps[thread], 0
+        chunk = CHUNK if len(program.steps) == 1 else SHARED_CHUNK
+        while at < len(steps) and not stop.is_set():
+            end = min(at + chunk, len(steps))
+            reached = self._code.run(steps.ctypes.data, at, end)
+            if reached < end:  # at a band that another must make: let it run
+                time.sleep(0)
+            at = reached

@@ -1,0 +1,91 @@
+"""From a network to what runs: ops fused to layers, an algorithm chosen for each, its weights packed. Independent of the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from ..errors import SpecError
+from ..spec import INPUT, Spec, infer_channels
+from .algorithms import ALGORITHMS, Algorithm, Network, convert
+from .codegen.simd import Isa
+from .fuse import Layer, fuse
+
+
+class Plan:
+    """What depends on the network alone: its layers, their algorithms and packed weights.
+
+    Parameters
+    ----------
+    spec : Spec
+        A folded, valid network.
+    tensors : mapping of str to float32 arrays
+        Exactly those of `spec.tensor_shapes`.
+    isa : Isa
+        The instruction set that the kernels are compiled for.
+    fused : bool
+        False makes every op, and every conversion, a step of its own, for tests.
+    exclude : collection of str
+        Names of algorithms to do without, to compare others with them.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        The network's.
+    stages : list of Layer
+        All that runs, in turn: the layers, before them the conversion of the image and behind them that of the output where they
+        are needed.
+    suitable : dict of str to list of Algorithm
+        By a stage's name, all that can run it, best first: the first one does.
+    packed : dict of str to Packed
+        By a stage's name.
+    planes : set of str
+        The values that exist as planes only: the image, the output.
+    border : int
+        Width of the zeros around the image.
+    scratch : dict of str to int
+        Bytes of a thread's scratch areas, by the step's field.
+
+    Raises
+    ------
+    SpecError
+        If too much is excluded: naming the layer that nothing can run.
+    """
+
+    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], isa: Isa, fused: bool = True, exclude: Collection[str] = ()) -> None:
+        unknown = set(exclude) - {algorithm.name for algorithm in ALGORITHMS}
+        if unknown:
+            known = ", ".join(algorithm.name for algorithm in ALGORITHMS)
+            raise SpecError(f"no algorithm is called {', '.join(sorted(unknown))}; known are {known}")
+        self.spec = spec
+        self.layers = fuse(spec, fused)
+        network = Network(spec, self.layers, infer_channels(spec), tensors, isa, fused)
+        choice = [algorithm for algorithm in ALGORITHMS if algorithm.name not in exclude]
+        self.suitable = {layer.name: _suitable(layer, network, choice) for layer in self.layers}
+        way_in = [] if all(self.algorithm(layer).reads_planes for layer in self.layers if INPUT in layer.reads) else [convert.way_in()]
+        way_out = [] if self.suitable[spec.output][0].writes_planes else [convert.way_out(spec.output)]
+        self.suitable |= {stage.name: _suitable(stage, network, choice) for stage in way_in + way_out}
+        self.stages = way_in + self.layers + way_out
+        self.planes = {stage.name for stage in self.stages if self.algorithm(stage).writes_planes} | ({INPUT} if not way_in else set())
+        self.packed = {stage.name: self.algorithm(stage).pack(stage, network) for stage in self.stages}
+        self.border = max(packed.border for packed in self.packed.values())
+        self.scratch: dict[str, int] = {}
+        for packed in self.packed.values():
+            self.scratch |= {area: max(size, self.scratch.get(area, 0)) for area, size in packed.scratch.items()}
+
+    def algorithm(self, stage: Layer) -> Algorithm:
+        """The one that runs a stage."""
+        return self.suitable[stage.name][0]
+
+    @property
+    def algorithms(self) -> set[str]:
+        """Names of all that run."""
+        return {self.algorithm(stage).name for stage in self.stages}
+
+
+def _suitable(layer: Layer, network: Network, choice: Collection[Algorithm]) -> list[Algorithm]:
+    found = [algorithm for algorithm in choice if algorithm.suits(layer, network)]
+    if not found:
+        raise SpecError(f"layer {layer.name!r} ({layer.op.kind}) is left without an algorithm: exclude fewer")
+    return found

@@ -1,0 +1,106 @@
+"""From a plan and the size of an image to a program: the memory it works in, and the steps that the kernels read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..spec import INPUT, infer_shapes
+from .algorithms import convert
+from .arena import Fields, Layout, Memory, arrange
+from .bands import cut, order, share
+from .codegen.step import ROOM, STEP
+from .fuse import Layer
+from .plan import Plan
+
+
+def lay_out(plan: Plan, height: int, width: int, threads: int = 1, keep: bool = False) -> Layout:
+    """The memory that a program needs, for images of ``height`` x ``width``; with ``keep`` no two values share any."""
+    shapes = infer_shapes(plan.spec, height, width)
+    output = shapes[plan.spec.output]
+    buffers, size = arrange(plan.stages, shapes, plan.planes, threads, keep)
+    return Layout(shapes | {convert.OUTPUT: output}, buffers, size, plan.scratch, plan.border, output, threads)
+
+
+class Program:
+    """The steps of a network for one size of image, with the memory they work in.
+
+    Parameters
+    ----------
+    plan : Plan
+    addresses : mapping of str to int
+        The compiled kernels.
+    height, width : int
+        Of the image.
+    threads : int
+        That share one slice, see `bands`.
+    keep : bool
+        Give every value memory of its own, so that all can be read after a run.
+
+    Attributes
+    ----------
+    memory : Memory
+    bands : list of array
+        A stage's steps, each in the record of its algorithm: one for each band of rows.
+    steps : list of array of STEP
+        A thread's steps of all stages, in its order and with its scratch.
+    states : int64 array
+        Of the bands, where threads share them.
+    """
+
+    def __init__(self, plan: Plan, addresses: Mapping[str, int], height: int, width: int, threads: int = 1, keep: bool = False) -> None:
+        self.plan = plan
+        self.memory = Memory(lay_out(plan, height, width, threads, keep))
+        self._held: list[np.ndarray] = []  # what steps point to
+        self.bands = [self._bands(stage, addresses, threads) for stage in plan.stages]
+        stages = [(stage, plan.algorithm(stage)) for stage in plan.stages]
+        self.states = share(stages, self.bands) if threads > 1 else np.zeros(0, np.int64)
+        self.steps = [self._steps(thread, threads) for thread in range(threads)]
+
+    @property
+    def output(self) -> np.ndarray:
+        """Probabilities, (classes, H, W) float32, after a run and until the next."""
+        return self.memory.output
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Height, width, threads."""
+        _, height, width = self.memory.shapes[INPUT]
+        return height, width, len(self.steps)
+
+    def begin(self, image: np.ndarray) -> None:
+        """Before every run: the image, (C, H, W), and nothing done yet."""
+        self.memory.image[...] = image
+        self.states[:] = 0
+
+    def _bands(self, stage: Layer, addresses: Mapping[str, int], threads: int) -> np.ndarray:
+        """The steps of one stage, but for the scratch: one for each band of rows, from the top down."""
+        algorithm, memory = self.plan.algorithm(stage), self.memory
+        _, height, width = memory.shapes[stage.name]
+        bounds = cut(height, width, algorithm.unit(stage.op), threads)
+        steps = np.zeros(len(bounds) - 1, algorithm.kernel.step)
+        steps["kernel"], steps["y0"], steps["y1"] = addresses[algorithm.name], bounds[:-1], bounds[1:]
+        self._write(steps, self.plan.packed[stage.name].fields)
+        self._write(steps, algorithm.locate(stage, memory))
+        for number in range(len(steps)):
+            self._write(steps[number : number + 1], algorithm.band(stage, memory, bounds[number], bounds[number + 1]))
+        return steps
+
+    def _write(self, steps: np.ndarray, fields: Fields) -> None:
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                self._held.append(value)
+                value = value.ctypes.data
+            steps[name] = value
+
+    def _steps(self, thread: int, threads: int) -> np.ndarray:
+        """The steps of one thread, in its order and with its scratch."""
+        parts = []
+        for stage, bands in zip(self.plan.stages, self.bands, strict=True):
+            rows = bands.view(np.int64).reshape(-1, ROOM)[order(len(bands), thread, threads)]
+            steps = rows.view(bands.dtype)[:, 0]
+            for area in self.plan.packed[stage.name].scratch:
+                steps[area] = self.memory.scratch[thread][area].ctypes.data
+            parts.append(rows)  # as plain numbers: NumPy need not copy what lies between the fields of a record
+        return np.concatenate(parts).view(STEP)[:, 0]

@@ -1,0 +1,32 @@
+"""In CI no test is left out unless the machine truly lacks what it needs: any other skip is a failure, printed with its reason."""
+
+import os
+
+import pytest
+
+# A reason as the tests give it, and why a machine of CI need not have that
+ALLOWED = {
+    "the real scans are not on this machine": "scans of patients, never part of a checkout: the same paths are tested on phantoms",
+    "the extra bench is not installed": "other people's runtimes, which only benchmarks compare with; no part of README's test command",
+    "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
+}
+
+
+def _judge(report):
+    """The report, as a failure where it is a skip for a reason that is not allowed."""
+    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail"):
+        _, _, said = report.longrepr
+        if (reason := said.removeprefix("Skipped: ")) not in ALLOWED:
+            report.outcome, report.longrepr = "failed", f"skipped in CI: {reason} (tests/skips.py lists what may be skipped)"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return _judge((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _judge((yield))
