@@ -170,7 +170,7 @@ def _settings(net: str, size: int, changes: list[str], labels: tuple[str, ...]) 
     from ..config_text import override
 
     options.one_of("--net", net, ARCHITECTURES)
-    record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, labels)
+    record = Preprocess(size=size, slicing="axial", context=0, intensity="zscore", low=-3.0, high=6.0, threshold=0.5, labels=labels)
     return Settings("federated", net, record, False, override(STRONG, changes), 0, False)
 
 
