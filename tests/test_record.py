@@ -224,11 +224,11 @@ def test_no_cell_is_a_formula(first, tmp_path):
 @pytest.mark.parametrize(
     ("value", "told"), [(1234.56789, 1234.57), (0.000123456789, 0.000123457), (-98765432.1, -98765400.0), (np.inf, None)]
 )
-def test_intensities_have_six_digits_and_places_two(value, told):
+def test_intensities_and_places_have_six_digits(value, told):
     label = LabelStatistics(1, "a", 1, 0.1, ((0, 0, 0), (0, 0, 0)), (-1.23456, 0.005, 1234.5678), value, value, value, value, ())
     (entry,) = record.entry(1, None, outcome([label]))["labels"]
     assert [entry[key] for key in ("mean", "sd", "minimum", "maximum")] == [told] * 4
-    assert entry["centroid_mm"] == [-1.23, 0.01, 1234.57]
+    assert entry["centroid_mm"] == [-1.23456, 0.005, 1234.57]  # two decimals would be nothing in a mouse
 
 
 def test_seconds_have_three_digits():
