@@ -125,7 +125,16 @@ def run(
     deadline = time.monotonic() + 60 * minutes
     federation = Federation(rounds=rounds, epochs=epochs)
     prepared = open_prepared(folder)
-    record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, prepared.labels)
+    record = Preprocess(
+        size=size,
+        slicing="axial",
+        context=0,
+        intensity="zscore",
+        low=-3.0,
+        high=6.0,
+        threshold=0.5,
+        labels=prepared.labels,
+    )
     pooled = Settings(prepared.name, "monet", record, False, override(STRONG, changes or []), 0, False)
     wanted = only.split(",") if only else ["traffic", "pooled", "sites", *VARIANTS]
     found: dict[str, Any] = {"rounds": rounds, "epochs": epochs, "settings": to_json(pooled), "runs": {}, "machines": {}}

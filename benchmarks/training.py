@@ -109,7 +109,16 @@ def make_task(
         Of the initial weights, the order of slices and the augmentation.
     """
     intensity, low, high = INTENSITIES.get(prepared.name, ("zscore", -2.0, 4.0))
-    record = Preprocess(size, "axial", 0, intensity, low, high, 0.5, prepared.labels)
+    record = Preprocess(
+        size=size,
+        slicing="axial",
+        context=0,
+        intensity=intensity,
+        low=low,
+        high=high,
+        threshold=0.5,
+        labels=prepared.labels,
+    )
     settings = Settings(prepared.name, net, record, False, override(PAPER, changes), seed, False)
     return Task(settings, prepared, read_splits(splits)[0], external, folder)
 

@@ -36,7 +36,7 @@ def weights_file(tmp_path_factory):
     """A MoNet of 4 filters with random weights, for slices of 32x32."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     spec = fold(monet(filters=4, depth=1))
-    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
     weights.save(path, spec, random_tensors(spec), record, {"modality": "synthetic", "licence": "Apache-2.0"})
     return path
 

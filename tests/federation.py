@@ -40,7 +40,7 @@ def make_sites(folder: Path, names=("north", "south")) -> list[dict]:
 
 def make_settings(federation: Federation, net: str) -> Settings:
     """Slices of 32x32, one label."""
-    record = Preprocess(32, "axial", 0, "zscore", -3.0, 6.0, 0.5, ("lesion",))
+    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=6.0, threshold=0.5, labels=("lesion",))
     return for_sites(Settings("phantom", net, record, False, RECIPE, 0, True), federation)
 
 

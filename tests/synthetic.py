@@ -14,7 +14,7 @@ from monet_train.config import STRONG, Settings
 torch.set_num_threads(1)  # networks so small gain nothing from a second thread, and on a busy machine it is waited for
 
 SHAPE = (8, 64, 64)
-RECORD = Preprocess(64, "axial", 0, "zscore", -2.0, 4.0, 0.5, ("lesion",))
+RECORD = Preprocess(size=64, slicing="axial", context=0, intensity="zscore", low=-2.0, high=4.0, threshold=0.5, labels=("lesion",))
 
 
 def write_dataset(folder, cases=3, dialect="decathlon", shape=SHAPE):

@@ -51,7 +51,7 @@ def make_dataset(folder, labels, affine=None, cases=2, name="data"):
 
 def make_weights(path, labels, merged=False):
     spec = fold(monet(classes=1 if len(labels) == 1 else len(labels) + 1, filters=4, depth=1))
-    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, labels)
+    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=labels)
     weights.save(path, spec, random_tensors(spec), record, {"training": {"settings": {"merged": merged}}})
     return weights.load(path)
 
@@ -62,7 +62,7 @@ class Oracle:
     def __init__(self, found, masks):
         self.weights, self.masks = found, iter(masks)
 
-    def segment_scan(self, scan, flip=False):
+    def segment_scan(self, scan, options):
         return type("Result", (), {"mask": next(self.masks)})
 
 
@@ -276,7 +276,15 @@ def test_many_names_of_any_alphabet_fit_into_a_file(tmp_path):
     from monet_train.config_text import from_json, to_json
 
     for names in (tuple(f"структура мозга {i}" for i in range(117)), tuple(f"{i:03d}" + "😀" * 97 for i in range(255))):
-        settings = Settings("d", "monet", Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, names), False, STRONG, 0, False)
+        settings = Settings(
+            "d",
+            "monet",
+            Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=names),
+            False,
+            STRONG,
+            0,
+            False,
+        )
         assert from_json(to_json(settings)) == settings
         spec = fold(monet(classes=len(names) + 1, filters=4, depth=1))
         record = Provenance((Source("d", "", "", ""),), settings, 1).to_record()
@@ -289,7 +297,15 @@ def test_many_names_of_any_alphabet_fit_into_a_file(tmp_path):
 
 def settings_of(intensity="window", context=0, recipe=STRONG, net="monet"):
     low, high = {"window": (0.0, 255.0), "zscore": (-3.0, 5.0), "percentile": (1.0, 99.0)}[intensity]
-    return Settings("d", net, Preprocess(32, "axial", context, intensity, low, high, 0.5, ("a",)), False, recipe, 0, False)
+    return Settings(
+        "d",
+        net,
+        Preprocess(size=32, slicing="axial", context=context, intensity=intensity, low=low, high=high, threshold=0.5, labels=("a",)),
+        False,
+        recipe,
+        0,
+        False,
+    )
 
 
 @pytest.mark.parametrize(("intensity", "strip"), [("window", 0.0), ("percentile", 0.0), ("zscore", 0.5)])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from monet_edge import load, memory
+from monet_edge import limits, load
 from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError, ResourceError
 from monet_edge.files import locked
 from monet_train.cli import app
@@ -92,7 +92,7 @@ def test_an_augmentation_that_would_do_nothing_is_refused(training, tmp_path):
 
 def test_a_training_that_cannot_fit_into_the_memory_is_refused(training, tmp_path, monkeypatch):
     room = training[2].ids.nbytes
-    monkeypatch.setattr(memory, "available", lambda: room)
+    monkeypatch.setattr(limits, "available", lambda: room)
     refused(training, tmp_path / "run", ResourceError, "images of 2 heads, 4 slices of 32x32")
 
 

@@ -24,7 +24,7 @@ from monet_edge.preprocess import Preprocess
 from monet_edge.spec import Op, fold, infer_shapes, tensor_shapes
 
 ROOT = Path(__file__).parents[1]
-RECORD = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+RECORD = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
 PERCENTILES = replace(RECORD, intensity="percentile", low=2.0, high=99.0)
 SPEC = fold(monet(filters=4, depth=1))
 TENSORS = random_tensors(SPEC)
@@ -199,7 +199,7 @@ def test_a_file_beyond_all_measure_is_not_even_read(tmp_path):
 
 
 def test_less_memory_than_the_file_needs(saved, monkeypatch):
-    monkeypatch.setattr("monet_edge.memory.available", lambda: 1000)
+    monkeypatch.setattr("monet_edge.limits.available", lambda: 1000)
     with pytest.raises(ResourceError, match=r"tiny\.safetensors: the weights file needs"):
         weights.load(saved)
 

@@ -141,7 +141,7 @@ def hostile_scan(rng):
 
 # ---- weights ----
 
-RECORD = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+RECORD = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
 NETWORKS = [fold(monet(filters=4, depth=1)), fold(unet(2)), fold(attention_unet(2)), fold(monet(filters=2, depth=1, classes=3))]
 VALUES = [0, 1, -1, 2, 3, 4, 5, 7, 64, 65, 8192, 2**31, 1.5, None, True, "", "relu", "conv", "image", [], {}, "x" * 200, 1e400, "\ud800"]
 

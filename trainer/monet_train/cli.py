@@ -139,7 +139,16 @@ def fit(
         channel = run_channel(output, channel)
     silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
     ready = options.prepared(dataset, output / "prepared", channel, silent)
-    record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
+    record = Preprocess(
+        size=size,
+        slicing=slicing,
+        context=context,
+        intensity=intensity,
+        low=low,
+        high=high,
+        threshold=threshold,
+        labels=(merge,) if merge else ready.labels,
+    )
     settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
     _fit(settings, ready, part, rule, output, resume, device, silent)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from monet_edge import memory
+from monet_edge import limits
 from monet_edge.errors import DatasetError, MonetError, ResourceError
 from monet_edge.files import locked
 from monet_edge.spec import infer_shapes
@@ -206,7 +206,7 @@ def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.de
     training, validation, held = memory_of(prepared, split["train"], split["val"], settings.preprocess)
     batch = min(settings.recipe.batch, training)
     what = f"a training on {training + validation:,} slices of {size}x{size}, {batch} at a time,"
-    memory.demand(held + step_memory(settings, batch, place), what)
+    limits.demand(held + step_memory(settings, batch, place), what)
 
 
 def step_memory(settings: Settings, batch: int, place: torch.device) -> int:

@@ -129,7 +129,7 @@ def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> S
 
     from ..config import Settings
 
-    record = Preprocess(size, "axial", 0, "zscore", -3.0, 6.0, 0.5, labels)
+    record = Preprocess(size=size, slicing="axial", context=0, intensity="zscore", low=-3.0, high=6.0, threshold=0.5, labels=labels)
     return Settings("federated", net, record, False, recipe, 0, False)
 
 

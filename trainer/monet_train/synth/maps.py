@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from monet_edge import volume
+from monet_edge import formats, volume
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import SLICINGS
@@ -105,11 +105,11 @@ def read_folder(folder: Path, progress: Callable[[int, int], None] = lambda done
 
 
 def _read(path: Path) -> np.ndarray:
-    scan = volume.read(path)
+    scan = formats.read(path)
     if not np.allclose(scan.spacing, SPACING, atol=0.05):
         found = " x ".join(f"{side:.3g}" for side in scan.spacing)
         raise DatasetError(f"{path}: expected a label map with voxels of 1 mm, found {found} mm; resample it (nearest neighbour)")
-    numbers, _ = volume.to_canonical(scan.voxels, scan.affine, SLICINGS["coronal"])
+    numbers = volume.to_canonical(scan.voxels, scan.affine, SLICINGS["coronal"])
     unknown = np.setdiff1d(numbers, NUMBERS)
     if len(unknown) or scan.slope != 1 or scan.inter != 0:
         raise DatasetError(f"{path}: labels {unknown[:8].tolist()} are none of FreeSurfer's that are known here; is it a label map?")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from monet_edge import memory
+from monet_edge import limits
 from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError
 from monet_edge.files import locked
 from monet_edge.preprocess import Preprocess
@@ -61,7 +61,16 @@ class Origin:
 def make_record(size: int, context: int, sides: bool) -> Preprocess:
     """How such a network wants its slices: coronal, pixels of 1 mm, percentiles of the foreground."""
     # 0.5: what is nearly black in the foreground must stay apart from background. 99: fat and vessels may be cut.
-    return Preprocess(size, "coronal", context, "percentile", 0.5, 99.0, 0.5, label_names(sides))
+    return Preprocess(
+        size=size,
+        slicing="coronal",
+        context=context,
+        intensity="percentile",
+        low=0.5,
+        high=99.0,
+        threshold=0.5,
+        labels=label_names(sides),
+    )
 
 
 def make_split(maps: LabelMaps) -> tuple[Split, str]:
@@ -152,7 +161,7 @@ def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.devic
     held = VALIDATION * len(part["val"]) * record.size**2 * (4 * (2 * record.context + 1) + 1)  # float32 images, uint8 labels
     held = maps.ids.nbytes + 2 * held  # those that train and those that validate are copies; twice while slices are put together
     what = f"a training on images of {len(maps.names):,} heads, {batch} slices of {record.size}x{record.size} at a time,"
-    memory.demand(held + step_memory(settings, batch, place), what)
+    limits.demand(held + step_memory(settings, batch, place), what)
 
 
 def _epochs(settings: Settings, state: State, generator: Generator, step: Step, compiled: bool) -> Callable[[int], float]:
