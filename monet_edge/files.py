@@ -82,8 +82,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 else:
                     os.replace(before, done)
             if isinstance(error, OSError):
-                told = ", ".join(map(str, contents))
-                raise OutputError(f"{told}: cannot be written: {error.strerror or error}; all are as they were") from None
+                paths = ", ".join(map(str, contents))
+                raise OutputError(f"{paths}: cannot be written: {error.strerror or error}; all are as they were") from None
             raise
 
 

@@ -130,7 +130,7 @@ def flag(option: str) -> str:
 def complain(error: Exception) -> None:
     """Print an error as one line on stderr; file names in it cannot steer the terminal."""
     if isinstance(error, MonetError):
-        message = error.told(flag)
+        message = error.text(flag)
     elif isinstance(error, MemoryError):
         message = "not enough memory. Close other programs, or segment a smaller scan."
     else:

@@ -31,6 +31,7 @@ FLOORS = [
     ["formats"],
     ["fingerprint", "job", "phantom"],
     ["weights"],
+    ["doubts"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
     ["engine.codegen.epilogue", "engine.codegen.transforms", "engine.codegen.interpreter"],
