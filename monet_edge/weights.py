@@ -83,7 +83,7 @@ class Weights:
 
     @property
     def merged(self) -> bool:
-        """Whether all labels of the training counted as the model's one, as the provenance says; false where it says nothing."""
+        """Whether training merged all labels into one, as the provenance says; false where it says nothing."""
         return self._setting("merged") is True and len(self.preprocess.labels) == 1
 
     def _setting(self, *keys: str) -> Any:
@@ -180,7 +180,7 @@ def parse(name: str, raw: bytes) -> Weights:
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
-    """Of everything that decides the result: a flipped bit in a weight is a valid float."""
+    """SHA-256 over everything that decides the result: a flipped bit in a weight is still a valid float."""
     digest = hashlib.sha256()
     for text in (metadata[key] for key in _TEXTS):
         digest.update(f"{len(text)}:{text}".encode())

@@ -132,7 +132,7 @@ def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _profile(plane: Plane) -> str:
-    """A bar for every slice, as high as its labelled area, and a mark where the slider stands."""
+    """A bar for every slice, as high as its labelled area, and a mark at the slice that is seen."""
     areas = np.array([np.count_nonzero(plane.mask[z]) for z in _kept(plane)])
     if not areas.any():
         return ""

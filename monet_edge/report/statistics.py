@@ -70,7 +70,7 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
 
 
 def _plane(scan: Scan, inside: np.ndarray, z: int) -> tuple[float, ...]:
-    """One plane's share: voxels, sums and ends of x and y, z; finite voxels, their mean, squared deviations, ends."""
+    """What one plane adds: voxels, sums and ranges of x and y, z; of finite intensities number, mean, squared deviations, range."""
     x, y = np.nonzero(inside)
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
         values = scan.voxels[:, :, z][inside].astype(np.float64) * scan.slope + scan.inter
@@ -122,7 +122,7 @@ def _touches(scan: Scan, first: tuple[int, ...], last: tuple[int, ...]) -> tuple
 
 
 def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
-    """The statistics as JSON-able records, rounded to six digits; of a mouse's 0.05 mm as much is left as of a whole body."""
+    """The statistics as JSON-able records, rounded to six significant digits, whatever the scale of the scan."""
     return [
         {
             "label": label.label,
