@@ -141,9 +141,9 @@ def models(debug: DebugOption = False) -> None:
         table = Table(first, "modality", "labels", "Dice", "licence", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
-            licence = weights.told("licence").partition(" (")[0]
+            licence = weights.stated("licence").partition(" (")[0]
             use = "non-commercial" if "NC" in licence else ""
-            table.add_row(name, weights.told("modality"), ", ".join(weights.preprocess.labels), weights.told("dice"), licence, use)
+            table.add_row(name, weights.stated("modality"), ", ".join(weights.preprocess.labels), weights.stated("dice"), licence, use)
         Console().print(table)
 
 

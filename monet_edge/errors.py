@@ -29,9 +29,9 @@ class MonetError(Exception):
         self.fact, self.advice = fact, advice
 
     def __str__(self) -> str:
-        return self.told(str)
+        return self.text(str)
 
-    def told(self, spell: Callable[[str], str]) -> str:
+    def text(self, spell: Callable[[str], str]) -> str:
         """Fact and advice, every option as ``spell`` writes it."""
         advice = re.sub(r"\{(\w+)\}", lambda option: spell(option[1]), self.advice)
         return f"{self.fact.rstrip('.')}. {advice}" if advice else self.fact

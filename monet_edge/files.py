@@ -31,7 +31,7 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """
     refuse_special(path)
     try:
-        _remove_dead(path)
+        _remove_leftovers(path)
         temporary, handle = _create(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
@@ -82,14 +82,14 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 else:
                     os.replace(before, done)
             if isinstance(error, OSError):
-                told = ", ".join(map(str, contents))
-                raise OutputError(f"{told}: cannot be written: {error.strerror or error}; all are as they were") from None
+                paths = ", ".join(map(str, contents))
+                raise OutputError(f"{paths}: cannot be written: {error.strerror or error}; all are as they were") from None
             raise
 
 
 def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:
-    """A new file beside ``path`` with this content on the disk; the stack removes it, where it still has that name."""
-    _remove_dead(path)
+    """A new file beside ``path`` with this content on the disk; the stack removes it unless it has been renamed."""
+    _remove_leftovers(path)
     temporary, handle = _create(path)
     stack.callback(temporary.unlink, missing_ok=True)
     if system.locks_open_files():
@@ -131,7 +131,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder to write in that cannot be one, before any work; it need not exist yet.
+    """Refuse, before any work, a folder that could not be written in; it need not exist yet.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def refuse_input(path: Path, scan: Path, option: str = "output") -> None:
 
 
 def missing(path: Path, what: str = "file") -> str:
-    """Why there is nothing at ``path``: the link on the way to it that leads nowhere, if there is one."""
+    """Why there is nothing at ``path``, naming the broken link on the way to it, if there is one."""
     for link in (path, *path.parents):
         if os.path.islink(link) and not os.path.exists(link):
             name = "" if link == path else f"{link} is "
@@ -183,20 +183,20 @@ def missing(path: Path, what: str = "file") -> str:
 
 
 def _create(path: Path) -> tuple[Path, int]:
-    """A new temporary file and its open handle, locked: as long as this process lives, nobody takes it for dead."""
+    """A new temporary file and its open handle, locked: while this process lives, no other removes it as a leftover."""
     while True:
         temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with suppress(OSError):  # a file system without locks: then nobody can take it for dead either
+        with suppress(OSError):  # a file system without locks: then no other process can tell leftovers either
             system.lock(handle)
-        if system.locks_open_files() and os.fstat(handle).st_nlink == 0:  # taken for dead between its creation and its lock
+        if system.locks_open_files() and os.fstat(handle).st_nlink == 0:  # removed as a leftover between its creation and its lock
             os.close(handle)
             continue
         return temporary, handle
 
 
-def _remove_dead(path: Path) -> None:
-    """Remove temporary files whose process is no more: the system has released their locks."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files whose process has ended: the system has released their locks."""
     for temporary in path.parent.glob(f"{glob.escape(_prefix(path))}????????.part"):
         with suppress(OSError):  # in use, gone already, or not ours to remove
             if not system.locks_open_files():

@@ -112,7 +112,7 @@ def _cloud(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_record(fingerprint: Fingerprint) -> dict[str, Any]:
-    """JSON-able; six digits are plenty."""
+    """The fingerprint as JSON-able numbers of six digits."""
     numbers = {"means": fingerprint.means, "inverses": fingerprint.inverses}
     return {**{name: [[*map(_short, row.ravel())] for row in array] for name, array in numbers.items()}, "limit": _short(fingerprint.limit)}
 

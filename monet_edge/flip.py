@@ -34,12 +34,12 @@ def mirrored(load: Load, store: Store) -> tuple[Load, Store]:
         return np.ascontiguousarray(image[..., ::-1]) if i % 2 else image
 
     def store_mean(i: int, probability: np.ndarray) -> None:
-        one = probability[..., ::-1] if i % 2 else probability
+        straight = probability[..., ::-1] if i % 2 else probability
         with lock:
             other = waiting.pop(i // 2, None)
             if other is None:
-                waiting[i // 2] = one.copy()
+                waiting[i // 2] = straight.copy()
         if other is not None:
-            store(i // 2, (one + other) / 2)
+            store(i // 2, (straight + other) / 2)
 
     return load_either, store_mean

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from . import fingerprint, formats, limits, preprocess
+from . import formats, limits, preprocess
 from .about import DEFAULT
+from .doubts import doubts
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
-from .flip import mirrored
+from .flip import Load, Store, mirrored
 from .options import Options
 from .spec import multiple_of
-from .volume import Orientation, Scan, Voxels, orient
+from .volume import Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
@@ -139,11 +141,14 @@ class Model:
         (24, 3, 256, 256)
         """
         record = self.weights.preprocess
-        scan = image if isinstance(image, Scan) else self._scan(image, volume)
+        scan = image if isinstance(image, Scan) else self._scan(image, Options(volume=volume))
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
-        limits.demand(4 * len(voxels) * self.weights.spec.in_channels * record.size**2, "the scan's slices, all together,")
-        statistics = preprocess.measure(voxels)
-        return np.stack([preprocess.network_input(voxels, z, record, statistics) for z in range(len(voxels))])
+        shape = (len(voxels), self.weights.spec.in_channels, record.size, record.size)
+        limits.demand(4 * prod(shape), "the scan's slices, all together,")
+        statistics, slices = preprocess.measure(voxels), np.empty(shape, np.float32)
+        for z in range(len(voxels)):
+            slices[z] = preprocess.network_input(voxels, z, record, statistics)
+        return slices
 
     def segment(
         self, image: Image, *, volume: int | None = None, threshold: float | None = None, flip: bool = False
@@ -176,33 +181,31 @@ class Model:
         ((256, 256, 24), 'uint8')
         """
         options = Options(threshold=threshold, volume=volume, flip=flip)
-        scan = self._scan(image, volume)
+        scan = self._scan(image, options)
         result = self.segment_scan(scan, options)
         for warning in result.warnings:
             warnings.warn(warning, stacklevel=2)
         return formats.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
 
-    def _scan(self, image: Image, volume: int | None) -> Scan:
+    def _scan(self, image: Image, options: Options) -> Scan:
         """A scan from a file or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
-            return self.read_scan(formats.peek(Path(image)), volume)
-        if volume is not None:
+            return self.read_scan(formats.peek(Path(image)), options)
+        if options.volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
         scan = formats.from_image(image)
-        self._demand_memory(scan.shape, scan.affine, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
+        self._demand_memory(scan, "segmenting the image", options, held=scan.voxels.nbytes)
         return scan
 
-    def read_scan(self, header: formats.Header, volume: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> Scan:
+    def read_scan(self, header: formats.Header, options: Options = Options()) -> Scan:
         """Read a scan, having seen by its header that there is memory to segment it.
 
         Parameters
         ----------
         header : Header
             From `formats.peek`.
-        volume : int, optional
-            Which volume of a scan that has several, from 0.
-        probabilities, cleaning : bool
-            What else will be wanted, see `limits.peak`.
+        options : Options
+            Of which ``volume`` chooses one of several; others take memory, see `limits.peak`.
 
         Raises
         ------
@@ -211,33 +214,22 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        what = f"{header.path}: segmenting it"
-        self._demand_memory(header.shape, header.affine, header.dtype, what, probabilities=probabilities, cleaning=cleaning)
-        return formats.read(header, volume)
+        self._demand_memory(header, f"{header.path}: segmenting it", options)
+        return formats.read(header, options.volume)
 
-    def _demand_memory(
-        self,
-        shape: tuple[int, ...],
-        affine: np.ndarray,
-        dtype: np.dtype,
-        what: str,
-        *,
-        held: int = 0,
-        probabilities: bool = False,
-        cleaning: bool = False,
-    ) -> None:
-        """Refuse a volume (X, Y, Z) of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
+    def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
+        """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
         record = self.weights.preprocess
         needed = limits.peak(
-            tuple(shape[axis] for axis in orient(affine, preprocess.SLICINGS[record.slicing]).axes),
-            dtype,
+            tuple(grid.shape[axis] for axis in orient(grid.affine, preprocess.SLICINGS[record.slicing]).axes),
+            grid.dtype,
             classes=self.weights.spec.classes,
             workspace=self.engine.workspace_bytes(record.size, record.size),
             threads=self.threads,
-            probabilities=probabilities,
-            cleaning=cleaning,
+            probabilities=options.probabilities,
+            cleaning=options.cleaning,
         )
-        limits.demand(needed - held, f"{what} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and the workspaces are in memory.
@@ -253,33 +245,13 @@ class Model:
         if not isinstance(scan, Scan):
             raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
         record, classes = self.weights.preprocess, self.weights.spec.classes
+        threshold = record.threshold if options.threshold is None else options.threshold
         orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
         voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
         statistics = preprocess.measure(voxels)
         mask = np.zeros(scan.shape, np.uint8, order="F")
         kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
-        if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-            self._run(voxels, statistics, mask, kept, orientation, options, progress)
-        if kept is not None and classes == 1:
-            kept = kept[..., 0]
-        doubts = (*scan.warnings, *_warnings(record, statistics, mask), *self._doubts(voxels, statistics, options))
-        return Segmentation(mask, kept, statistics, doubts)
-
-    def _run(
-        self,
-        voxels: Voxels,
-        statistics: preprocess.Statistics,
-        mask: np.ndarray,
-        kept: np.ndarray | None,
-        orientation: Orientation,
-        options: Options,
-        progress: Progress | None,
-    ) -> None:
-        """Take every slice through the network; mask, and probabilities if wanted, are filled on the scan's own grid."""
-        record, count = self.weights.preprocess, len(voxels)
-        threshold = record.threshold if options.threshold is None else options.threshold
-        mask_slices = orientation.turn(mask)
-        kept_slices: Sequence[np.ndarray] | np.ndarray = [] if kept is None else np.moveaxis(orientation.turn(kept), -1, 0)
+        mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
 
         def load(z: int) -> np.ndarray:
             return preprocess.network_input(voxels, z, record, statistics)
@@ -287,29 +259,27 @@ class Model:
         def store(z: int, probability: np.ndarray) -> None:
             probability = preprocess.resize(probability, *mask_slices.shape[1:])
             mask_slices[z] = preprocess.to_mask(probability, threshold)
-            for channel, slices in enumerate(kept_slices):
-                slices[z] = probability[channel]
+            if kept_slices is not None:
+                kept_slices[z] = np.moveaxis(probability, 0, -1)
+
+        if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
+            self._map(len(voxels), load, store, options.flip, progress)
+        if kept is not None and classes == 1:
+            kept = kept[..., 0]
+        doubtful = doubts(self.weights, voxels, statistics, mask, options)
+        return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
+
+    def _map(self, count: int, load: Load, store: Store, flip: bool, progress: Progress | None) -> None:
+        """Take every slice through the network, with ``flip`` its mirror image, too."""
 
         def report(done: int) -> None:
             if progress is not None:
                 progress(done, count)
 
-        if options.flip:
+        if flip:
             self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
         else:
             self.engine.map(count, load, store, report)
-
-    def _doubts(self, voxels: Voxels, statistics: preprocess.Statistics, options: Options) -> Iterator[str]:
-        """What this model, asked like this, makes doubtful."""
-        name, usual = self.weights.name, self.weights.fingerprint
-        if options.threshold is not None and self.weights.spec.classes > 1:
-            yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
-        if options.flip and not self.weights.saw_flips:
-            yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
-        if usual is not None and not preprocess.blank(self.weights.preprocess, statistics):
-            seen = fingerprint.look(voxels, self.weights.preprocess, statistics)
-            if usual.is_foreign(fingerprint.features(seen)):
-                yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
@@ -333,17 +303,3 @@ def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
     'FLAIR, tumour'
     """
     return Model(load_weights(model), threads)
-
-
-def _warnings(record: preprocess.Preprocess, statistics: preprocess.Statistics, mask: np.ndarray) -> tuple[str, ...]:
-    found = []
-    if statistics.nonfinite:
-        found.append(f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background")
-    if statistics.nonfinite == mask.size:
-        found.append("no voxel holds a number; the mask is empty")
-    elif preprocess.blank(record, statistics):
-        what = "all that is no background" if statistics.foreground else "the scan"
-        found.append(f"{what} holds one intensity only; the mask is empty")
-    elif not mask.any():
-        found.append("the mask is empty: the model found nothing in this scan")
-    return tuple(found)

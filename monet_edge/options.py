@@ -10,9 +10,9 @@ from typing import Any
 from .errors import ModelError, MonetError
 
 
-def _option(default: Any, help: str, **shown: Any) -> Any:
+def _option(default: Any, help: str, **typer: Any) -> Any:
     """A field with the command line's help for it, and what else Typer's Option takes."""
-    return field(default=default, metadata={"help": help, **shown})
+    return field(default=default, metadata={"help": help, **typer})
 
 
 @dataclass(frozen=True)

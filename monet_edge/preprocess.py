@@ -163,7 +163,7 @@ class Statistics:
 
     @property
     def constant(self) -> bool:
-        """True when there is nothing to see: no foreground, which is one intensity everywhere, or all of it of one intensity."""
+        """True if there is no foreground, or all of it has one intensity."""
         return self.sd == 0
 
 
@@ -214,7 +214,7 @@ def measure(volume: Voxels) -> Statistics:
 
 
 def blank(record: Preprocess, statistics: Statistics) -> bool:
-    """True when there is nothing to see: one intensity everywhere or, unless a window says what is grey, all over the foreground."""
+    """True if the network would see nothing: a constant volume or, unless a fixed window is used, a constant foreground."""
     return statistics.foreground == 0 or (statistics.constant and record.intensity != "window")
 
 

@@ -83,7 +83,7 @@ class Spec:
 
     @property
     def folded(self) -> bool:
-        """True when nothing that only training knows is left."""
+        """True for a network for inference: no BatchNorm, no dropout."""
         return not any(key in op.attrs for op in self.ops for key in ("bn", "dropout"))
 
 

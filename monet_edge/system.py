@@ -1,6 +1,6 @@
-"""What differs between Linux, macOS and Windows: locks, links, cores, whose a folder is, groups of processes. Standard library only.
+"""What differs between Linux, macOS and Windows: locks, links, cores, owners, groups of processes. Standard library only.
 
-Whatever a system does not have is looked for when it is needed, and each function says what happens without it.
+Nothing is assumed to exist: each function says what it does on a system without it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def _steady(stream: TextIO | None, name: str) -> TextIO:
 
 
 class _Steady:
-    """The bytes of a stream, lost once it does not take them; that of ``name`` says so, unless its reader has merely seen enough."""
+    """A stream's bytes, dropped from the first that it refuses; a stream with a name reports that, unless its reader has left."""
 
     def __init__(self, buffer: Any, name: str) -> None:
         self._buffer, self._name, self._lost = buffer, name, False
@@ -54,12 +54,12 @@ class _Steady:
         return getattr(self._buffer, name)
 
     def write(self, data: bytes) -> int:
-        """The number of bytes, always all."""
+        """Always returns the number of all bytes, also of those that were dropped."""
         self._try(self._buffer.write, data)
         return len(data)
 
     def flush(self) -> None:
-        """Hand over what is kept back."""
+        """Hand buffered bytes to the stream beneath."""
         self._try(self._buffer.flush)
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ def flag(option: str) -> str:
 def complain(error: Exception) -> None:
     """Print an error as one line on stderr; file names in it cannot steer the terminal."""
     if isinstance(error, MonetError):
-        message = error.told(flag)
+        message = error.text(flag)
     elif isinstance(error, MemoryError):
         message = "not enough memory. Close other programs, or segment a smaller scan."
     else:

@@ -70,10 +70,10 @@ class Weights:
     @property
     def kind(self) -> str:
         """Modality and labels in a few words."""
-        return ", ".join(filter(None, (self.told("modality"), *self.preprocess.labels)))
+        return ", ".join(filter(None, (self.stated("modality"), *self.preprocess.labels)))
 
-    def told(self, key: str) -> str:
-        """What the provenance says of itself in words: modality, licence, dice; empty where it does not."""
+    def stated(self, key: str) -> str:
+        """What the provenance states in words, of modality, licence or dice; empty where it does not."""
         return str(self.provenance.get(key, ""))
 
     @property
@@ -83,11 +83,11 @@ class Weights:
 
     @property
     def merged(self) -> bool:
-        """Whether all labels of the training counted as the model's one, as the provenance says; false where it says nothing."""
+        """Whether training merged all labels into one, as the provenance says; false where it says nothing."""
         return self._setting("merged") is True and len(self.preprocess.labels) == 1
 
     def _setting(self, *keys: str) -> Any:
-        """A setting of the training; None where the provenance does not tell it."""
+        """A setting of the training; None where the provenance does not state it."""
         found: Any = self.provenance
         for key in ("training", "settings", *keys):
             found = found.get(key) if isinstance(found, dict) else None
@@ -180,7 +180,7 @@ def parse(name: str, raw: bytes) -> Weights:
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
-    """Of everything that decides the result: a flipped bit in a weight is a valid float."""
+    """SHA-256 over everything that decides the result: a flipped bit in a weight is still a valid float."""
     digest = hashlib.sha256()
     for text in (metadata[key] for key in _TEXTS):
         digest.update(f"{len(text)}:{text}".encode())
@@ -201,12 +201,12 @@ def _read_fingerprint(text: str) -> _fingerprint.Fingerprint | None:
 def _provenance(text: str) -> dict[str, Any]:
     try:
         provenance = json.loads(text)
-        shown = json.dumps(provenance, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(provenance, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"its provenance is not JSON: {error}") from None
     if not isinstance(provenance, dict):
         raise ModelError("its provenance must be a JSON object")
-    if not shown.isprintable():
+    if not text.isprintable():
         raise ModelError("its provenance holds characters that cannot be printed")
     for key in ("modality", "licence", "dice"):
         if not isinstance(provenance.get(key, ""), str):
@@ -229,7 +229,8 @@ def _check_fit(spec: _spec.Spec, record: _preprocess.Preprocess) -> None:
         raise ModelError(f"the network makes {height}x{width} of {record.size}x{record.size}; it must keep the size")
     largest, macs = max(map(prod, shapes.values())), sum(_spec.count_macs(spec, record.size, record.size).values())
     if largest > MAX_VALUE or macs > MAX_MACS:
-        raise ModelError(f"the network is no sane one: it takes {macs:.1e} multiplications a slice and a buffer of {largest:.1e} floats")
+        found, most = f"{macs:.1e} multiplications a slice, values of {largest:.1e} floats", f"{MAX_MACS:.0e} and {MAX_VALUE:.0e}"
+        raise ModelError(f"the network is too large: {found}; at most {most}")
 
 
 def _check_tensors(spec: _spec.Spec, entries: Mapping[str, Any]) -> dict[str, np.ndarray]:

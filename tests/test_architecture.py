@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: which module may import which, and what is light."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -31,6 +32,7 @@ FLOORS = [
     ["formats"],
     ["fingerprint", "job", "phantom"],
     ["weights"],
+    ["doubts"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
     ["engine.codegen.epilogue", "engine.codegen.transforms", "engine.codegen.interpreter"],
@@ -182,3 +184,24 @@ def test_no_file_names_this_machine():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".txt"} and path.exists() and path != Path(__file__):
             assert f"{Path.home()}/" not in path.read_text()
+
+
+def test_only_the_command_line_speaks_of_its_options():
+    """The library states facts, and advice with an option's name in braces; see `errors.MonetError`."""
+    for path in PACKAGE.rglob("*.py"):
+        if path.name in {"cli.py", "terminal.py"}:
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        documented = (node for node in nodes if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)))
+        comments = {ast.get_docstring(node, clean=False) for node in documented}
+        texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        assert not [text for text in texts - comments if re.search(r"(^|\s)--[a-z]", text)], path
+
+
+def test_no_function_is_longer_than_fifty_lines():
+    """Its documentation not counted. The engine's kernels are held by the engine's own tests."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "engine" not in path.parts:
+                text = ast.get_docstring(node, clean=False)
+                assert node.end_lineno - node.lineno + 1 - (text.count("\n") + 1 if text else 0) <= 50, f"{path}: {node.name}"

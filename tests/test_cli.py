@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import pty
 import re
 import shutil
@@ -10,17 +11,21 @@ import signal
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import typer
 from scans import SHAPE, blob, image_of
 from typer.testing import CliRunner
 
 import monet_edge
 from monet_edge.cli import DISCLAIMER, app
+from monet_edge.errors import OutputError
+from monet_edge.options import Options
 
 runner = CliRunner()
 
@@ -303,3 +308,22 @@ def test_nothing_is_sent_anywhere(scan, weights_file):
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "AF_INET" not in result.stderr
+
+
+def test_every_option_of_the_library_is_one_of_the_command():
+    command = typer.main.get_command(app).commands["segment"]
+    flags = {parameter.name: parameter for parameter in command.params}
+    for field in fields(Options):
+        assert flags[field.name].opts == [f"--{field.name.replace('_', '-')}"]
+        assert flags[field.name].default == field.default
+
+
+def test_advice_is_spelled_as_its_reader_types_it(call, scan, weights_file, tmp_path):
+    """The same refusal, in Python and on the command line."""
+    (tmp_path / "mask.nii").touch()
+    with pytest.raises(OutputError) as caught:
+        monet_edge.segment(scan, tmp_path / "mask.nii", model=weights_file)
+    assert str(caught.value) == f"{tmp_path / 'mask.nii'} exists already. Choose another output, or say overwrite."
+    assert pickle.loads(pickle.dumps(caught.value)).text(str.upper).endswith("Choose another OUTPUT, or say OVERWRITE.")
+    result = call(scan, "-o", tmp_path / "mask.nii")
+    assert result.stderr.endswith(f"{tmp_path / 'mask.nii'} exists already. Choose another --output, or say --overwrite.\n")

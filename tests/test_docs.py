@@ -1,5 +1,6 @@
 """The documentation says what the programs do: options, commands and printed lines are compared with the programs."""
 
+import doctest
 import importlib.util
 import re
 import shlex
@@ -7,13 +8,14 @@ import textwrap
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import monet_edge
 from monet_edge import DEFAULT, phantom, weights
 from monet_edge.cli import app
+from monet_edge.model import Model
 from monet_train.federated.settings import Federation
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -74,15 +76,31 @@ def test_the_printed_lines_are_what_is_printed(tmp_path):
     assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
 
 
-@pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
-def test_the_python_shown_runs(tmp_path, monkeypatch):
-    block = re.search(r"^    import monet_edge\n(    .*\n)+", (DOCS.parent / "README.md").read_text(), re.MULTILINE)[0]
+@pytest.fixture
+def beside_a_scan(tmp_path, monkeypatch):
+    """In a folder with a phantom called scan.nii.gz."""
+    if DEFAULT not in weights.shipped():
+        pytest.skip("the default model is not in this checkout")
     monkeypatch.chdir(tmp_path)
-    phantom.save(phantom.make(shape=(3, 64, 64))[0], tmp_path / "scan.nii.gz")
-    names = {"slices": np.zeros((2, 3, 64, 64), np.float32)}
+    phantom.save(phantom.make()[0], tmp_path / "scan.nii.gz")
+
+
+def test_the_python_shown_runs_as_it_stands(beside_a_scan):
+    block = re.search(r"^    import monet_edge\n(    .*\n)+", (DOCS.parent / "README.md").read_text(), re.MULTILINE)[0]
+    names = {}
     exec(textwrap.dedent(block), names)
-    assert names["mask"].shape == (64, 64, 3)
-    assert names["probability"].shape == (2, 1, 64, 64)
+    assert names["mask"].shape == (256, 256, 24)
+    assert names["slices"].shape == (24, 3, 256, 256)
+    assert names["probability"].shape == (24, 1, 256, 256)
+
+
+PUBLIC = [monet_edge.load, monet_edge.segment, monet_edge.Outcome, Model, Model.segment, Model.slices, Model.predict]
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda public: public.__qualname__)
+def test_the_example_of_every_public_name_runs(beside_a_scan, public):
+    (example,) = [found for found in doctest.DocTestFinder(recurse=False).find(public, public.__name__, globs={}) if found.examples]
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_links_lead_somewhere():

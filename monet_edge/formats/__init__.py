@@ -11,26 +11,11 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
-from .contract import Format, Header, Writer
+from .contract import Header
 from .nifti.image import from_image, to_image
 from .stream import START, opened
 
-__all__ = [
-    "ENDINGS",
-    "FORMATS",
-    "SCANS",
-    "WRITERS",
-    "Format",
-    "Header",
-    "Writer",
-    "from_image",
-    "is_ours",
-    "peek",
-    "read",
-    "stem",
-    "to_image",
-    "write",
-]
+__all__ = ["ENDINGS", "FORMATS", "SCANS", "WRITERS", "Header", "from_image", "is_ours", "peek", "read", "stem", "to_image", "write"]
 
 FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
 WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name
@@ -72,7 +57,7 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     Parameters
     ----------
     scan : Path or Header
-        A file, or what `peek` told of it: then its header is not read again.
+        A file, or what `peek` found in it: then its header is not read again.
     volume : int, optional
         Which volume of a scan that has several, from 0.
 

@@ -29,10 +29,10 @@ class Stream:
         file.seek(0)
         self._inflate = zlib.decompressobj(31) if self.gzip else None
         self._pending = b""
-        self.trailing = 0  # bytes after the end of the gzip stream, known once that end is reached
+        self.trailing = 0  # bytes after the end of the gzip stream, known at that end
 
     def piece(self, most: int) -> bytes:
-        """Up to ``most`` bytes, none only at the end; there the gzip checksum and size have been verified."""
+        """Up to ``most`` bytes; none means the end, with gzip's checksum and size verified."""
         most = min(most, _CHUNK)
         if not self.gzip:
             return self.file.read(most)

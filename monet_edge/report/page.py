@@ -96,20 +96,20 @@ def _kept(plane: Plane) -> range:
 def _data(plane: Plane, finding: Finding) -> dict[str, Any]:
     """What the script needs: pictures of twice the window's width around it, so that the window can be moved."""
     low, high = finding.limits
-    shown = (low - (high - low) / 2, high + (high - low) / 2) if high > low else (low, low + 1)
+    drawn = (low - (high - low) / 2, high + (high - low) / 2) if high > low else (low, low + 1)
     size = pixels(plane, max(min(plane.spacing[1:]), max(plane.extent) / SIDE))
     kept = _kept(plane)
     largest = plane.largest(1)[0] // kept.step
     slices = [
         {
-            "image": _uri(grey(plane.voxels[z], shown, size), "JPEG", quality=QUALITY),
+            "image": _uri(grey(plane.voxels[z], drawn, size), "JPEG", quality=QUALITY),
             "outline": _outline(plane.mask[z], size),
             "number": plane.number(z),
         }
         for z in kept
     ]
-    window = finding.limits if high > low else shown
-    return {"slices": slices, "count": len(plane.voxels), "largest": largest, "low": shown[0], "high": shown[1], "window": window}
+    window = finding.limits if high > low else drawn
+    return {"slices": slices, "count": len(plane.voxels), "largest": largest, "low": drawn[0], "high": drawn[1], "window": window}
 
 
 def _outline(labels: np.ndarray, size: tuple[int, int]) -> str | None:
@@ -132,7 +132,7 @@ def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
 
 
 def _profile(plane: Plane) -> str:
-    """A bar for every slice, as high as its labelled area, and a mark where the slider stands."""
+    """A bar for every slice, as high as its labelled area, and a mark at the slice that is seen."""
     areas = np.array([np.count_nonzero(plane.mask[z]) for z in _kept(plane)])
     if not areas.any():
         return ""
@@ -147,10 +147,10 @@ def _profile(plane: Plane) -> str:
 
 def _legend(labels: Sequence[LabelStatistics]) -> str:
     rows = []
-    for one in labels:
+    for label in labels:
         box = '<rect x="1.5" y="1.5" width="13" height="13" rx="3" fill="none" stroke="rgb({},{},{})" stroke-width="3"/>'
-        swatch = f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour(one.label))}</svg>'
-        rows.append(f"<li>{swatch}{_text(one.name)} <strong>{quantity(one.ml, 'ml')}</strong></li>")
+        swatch = f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour(label.label))}</svg>'
+        rows.append(f"<li>{swatch}{_text(label.name)} <strong>{quantity(label.ml, 'ml')}</strong></li>")
     return f'<ul class="legend">{"".join(rows)}</ul>'
 
 
@@ -188,8 +188,8 @@ def _cell(value: Any) -> str:
 def _table(record: Mapping[str, Any]) -> str:
     rows = []
     for key, value in record.items():
-        told = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
-        rows.append(f'<tr><th scope="row">{_text(key)}</th><td>{_text(told)}</td></tr>')
+        cell = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list, tuple)) else value
+        rows.append(f'<tr><th scope="row">{_text(key)}</th><td>{_text(cell)}</td></tr>')
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
 
 

@@ -34,16 +34,16 @@ BACKGROUND, TEXT, DIM, WARNING = (13, 17, 23), (230, 237, 243), (139, 148, 158),
 
 def draw(finding: Finding) -> Image.Image:
     """Draw the picture: the model's plane first, a legend, the warnings."""
-    shown = _choose([cut(finding.scan, finding.mask, name) for name in sorted(SLICINGS, key=lambda name: name != finding.slicing)])
-    mm = max(max(plane.extent) for plane, _ in shown) / SIDE
-    panels = [_panel(plane, z, finding, mm) for plane, z in shown]
+    chosen = _choose([cut(finding.scan, finding.mask, name) for name in sorted(SLICINGS, key=lambda name: name != finding.slicing)])
+    mm = max(max(plane.extent) for plane, _ in chosen) / SIDE
+    panels = [_panel(plane, z, finding, mm) for plane, z in chosen]
     font, small = ImageFont.load_default(17), ImageFont.load_default(14)
     tall = max(panel.height for panel in panels)
     width = max(sum(panel.width for panel in panels) + GAP * (len(panels) - 1), 560) + 2 * MARGIN
-    told = [f"! {warning}" for warning in finding.warnings]
-    if any(_lacks(text) for text in (finding.title, *(one.name for one in finding.labels))):
-        told.append("! this picture's font has Latin letters only: numbers and ? stand for other names, which page and tables show")
-    notes = [line for note in told for line in _wrap(note, small, width - 2 * MARGIN)]
+    warnings = [f"! {warning}" for warning in finding.warnings]
+    if any(_lacks(text) for text in (finding.title, *(label.name for label in finding.labels))):
+        warnings.append("! this picture's font has Latin letters only: numbers and ? stand for other names, which page and tables show")
+    notes = [line for note in warnings for line in _wrap(note, small, width - 2 * MARGIN)]
     top = MARGIN + 34
     legend = top + tall + 34
     height = legend + 26 * len(finding.labels) + 6 + 20 * len(notes) + 30 + MARGIN
@@ -51,17 +51,17 @@ def draw(finding: Finding) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     pen.text((MARGIN, MARGIN - 6), _drawable(finding.title), TEXT, ImageFont.load_default(20))
     x = MARGIN
-    for (plane, z), panel in zip(shown, panels, strict=True):
+    for (plane, z), panel in zip(chosen, panels, strict=True):
         y = top + (tall - panel.height) // 2
         picture.paste(panel, (x, y))
         number = f"slice {plane.number(z)} of {len(plane.voxels)}"
         pen.text((x + panel.width // 2, y + panel.height + 8), f"{plane.name}, {number}", DIM, small, anchor="mt")
         x += panel.width + GAP
     y = legend
-    for one in finding.labels:
-        pen.rounded_rectangle((MARGIN, y + 3, MARGIN + 15, y + 18), 3, outline=colour(one.label), width=3)
-        name = f"label {one.label}" if _lacks(one.name) else _drawable(one.name)
-        pen.text((MARGIN + 26, y), f"{name}   {quantity(one.ml, 'ml')}{_ends(one)}", TEXT, font)
+    for label in finding.labels:
+        pen.rounded_rectangle((MARGIN, y + 3, MARGIN + 15, y + 18), 3, outline=colour(label.label), width=3)
+        name = f"label {label.label}" if _lacks(label.name) else _drawable(label.name)
+        pen.text((MARGIN + 26, y), f"{name}   {quantity(label.ml, 'ml')}{_ends(label)}", TEXT, font)
         y += 26
     for line in notes:
         pen.text((MARGIN, y + 6), line, WARNING, small)
@@ -105,8 +105,8 @@ def _panel(plane: Plane, z: int, finding: Finding, mm: float) -> Image.Image:
     return panel
 
 
-def _ends(one: LabelStatistics) -> str:
-    return f"   (reaches the scan's end: {', '.join(one.touches)})" if one.touches else ""
+def _ends(label: LabelStatistics) -> str:
+    return f"   (reaches the scan's end: {', '.join(label.touches)})" if label.touches else ""
 
 
 def _scale_bar(pen: ImageDraw.ImageDraw, at: tuple[int, int], mm: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
@@ -134,7 +134,7 @@ def _lacks(text: str) -> bool:
 def _has(letter: str) -> bool:
     """Whether the font draws a letter as something else than the box that it draws for a number that no letter has."""
     font = ImageFont.load_default(14)
-    drawn, box = (font.getmask(one) for one in (letter, "\U0010ffff"))
+    drawn, box = (font.getmask(text) for text in (letter, "\U0010ffff"))
     return (drawn.size, bytes(drawn)) != (box.size, bytes(box))
 
 

@@ -1,4 +1,4 @@
-"""What pictures and pages are made of: a finding, the slices cut through it, their grey, the outlines of their labels.
+"""What pictures and pages are made of: a finding, slices cut through it, their grey values, the outlines of their labels.
 
 Drawn with pillow in memory: no display, no text of the scan's header.
 """

@@ -70,7 +70,7 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
 
 
 def _plane(scan: Scan, inside: np.ndarray, z: int) -> tuple[float, ...]:
-    """One plane's share: voxels, sums and ends of x and y, z; finite voxels, their mean, squared deviations, ends."""
+    """What one plane adds: voxels, sums and ranges of x and y, z; of finite intensities number, mean, squared deviations, range."""
     x, y = np.nonzero(inside)
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
         values = scan.voxels[:, :, z][inside].astype(np.float64) * scan.slope + scan.inter
@@ -90,7 +90,7 @@ def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]])
     overall = (finite * mean).sum() / max(finite.sum(), 1)
     # the parallel form of Chan, Golub and LeVeque (1979): exact where a sum of squares would cancel
     variance = (squares.sum() + (finite * np.square(mean - overall)).sum()) / max(finite.sum(), 1)
-    some = bool(finite.sum())
+    measurable = bool(finite.sum())
     return LabelStatistics(
         label=label,
         name=name,
@@ -98,10 +98,10 @@ def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]])
         ml=float(voxels) * scan.voxel_ml,
         box=(first, last),
         centroid_mm=tuple(float(value) for value in scan.affine[:3, :3] @ centre + scan.affine[:3, 3]),
-        mean=float(overall) if some else None,
-        sd=float(np.sqrt(variance)) if some else None,
-        minimum=float(low.min()) if some else None,
-        maximum=float(high.max()) if some else None,
+        mean=float(overall) if measurable else None,
+        sd=float(np.sqrt(variance)) if measurable else None,
+        minimum=float(low.min()) if measurable else None,
+        maximum=float(high.max()) if measurable else None,
         touches=_touches(scan, first, last),
     )
 
@@ -122,20 +122,20 @@ def _touches(scan: Scan, first: tuple[int, ...], last: tuple[int, ...]) -> tuple
 
 
 def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
-    """The statistics as JSON-able records, rounded to six digits; of a mouse's 0.05 mm as much is left as of a whole body."""
+    """The statistics as JSON-able records, rounded to six significant digits, whatever the scale of the scan."""
     return [
         {
-            "label": one.label,
-            "name": one.name,
-            "voxels": one.voxels,
-            "ml": _significant(one.ml),
-            "box_first": None if one.box is None else list(one.box[0]),
-            "box_last": None if one.box is None else list(one.box[1]),
-            "centroid_mm": None if one.centroid_mm is None else [_significant(round(value, 6)) for value in one.centroid_mm],
-            **{key: _significant(getattr(one, key)) for key in ("mean", "sd", "minimum", "maximum")},
-            "touches": list(one.touches),
+            "label": label.label,
+            "name": label.name,
+            "voxels": label.voxels,
+            "ml": _significant(label.ml),
+            "box_first": None if label.box is None else list(label.box[0]),
+            "box_last": None if label.box is None else list(label.box[1]),
+            "centroid_mm": None if label.centroid_mm is None else [_significant(round(value, 6)) for value in label.centroid_mm],
+            **{key: _significant(getattr(label, key)) for key in ("mean", "sd", "minimum", "maximum")},
+            "touches": list(label.touches),
         }
-        for one in labels
+        for label in labels
     ]
 
 

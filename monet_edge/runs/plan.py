@@ -59,7 +59,7 @@ def make_plan(
     Raises
     ------
     MonetError
-        Saying what; of several scans, those that cannot be segmented are told one by one, when their turn comes.
+        Saying what. Of several scans each is looked at when its turn comes, and one that cannot be segmented is no error here.
     """
     jobs = plan_jobs(find_scans(scans), output, options)
     if options.cleaning:

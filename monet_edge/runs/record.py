@@ -45,7 +45,7 @@ def entry(number: int, path: Path | None, became: Outcome | Exception) -> dict[s
     number : int
         In the order of the run, from 1.
     path : Path, optional
-        None, unless identifiers are wanted: then the words of an error, which name the file, are told too.
+        None, unless identifiers are wanted: then the words of an error, which name the file, are kept too.
     became : Outcome or Exception
         Its result, or why there is none.
     """

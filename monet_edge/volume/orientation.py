@@ -43,5 +43,5 @@ def orient(affine: np.ndarray, axes: str) -> Orientation:
 
 
 def to_canonical(array: np.ndarray, affine: np.ndarray, axes: str) -> np.ndarray:
-    """A stored volume (X, Y, Z, ...) as a view (Z, H, W, ...) whose axes point where `orient` was told."""
+    """A stored volume (X, Y, Z, ...) as a view (Z, H, W, ...) whose axes point where wanted, see `orient`."""
     return orient(affine, axes).turn(array)

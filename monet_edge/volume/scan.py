@@ -53,6 +53,11 @@ class Scan:
         return self.voxels.shape
 
     @property
+    def dtype(self) -> np.dtype:
+        """As stored."""
+        return self.voxels.dtype
+
+    @property
     def spacing(self) -> tuple[float, ...]:
         """Voxel size along X, Y, Z in mm."""
         return geometry.spacing(self.affine)

@@ -1,0 +1,114 @@
+"""The contract of formats: a scan is known by its content or name, its header is parsed once, and another format is one entry."""
+
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+from fuzz.build import OBLIQUE, head, nifti
+from typer.testing import CliRunner
+
+import monet_edge
+from monet_edge import formats, pipeline
+from monet_edge.cli import app
+from monet_edge.errors import OutputError, ScanError
+from monet_edge.formats.contract import Format, Header, Writer
+from monet_edge.formats.nifti import reader
+from monet_edge.volume import Scan
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """How often a header has been parsed: a list that grows."""
+    calls, parse = [], reader.parse
+    monkeypatch.setattr(reader, "parse", lambda *arguments, **options: calls.append(1) or parse(*arguments, **options))
+    return calls
+
+
+def test_a_scan_s_header_is_parsed_once_a_run(put, weights_file, parsed):
+    scan = put(nifti(head((32, 32, 4))))
+    pipeline.segment(scan, model=weights_file)
+    assert len(parsed) == 1
+    monet_edge.load(weights_file).segment(scan)
+    assert len(parsed) == 2
+    assert (
+        CliRunner().invoke(app, ["segment", str(scan), "-m", str(weights_file), "--overwrite", "--stats", str(scan) + ".csv"]).exit_code
+        == 0
+    )
+    assert len(parsed) == 3
+
+
+def test_scans_of_a_folder_are_looked_at_once_more_lest_one_is_a_result(put, weights_file, parsed):
+    for name in ("a.nii", "b.nii"):
+        scan = put(nifti(head((32, 32, 4))), name)
+    assert CliRunner().invoke(app, ["segment", str(scan.parent), "-m", str(weights_file)]).exit_code == 0
+    assert len(parsed) == 4
+
+
+def test_a_file_that_changes_between_its_header_and_its_voxels_is_refused(put):
+    header = formats.peek(put(nifti()))
+    put(nifti(head((5, 4, 3))))
+    with pytest.raises(ScanError, match=r"scan\.nii: it has changed since its header was read"):
+        formats.read(header)
+
+
+def test_what_no_format_knows_is_refused_by_the_names_of_those_there_are(put):
+    with pytest.raises(ScanError, match=r"notes\.txt: not a scan of a kind that can be read; expected \.nii\.gz, \.nii"):
+        formats.peek(put(b"Dear colleague", "notes.txt"))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+def test_nifti_is_known_by_its_content_whatever_it_is_called(put, order, version):
+    path = put(nifti(order=order, version=version), "export.dat")
+    np.testing.assert_array_equal(formats.read(path).voxels, head())
+
+
+MARK = b"toy scan"
+
+
+def toy_peek(path):
+    return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None)
+
+
+def toy_read(header, volume):
+    voxels = np.frombuffer(header.path.read_bytes()[len(MARK) :], np.int16).reshape(header.shape, order="F")
+    return Scan(header.path, voxels, 1.0, 0.0, header.affine, None, ())
+
+
+TOY = Format("toy", (".toy",), (), lambda path, start: start.startswith(MARK), toy_peek, toy_read)
+
+
+def test_another_format_is_one_entry(put, weights_file, monkeypatch):
+    """Its scan gives the mask that the same voxels give as NIfTI, on the same grid."""
+    monkeypatch.setattr(formats, "FORMATS", (TOY, *formats.FORMATS))
+    voxels = head((32, 32, 4))
+    toy = put(MARK + voxels.tobytes("F"), "toy.toy")
+    ref = pipeline.segment(put(nifti(voxels, OBLIQUE)), model=weights_file)
+    comp = pipeline.segment(toy, model=weights_file)
+    assert comp.job.mask.name == "toy_seg.nii.gz"
+    ref, comp = (nibabel.load(outcome.job.mask) for outcome in (ref, comp))
+    np.testing.assert_array_equal(np.asarray(comp.dataobj), np.asarray(ref.dataobj))
+    np.testing.assert_allclose(comp.affine, ref.affine, atol=1e-6)
+    np.testing.assert_allclose(comp.get_sform(), OBLIQUE, atol=1e-6)
+    assert [int(comp.header[code]) for code in ("sform_code", "qform_code")] == [1, 1]
+    assert comp.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_scan_that_does_not_say_how_the_patient_lies_gives_a_result_that_does_not_either(tmp_path, put):
+    scan = replace(formats.read(put(nifti())), header=None, oriented=False)
+    formats.write(tmp_path / "mask.nii", np.zeros(scan.shape, np.uint8), scan)
+    assert not formats.read(tmp_path / "mask.nii").oriented
+
+
+def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
+    def write(file, name, array, like, labels):
+        file.write(f"{name} {array.sum()} {like.shape} {labels}".encode())
+
+    monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), write)))
+    scan = formats.read(put(nifti()))
+    formats.write(tmp_path / "mask.toy", np.ones(scan.shape, np.uint8), scan, labels=("a",))
+    assert (tmp_path / "mask.toy").read_text() == f"mask.toy {np.prod(scan.shape)} {scan.shape} ('a',)"
+    with pytest.raises(OutputError, match="a result is written as"):
+        formats.write(tmp_path / "mask.other", np.ones(scan.shape, np.uint8), scan)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.toy", "scan.nii"]
