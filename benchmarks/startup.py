@@ -58,7 +58,7 @@ def measure(threads: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         case = peers.random_case("monet", folder)
-        record = Preprocess(256, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("random",))
+        record = Preprocess(size=256, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("random",))
         weights.save(folder / "model.safetensors", case.spec, case.tensors, record, {"modality": "none"})
         peers.onnx_file(case).rename(folder / "model.onnx")
         first = {"monet-edge, cold": [_first_slice("monet-edge", folder, folder / f"cold{i}") for i in range(min(rounds, 3))]}

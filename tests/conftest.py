@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from records import make_record
 from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import fold, tensor_shapes
+from monet_edge.spec import fold_batchnorm, tensor_shapes
 
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -35,8 +35,8 @@ def random_tensors(spec, seed=0):
 def weights_file(tmp_path_factory):
     """A MoNet of 4 filters with random weights, for slices of 32x32."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    spec = fold(monet(filters=4, depth=1))
-    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("blob",))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    record = make_record("blob")
     weights.save(path, spec, random_tensors(spec), record, {"modality": "synthetic", "licence": "Apache-2.0"})
     return path
 

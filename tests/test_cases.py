@@ -16,7 +16,7 @@ from monet_edge.errors import ResourceError
 from monet_train import cases, train
 from monet_train.prepare import open_prepared
 from monet_train.splits import read_rule, read_splits
-from monet_train.step import Step
+from monet_train.step import TrainStep
 
 QUICK = ["--size", "16", "--device", "cpu", "--set", "epochs=1", "--set", "batch=4", "--quiet"]
 
@@ -215,13 +215,13 @@ def test_the_estimate_counts_the_slices_that_are_held(small, slicing):
     ids=["CPU", "NumPy", "CUDA"],
 )
 def test_memory_that_runs_out_while_training_is_one_line(small, tmp_path, monkeypatch, fail):
-    monkeypatch.setattr(Step, "epoch", lambda *given: fail())
+    monkeypatch.setattr(TrainStep, "epoch", lambda *given: fail())
     with pytest.raises(ResourceError, match=r"the memory ran out while training: .*llocate.*") as raised:
         train.fit(settings(), small[1], PART, tmp_path / "run", device="cpu")
     assert "\n" not in str(raised.value)
 
 
 def test_another_error_of_pytorch_stays_what_it_is(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(Step, "epoch", lambda *given: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(TrainStep, "epoch", lambda *given: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         train.fit(settings(), small[1], PART, tmp_path / "run", device="cpu")

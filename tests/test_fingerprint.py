@@ -6,13 +6,14 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATA, needs_data
+from records import make_record
 
 import monet_edge
 from monet_edge import fingerprint, phantom
 from monet_edge.errors import ModelError
-from monet_edge.preprocess import Preprocess, measure
+from monet_edge.preprocess import measure
 
-RECORD = Preprocess(64, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("lesion",))
+RECORD = make_record("lesion", size=64)
 WARNING = "does not look like"
 
 

@@ -10,9 +10,9 @@ import browser
 import nibabel
 import numpy as np
 import pytest
+from records import make_record
 
 from monet_edge import phantom, volume
-from monet_edge.preprocess import Preprocess
 from monet_edge.preprocess import measure as intensities
 from monet_edge.report import page
 from monet_edge.report.slices import Finding, window
@@ -102,7 +102,7 @@ def test_intensities_that_lie_further_apart_than_floats_go():
     image = nibabel.Nifti1Image(np.linspace(0, 1.3e308, 729).reshape(9, 9, 9), np.eye(4))
     scan = volume.from_image(image)
     with np.errstate(all="ignore"):
-        limits = window(Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",)), intensities(scan.voxels))
+        limits = window(make_record("a"), intensities(scan.voxels))
     mask = np.ones(scan.shape, np.uint8, order="F")
     with np.errstate(all="ignore"):
         text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t"), "f", {}, "")

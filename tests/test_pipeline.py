@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATA, needs_data, random_tensors
+from records import make_record
 from scans import SHAPE, blob, image_of
 
 import monet_edge
@@ -19,8 +20,8 @@ from monet_edge import errors, phantom, weights
 from monet_edge.architectures import monet
 from monet_edge.jobs import Options, find_scans, plan_jobs, stem
 from monet_edge.model import Model
-from monet_edge.preprocess import Preprocess, measure
-from monet_edge.spec import fold
+from monet_edge.preprocess import measure
+from monet_edge.spec import fold_batchnorm
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +123,8 @@ def test_a_threshold_is_refused_where_there_is_no_file(rng, model):
 
 
 def test_a_threshold_for_several_labels_is_warned_of(tmp_path, rng):
-    spec = fold(monet(filters=4, depth=1, classes=3))
-    record = Preprocess(32, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a", "b"))
+    spec = fold_batchnorm(monet(filters=4, depth=1, classes=3))
+    record = make_record("a", "b")
     weights.save(tmp_path / "two.safetensors", spec, random_tensors(spec), record, {})
     several = monet_edge.load(tmp_path / "two.safetensors", 1)
     scan = monet_edge.volume.from_image(image_of(blob(rng)))
@@ -238,8 +239,8 @@ def test_a_model_works_in_another_process(rng, model):
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_a_scan_of_values_below_zero_is_segmented_as_any_other(dtype, rng, tmp_path):
     """A window is in HU, wherever they lie: part of a lung is all below 0, and no two of its voxels need be alike."""
-    spec = fold(monet(filters=4, depth=1))
-    record = Preprocess(32, "axial", 0, "window", -1000.0, -100.0, 0.5, ("lung",))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    record = make_record("lung", intensity="window", low=-1000.0, high=-100.0)
     weights.save(tmp_path / "lung.safetensors", spec, random_tensors(spec), record, {})
     lung = monet_edge.load(tmp_path / "lung.safetensors", 1)
     voxels = (rng.permutation(30 * 26 * 9).reshape(30, 26, 9) / -7.8 - 1).astype(dtype)

@@ -80,7 +80,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         ([*FIT, "--recipe", "best"], "expected one of paper, strong"),
         ([*FIT, "--set", "batch=0"], "batch must be at least 1"),
         ([*FIT, "--set", "schedule=cosine"], "schedule must be plateau or one-cycle"),
-        ([*FIT, "--set", "augmentation.strip_depth=[9]"], "two whole numbers"),
+        ([*FIT, "--set", "augmentation.skull_strip_depth=[9]"], "two whole numbers"),
         ([*FIT, "--set", "augmentation.flip=-1"], "flip must be at least 0"),
         ([*FIT, "--size", "30"], "divides by 4"),
         ([*FIT, "--low", "9"], "low must be below high"),

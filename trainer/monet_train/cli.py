@@ -20,6 +20,7 @@ from monet_edge.terminal import make_app, progress_bar, steady_streams
 from monet_edge.text import printable
 
 from . import options
+from .defaults import NET, RECIPE, SLICES
 from .federated.commands import federated, federated_server, federated_site
 from .options import (
     ChangesOption,
@@ -100,16 +101,16 @@ def prepare(
 def fit(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set, or a folder that `prepare` wrote.")],
     output: RunOption,
-    net: NetOption = "monet",
-    recipe: Annotated[str, typer.Option(help="paper or strong.")] = "strong",
+    net: NetOption = NET,
+    recipe: Annotated[str, typer.Option(help="paper or strong.")] = RECIPE,
     changes: ChangesOption = None,
-    size: SizeOption = 256,
-    slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
-    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 0,
-    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = "zscore",
-    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = -3.0,
-    high: Annotated[float, typer.Option(help="What becomes 1.")] = 6.0,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = 0.5,
+    size: SizeOption = SLICES.size,
+    slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = SLICES.slicing,
+    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = SLICES.context,
+    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = SLICES.intensity,
+    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = SLICES.low,
+    high: Annotated[float, typer.Option(help="What becomes 1.")] = SLICES.high,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = SLICES.threshold,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
@@ -124,10 +125,9 @@ def fit(
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
-    from monet_edge.preprocess import Preprocess
 
     from .cases import run_channel
-    from .config import RECIPES, Settings
+    from .config import RECIPES, Settings, make_preprocess
     from .config_text import override
 
     check_folder(output)
@@ -138,8 +138,19 @@ def fit(
         channel = run_channel(output, channel)
     silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
     ready = options.prepared(dataset, output / "prepared", channel, silent)
-    record = Preprocess(size, slicing, context, intensity, low, high, threshold, (merge,) if merge else ready.labels)
-    settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
+    record = make_preprocess(
+        (merge,) if merge else ready.labels,
+        size=size,
+        slicing=slicing,
+        context=context,
+        intensity=intensity,
+        low=low,
+        high=high,
+        threshold=threshold,
+    )
+    settings = Settings(
+        dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic
+    )
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
     _fit(settings, ready, part, rule, output, resume, device, quiet)
 

@@ -14,7 +14,7 @@ from monet_edge.engine import Engine
 from monet_edge.errors import DatasetError, ModelError, OutputError
 from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
-from monet_edge.spec import Spec, fold
+from monet_edge.spec import Spec, fold_batchnorm
 from monet_edge.weights import Weights, load, pack, parse
 
 from . import checkpoint
@@ -22,7 +22,7 @@ from .card import card, measuring
 from .cases import check_dataset
 from .config import DEPTHS, Settings, as_run, training_spec
 from .config_text import read_settings
-from .data import strip
+from .data import strip_skull
 from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
 from .evaluate import check_names, evaluate, make_model, summarise
@@ -33,7 +33,7 @@ from .splits import read_rule, read_splits
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge every BatchNorm into the tensors of `monet_edge.spec.fold(spec)`.
+    """Merge every BatchNorm into the tensors of `monet_edge.spec.fold_batchnorm(spec)`.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class _Folded:
 
     def pack(self, output: Path) -> bytes:
         """The bytes of its weights file."""
-        spec = fold(training_spec(self.settings))
+        spec = fold_batchnorm(training_spec(self.settings))
         return pack(output.stem, spec, self.tensors, self.settings.preprocess, self.provenance.to_record(), self.looks)
 
     def files(self, output: Path) -> dict[Path, bytes]:
@@ -277,14 +277,14 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
     record, augmentation = settings.preprocess, as_run(settings).recipe.augmentation
     depths = []
-    if augmentation.strip:
+    if augmentation.skull_strip:
         scale = fingerprint.SIDE / record.size
-        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.strip_depth, 3)]
+        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.skull_strip_depth, 3)]
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)
         slices = fingerprint.look(case.image, record, case.statistics, case.slope, case.inter)
-        rows.append([fingerprint.features(slices), *(fingerprint.features(strip(slices, depth, record)) for depth in depths)])
+        rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)
 
@@ -298,6 +298,6 @@ def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Map
     images = np.random.default_rng(0).random(shape, np.float32)
     with torch.no_grad():
         reference = network(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(Engine(fold(spec), tensors).run(images) - reference).max())
+    difference = float(np.abs(Engine(fold_batchnorm(spec), tensors).run(images) - reference).max())
     if not difference <= 1e-4:
         raise ModelError(f"the runtime's probabilities differ from PyTorch's by {difference:.2g}, more than 1e-4")

@@ -31,7 +31,7 @@ def after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
     if row["val_loss"] < state.reference - 1e-4:
         state.reference, state.bad_epochs = row["val_loss"], 0
     if recipe.schedule == "plateau" and state.bad_epochs >= 2:
-        state.rate, state.bad_epochs = state.rate / 10, 0
+        state.learning_rate, state.bad_epochs = state.learning_rate / 10, 0
 
 
 def finished(recipe: Recipe, state: State) -> bool:

@@ -30,7 +30,7 @@ from .prepare import Prepared
 from .schedule import after_epoch, finished
 from .splits import GIVEN, Split
 from .state import describe, start, start_at_prior, write
-from .step import Step, describe_epoch
+from .step import TrainStep, describe_epoch
 from .validate import agreed, validate
 
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # in the words of PyTorch and Python
@@ -109,7 +109,7 @@ def fit(
         if settings.recipe.prior and not state.history:
             start_at_prior(state, training)
         compiled = place.type == "cuda" if compiled is None else compiled
-        step = Step(settings, state, training, world, compiled)
+        step = TrainStep(settings, state, training, world, compiled)
         if rank == 0:
             announce(describe_epoch(len(training.images), settings.recipe, world))
         while not finished(settings.recipe, state):
@@ -119,7 +119,11 @@ def fit(
             scores: dict[str, float] = {}
             if (epoch + 1) % settings.recipe.validate_every == 0 or epoch + 1 == settings.recipe.epochs:
                 scores = agreed(validate(state.shown(settings.recipe), validation), place, world)
-            after_epoch(settings.recipe, state, {"epoch": epoch, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
+            after_epoch(
+                settings.recipe,
+                state,
+                {"epoch": epoch, "learning_rate": state.learning_rate, "train_loss": trained, "seconds": seconds, **scores},
+            )
             if rank == 0:
                 if (epoch + 1) % checkpoint_every == 0 or finished(settings.recipe, state):
                     write(state, folder)
@@ -212,7 +216,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = as_run(settings).recipe.augmentation.strip > 0
+    stripped = as_run(settings).recipe.augmentation.skull_strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 
