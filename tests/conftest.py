@@ -1,5 +1,7 @@
 """Fixtures shared by all tests: tiny networks, synthetic heads to train on, and the real data where it is."""
 
+import importlib.util
+import re
 import signal
 from pathlib import Path
 
@@ -15,6 +17,24 @@ from monet_edge.spec import fold_batchnorm, tensor_shapes
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without PyTorch, as users have it, the runtime's tests are the whole suite: see .ci/pythons
+TRAINERS = re.compile(r"^(import|from) (torch|monet_train|benchmarks|synthetic|federation)\b", re.MULTILINE)
+collect_ignore = [
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if not importlib.util.find_spec("torch") and TRAINERS.search(path.read_text(encoding="utf-8"))
+]
+
+
+def pytest_report_header():
+    """What is left out is said."""
+    return (
+        f"without PyTorch {len(collect_ignore)} files of tests are not collected: {', '.join(sorted(collect_ignore))}"
+        if collect_ignore
+        else None
+    )
+
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not on this machine")

@@ -75,7 +75,8 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["check", "nolabels"], "has no labels in labelsTr"),
         (["check", "badlist"], "training must list every case"),
         (["prepare", "data", "-o", "file"], "file is a file; expected a folder"),
-        (["prepare", "data", "-o", "new", "--channel", "7"], "has no volume 7"),
+        (["prepare", "data", "-o", "new", "--volume", "7"], "has no volume 7"),
+        (["prepare", "data", "-o", "new", "--channel", "7"], "has no volume 7"),  # its name of before
         ([*FIT, "--net", "resnet"], "expected one of monet"),
         ([*FIT, "--recipe", "best"], "expected one of paper, strong"),
         ([*FIT, "--set", "batch=0"], "batch must be at least 1"),

@@ -33,7 +33,7 @@ def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides
     if validation:
         words += ["--splits", output.with_suffix(".splits.json").name]
     if channel:
-        words += ["--channel", str(channel)]
+        words += ["--volume", str(channel)]
     if sides_as_one:
         words.append("--sides-as-one")
     return shlex.join(words)

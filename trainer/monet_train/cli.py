@@ -24,14 +24,14 @@ from .defaults import NET, RECIPE, SLICES
 from .federated.commands import federated, federated_server, federated_site
 from .options import (
     ChangesOption,
-    ChannelOption,
     DeviceOption,
     GroupOption,
     NetOption,
     QuietOption,
     RunOption,
     SizeOption,
-    TrainedChannelOption,
+    TrainedVolumeOption,
+    VolumeOption,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .splits import Split
 
 EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
+
+OLD_OPTIONS = {"channel": "volume"}  # what options were called before: still understood, no longer shown
 
 app = make_app("Train, evaluate and export networks for monet-edge.")
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -62,7 +64,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [*signature.parameters.values(), option]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command()(run)
+    app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})(run)
     return function
 
 
@@ -70,7 +72,7 @@ DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A fold
 
 
 @command
-def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
+def check(dataset: DatasetArgument, channel: VolumeOption = 0) -> None:
     """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
     from .dataset import check as check_dataset
 
@@ -89,7 +91,7 @@ def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
 def prepare(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
-    channel: ChannelOption = 0,
+    channel: VolumeOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
@@ -120,7 +122,7 @@ def fit(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
@@ -175,7 +177,7 @@ def evaluate(
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -189,7 +191,7 @@ def evaluate(
     from .evaluate import FILES, check_names, make_model, summarise, tell, write_scores
     from .evaluate import evaluate as evaluate_model
     from .labels import match
-    from .splits import read_splits
+    from .splits import choose_split, read_splits
 
     options.one_of("--engine", engine, ("runtime", "torch"))
     if output is not None:
@@ -198,7 +200,7 @@ def evaluate(
             refuse_special(output / name)
     if fold is not None and splits is None:
         raise MonetError("--fold chooses a split of --splits, which is not given")
-    held = options.choose_split(read_splits(splits), fold)["val"] if splits else None
+    held = choose_split(read_splits(splits), fold)["val"] if splits else None
     ready = load(weights)
     channel = weights_channel(ready.provenance, channel)
     found = options.read(dataset, channel, quiet)
@@ -236,7 +238,7 @@ def export(
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -259,7 +261,7 @@ def figures(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
 ) -> None:
     """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
     from .figures import draw

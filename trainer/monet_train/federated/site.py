@@ -18,10 +18,9 @@ from monet_edge.errors import DatasetError, ModelError
 from .. import checkpoint
 from ..config_text import from_json
 from ..data import Slices, build
-from ..options import choose_split
 from ..prepare import open_prepared
 from ..provenance import Source
-from ..splits import read_splits, split
+from ..splits import choose_split, read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import TrainStep
 from ..train import check_split, choose_device, set_up_torch, training_slices
