@@ -144,8 +144,8 @@ def test_without_an_average_the_network_itself_is_shown(tiny):
     step.state.network.train()
     step.step(torch.arange(4), 0)
     assert all(torch.equal(old, new) for old, new in zip(before, step.state.average.state_dict().values(), strict=True))
-    assert step.state.shown(PAPER) is step.state.network
-    assert step.state.shown(STRONG) is step.state.average
+    assert step.state.validated(PAPER) is step.state.network
+    assert step.state.validated(STRONG) is step.state.average
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01, 0.5])

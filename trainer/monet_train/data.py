@@ -75,14 +75,14 @@ def build(
         If the file of a case is not intact.
     """
 
-    def one(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def arrays_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         case = oriented(prepared.load(name), record.slicing)
         images = slices_of(case, record)
         labels = labels_of(case, record, merged)
         return images, labels, *(_rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32)))
 
     with ThreadPoolExecutor() as pool:  # NumPy and SciPy let go of the interpreter lock
-        parts = list(pool.map(one, names))
+        parts = list(pool.map(arrays_of, names))
     images, labels, depths, rims = zip(*parts, strict=True)
     counts = [len(part) for part in images]
     starts = np.cumsum([0, *counts])
@@ -107,8 +107,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
     """How many slices train and validate, and how many bytes all of them take at their worst moment."""
     axis = list(SLICINGS).index(record.slicing)
     training, validation = (sum(prepared.shape(name)[axis] for name in names) for names in (train, val))
-    one = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
-    return training, validation, one * max(2 * training, training + 2 * validation)
+    slice_bytes = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
+    return training, validation, slice_bytes * max(2 * training, training + 2 * validation)
 
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:

@@ -166,7 +166,7 @@ def release(
     """
     measured = plan(run, dataset, output, others, sides_as_one)
     training = read_splits(run / "splits.json")[0]["train"]
-    done, total = 0, len(training) + sum(len(one.names) for one in measured)
+    done, total = 0, len(training) + sum(len(part.names) for part in measured)
 
     def count(_: str) -> None:
         nonlocal done
@@ -177,16 +177,16 @@ def release(
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
     summaries = {}
-    for one in measured:
-        scores = evaluate(model, one.dataset, one.names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[one.heading] = summarise(list(scores), named)
+    for part in measured:
+        scores = evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count)
+        summaries[part.heading] = summarise(list(scores), named)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries}))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
-    commands = [measuring(output, one.dataset.name, one.dataset is dataset, channel, sides_as_one) for one in measured]
-    unscored = [f"Not scored on {one.heading}: {one.match}." for one in measured if str(one.match)]
+    commands = [measuring(output, part.dataset.name, part.dataset is dataset, channel, sides_as_one) for part in measured]
+    unscored = [f"Not scored on {part.heading}: {part.match}." for part in measured if str(part.match)]
     text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
     write_together({**files, output.with_suffix(".md"): text.encode()})
     return load(output)
@@ -226,7 +226,7 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
         if headings.count(heading) > 1:
             raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
     matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
-    return [Measured(*one, matched) for one, matched in zip(given, matches, strict=True)]
+    return [Measured(*part, matched) for part, matched in zip(given, matches, strict=True)]
 
 
 def _finished(run: Path) -> Settings:

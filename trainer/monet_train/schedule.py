@@ -26,7 +26,7 @@ def after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
         return
     state.bad_epochs, state.waited = state.bad_epochs + 1, state.waited + 1
     if row["val_loss"] < state.lowest:
-        state.best.load_state_dict(state.shown(recipe).state_dict())
+        state.best.load_state_dict(state.validated(recipe).state_dict())
         state.lowest, state.waited = row["val_loss"], 0
     if row["val_loss"] < state.reference - 1e-4:
         state.reference, state.bad_epochs = row["val_loss"], 0

@@ -40,13 +40,13 @@ class State:
         A row of metrics an epoch.
     learning_rate : float
     lowest : float
-        Validation loss.
+        The best validation loss.
     reference : float
-        The validation loss that an epoch must better by 1e-4, for the schedule.
+        The validation loss that the next validation must better by 1e-4, for the plateau schedule.
     bad_epochs : int
-        Validations since one did.
+        Validations since one was better by that much.
     waited : int
-        Validations since the lowest loss, for stopping.
+        Validations since the best one: the recipe's patience counts them.
     """
 
     network: Network
@@ -60,7 +60,7 @@ class State:
     bad_epochs: int = 0
     waited: int = 0
 
-    def shown(self, recipe: Recipe) -> Network:
+    def validated(self, recipe: Recipe) -> Network:
         """The network that is validated: the average where the recipe keeps one."""
         return self.average if recipe.ema_decay else self.network
 

@@ -29,7 +29,7 @@ from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
 from .splits import GIVEN, Split
-from .state import describe, start, start_at_prior, write
+from .state import State, describe, start, start_at_prior, write
 from .step import TrainStep, describe_epoch
 from .validate import agreed, validate
 
@@ -112,27 +112,31 @@ def fit(
         step = TrainStep(settings, state, training, world, compiled)
         if rank == 0:
             announce(describe_epoch(len(training.images), settings.recipe, world))
-        while not finished(settings.recipe, state):
-            epoch, started = len(state.history), time.perf_counter()
-            trained = step.epoch(epoch, rank, world)
-            seconds = time.perf_counter() - started
-            scores: dict[str, float] = {}
-            if (epoch + 1) % settings.recipe.validate_every == 0 or epoch + 1 == settings.recipe.epochs:
-                scores = agreed(validate(state.shown(settings.recipe), validation), place, world)
-            after_epoch(
-                settings.recipe,
-                state,
-                {"epoch": epoch, "learning_rate": state.learning_rate, "train_loss": trained, "seconds": seconds, **scores},
-            )
+        for row in _epochs(step, state, validation, rank, world):
             if rank == 0:
-                if (epoch + 1) % checkpoint_every == 0 or finished(settings.recipe, state):
+                if (int(row["epoch"]) + 1) % checkpoint_every == 0 or finished(settings.recipe, state):
                     write(state, folder)
-                log(state.history[-1])
-        final = state.best if settings.recipe.keep == "best" else state.shown(settings.recipe)
+                log(row)
+        final = state.best if settings.recipe.keep == "best" else state.validated(settings.recipe)
         if rank == 0:
             checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
             _draw_curves(folder)
         return final.eval()
+
+
+def _epochs(step: TrainStep, state: State, validation: Slices, rank: int, world: int) -> Iterator[dict[str, float]]:
+    """Train and validate until the recipe is done; yields every epoch's row of metrics, which is the last one of the state's history."""
+    recipe, place = step.settings.recipe, validation.images.device
+    while not finished(recipe, state):
+        epoch, started = len(state.history), time.perf_counter()
+        trained = step.epoch(epoch, rank, world)
+        seconds = time.perf_counter() - started
+        scores: dict[str, float] = {}
+        if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
+            scores = agreed(validate(state.validated(recipe), validation), place, world)
+        row = {"epoch": epoch, "learning_rate": state.learning_rate, "train_loss": trained, "seconds": seconds, **scores}
+        after_epoch(recipe, state, row)
+        yield row
 
 
 @contextmanager
@@ -154,11 +158,11 @@ def _out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0]
         # PyTorch has a class of its own for a GPU's memory only
-        if not isinstance(error, MemoryError) and not any(words in told.lower() for words in _NO_MEMORY):
+        if not isinstance(error, MemoryError) and not any(words in message.lower() for words in _NO_MEMORY):
             raise
-        raise ResourceError(f"the memory ran out while training: {told or 'no more can be had'}") from None
+        raise ResourceError(f"the memory ran out while training: {message or 'no more can be had'}") from None
 
 
 def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.device) -> None:
