@@ -203,7 +203,7 @@ def test_what_is_no_image_is_one_clear_error(given, model):
 
 
 def test_a_tensor_is_one_clear_error(model):
-    tensor = pytest.importorskip("torch").zeros(3, 16, 40)
+    tensor = pytest.importorskip("torch", reason="PyTorch is not installed").zeros(3, 16, 40)
     with pytest.raises(errors.ScanError, match=r"nibabel image or the path of a file, found torch\.Tensor"):
         model.segment(tensor)
     with pytest.raises(errors.ModelError, match=r"NumPy array, found torch\.Tensor"):
