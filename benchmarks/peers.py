@@ -20,6 +20,7 @@ import numpy as np
 from monet_edge import phantom, preprocess, weights
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.spec import Spec, fold_batchnorm, tensor_shapes
+from monet_edge.volume import Voxels
 
 Run = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes, H, W) float32
 
@@ -69,7 +70,7 @@ def random_case(name: str, folder: Path, seed: int = 0) -> Case:
 def shipped_case(name: str, folder: Path) -> Case:
     """A model of the package, on slices through the middle of the phantom as that model would see them."""
     model = weights.load(name)
-    volume, _ = phantom.make()
+    volume = Voxels(phantom.make()[0])
     statistics, first = preprocess.measure(volume), (len(volume) - SLICES) // 2
     seen = [preprocess.network_input(volume, z, model.preprocess, statistics) for z in range(first, first + SLICES)]
     tensors = {key: tensor.copy() for key, tensor in model.tensors.items()}  # PyTorch does not like read-only memory

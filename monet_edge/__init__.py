@@ -7,15 +7,19 @@ its first line, where it catches Ctrl-C, as soon as Python itself has started.
 TYPE_CHECKING = False  # true for mypy; importing typing's own takes 13 ms
 if TYPE_CHECKING:
     from . import errors as errors
+    from .about import DEFAULT as DEFAULT
+    from .about import DISCLAIMER as DISCLAIMER
+    from .about import __version__ as __version__
     from .model import Model, load
     from .pipeline import Outcome, segment
 
-__version__ = "0.1.0"
-DISCLAIMER = "Research use only, not a medical device."
-DEFAULT = "brain-flair"  # the model that is used unless another is named
 __all__ = ["Model", "Outcome", "errors", "load", "segment"]
 
-_HOMES = {"Model": "model", "Outcome": "pipeline", "load": "model", "segment": "pipeline"}
+_HOMES = {
+    **dict.fromkeys(("DEFAULT", "DISCLAIMER", "__version__"), "about"),
+    **dict.fromkeys(("Model", "load"), "model"),
+    **dict.fromkeys(("Outcome", "segment"), "pipeline"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
-from traceback import clear_frames
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from . import DEFAULT, DISCLAIMER, __version__
+from .about import DEFAULT, DISCLAIMER, __version__
 from .errors import MonetError
-from .terminal import complain, failing_clearly, make_app, progress_bar
+from .options import Options
+from .terminal import complain, failing_clearly, flag, make_app, progress_bar
 from .text import printable, quantity
 
 if TYPE_CHECKING:
-    from .jobs import Job, Options
     from .model import Model
     from .pipeline import Outcome
     from .weights import Weights
@@ -40,7 +43,28 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace resu
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with an option more for every field of `Options`, between its positional parameters and the others."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+    kinds = get_type_hints(Options)
+    more = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[kinds[field.name], typer.Option(flag(field.name), **field.metadata)],
+        )
+        for field in fields(Options)
+    ]
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=sorted([*own, *more], key=lambda parameter: (parameter.kind, parameter in own))
+    )
+    return command
+
+
 @app.command()
+@_with_options
 def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
         list[Path], typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them.")
@@ -50,82 +74,41 @@ def segment(
     ] = None,
     model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
-    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel counts, for a binary model.")] = None,
-    volume: Annotated[int | None, typer.Option(min=0, help="Which volume of a 4-D scan, counted from 0.")] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write <stem>_prob.nii.gz.")] = False,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirrored slice: slower, and for models trained with flips only.")
-    ] = False,
-    keep_largest: Annotated[bool, typer.Option("--keep-largest", help="Keep only the largest connected piece of every label.")] = False,
-    min_volume: Annotated[float, typer.Option(metavar="ML", min=0, help="Remove connected pieces smaller than this, in ml.")] = 0.0,
-    preview: Annotated[bool, typer.Option("--preview", help="Also draw <stem>_preview.png: outlines over the largest slices.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Also write this web page (.html); a folder for several scans.")] = None,
+    *,
     stats: Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")] = None,
     run_record: Annotated[Path | None, typer.Option(help="Write versions, machine, options, times, warnings to this .json.")] = None,
-    with_identifiers: Annotated[
-        bool, typer.Option("--with-identifiers", help="Let file names into pictures, pages and tables: they may hold a patient's name.")
-    ] = False,
-    overwrite: OverwriteOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
     debug: DebugOption = False,
+    **options: Any,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
-        from .jobs import Options, find_scans, plan_jobs
-        from .pipeline import check, entry, write_tables
+        from .runs import make_plan, run_all
 
-        options = Options(
-            threshold=threshold,
-            volume=volume,
-            flip=flip,
-            keep_largest=keep_largest,
-            min_volume=min_volume,
-            probabilities=probabilities,
-            preview=preview,
-            report=report,
-            with_identifiers=with_identifiers,
-            overwrite=overwrite,
-        )
-        jobs = plan_jobs(find_scans(scans), output, options)
-        check(jobs, options, stats, run_record)
-        ready = _load(model, threads, quiet)
-        entries = []
-        for number, job in enumerate(jobs, 1):
-            try:
-                entries.append(entry(number, job, _segment_one(job, ready, quiet, options), options))
-            except Exception as error:
-                if len(jobs) == 1 or debug:
-                    raise
-                entries.append(entry(number, job, error, options))
-                complain(error)
-                _release(error)
-        write_tables(entries, ready, options, stats, run_record)
-    failed = sum("error" in one for one in entries)
-    if len(jobs) > 1 and not quiet:
-        print(f"{len(jobs) - failed} of {len(jobs)} scans segmented")
-    if not quiet:
-        print(DISCLAIMER)
-    if failed:
-        raise typer.Exit(2 if failed == len(jobs) else 1)
+        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record)
+        ready, failed, count = _load(model, threads, quiet), 0, len(plan.jobs)
+        for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
+            if not isinstance(became, Exception):
+                _tell(became, quiet)
+            elif debug:
+                raise became
+            else:
+                failed += 1
+                complain(became)
+        if count > 1 and not quiet:
+            print(f"{count - failed} of {count} scans segmented")
+        if not quiet:
+            print(DISCLAIMER)
+        if failed:
+            raise typer.Exit(2 if failed == count else 1)
 
 
-def _release(error: BaseException | None) -> None:
-    """Free what the frames of an error hold, such as a volume: one that holds the error itself would wait for the collector."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__context__
-
-
-def _segment_one(job: Job, model: Model, quiet: bool, options: Options) -> Outcome:
-    from .pipeline import run
-
-    with progress_bar(f"segmenting {job.scan.name}", quiet) as progress:
-        outcome = run(job, model, options, progress=progress)
+def _tell(outcome: Outcome, quiet: bool) -> None:
+    """Print what became of a scan, and its warnings to standard error."""
     for warning in outcome.warnings:
-        print(f"monet-edge: {printable(f'{job.scan}: warning: {warning}')}", file=sys.stderr)
+        print(f"monet-edge: {printable(f'{outcome.job.scan}: warning: {warning}')}", file=sys.stderr)
     if not quiet:
         print(_describe(outcome))
-    return outcome
 
 
 def _describe(outcome: Outcome) -> str:
@@ -238,8 +221,9 @@ def demo(
         import numpy as np
 
         from . import phantom
-        from .jobs import Options, check_path, make_folder, make_job
-        from .volume import read
+        from .formats import read
+        from .job import check_path, make_folder, make_job
+        from .pipeline import run
 
         make_folder(folder)
         options = Options(overwrite=overwrite)
@@ -251,7 +235,9 @@ def demo(
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)
-        _segment_one(job, ready, False, options)
+        with progress_bar(f"segmenting {job.scan.name}", False) as progress:
+            outcome = run(job, ready, options, progress=progress)
+        _tell(outcome, False)
         mask = read(job.mask).voxels.T
         dice = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
         print(f"Dice {dice:.2f} against the lesion as drawn")

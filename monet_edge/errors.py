@@ -1,5 +1,11 @@
 """The exceptions of monet-edge: every message says what was expected, what was found and what to do."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Self
+
 
 def kind(found: object) -> str:
     """What something is, for the message that says that another thing was expected: "numpy.ndarray"."""
@@ -7,7 +13,32 @@ def kind(found: object) -> str:
 
 
 class MonetError(Exception):
-    """Base of everything raised on purpose; the command line prints it as one line and exits with status 2."""
+    """Base of everything raised on purpose; the command line prints it as one line and exits with status 2.
+
+    Attributes
+    ----------
+    fact : str
+        What was expected, what was found.
+    advice : str
+        What to do. An option's name stands in braces, so that whoever shows it can spell it as its reader does: of
+        "Choose another {output}." the command line makes "Choose another --output."
+    """
+
+    def __init__(self, fact: str = "", advice: str = "") -> None:
+        super().__init__(fact, advice)
+        self.fact, self.advice = fact, advice
+
+    def __str__(self) -> str:
+        return self.told(str)
+
+    def told(self, spell: Callable[[str], str]) -> str:
+        """Fact and advice, every option as ``spell`` writes it."""
+        advice = re.sub(r"\{(\w+)\}", lambda option: spell(option[1]), self.advice)
+        return f"{self.fact.rstrip('.')}. {advice}" if advice else self.fact
+
+    def about(self, subject: object) -> Self:
+        """The same error, its fact beginning with what it is about, such as a path."""
+        return type(self)(f"{subject}: {self.fact}", self.advice)
 
 
 class ScanError(MonetError):

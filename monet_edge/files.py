@@ -5,7 +5,6 @@ Also what is asked of a folder before the work: that it can be one, and that nob
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import secrets
@@ -15,15 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from . import system
 from .errors import OutputError
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows; there a file that is open can neither be removed nor renamed, so it needs no lock
-    fcntl = None  # type: ignore[assignment]
-
-# What a file system without links says; ENOTSUP and EOPNOTSUPP are one number on Linux, two on macOS.
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @contextmanager
@@ -43,7 +35,7 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         temporary, handle = _create(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-    claim = os.dup(handle) if fcntl else None  # keeps the lock until the file has its name
+    lock = os.dup(handle) if system.locks_open_files() else None  # held until the file has its name
     try:
         try:
             with os.fdopen(handle, "wb") as file:
@@ -55,14 +47,14 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             else:
                 _place(temporary, path)
         except FileExistsError:
-            raise OutputError(f"{path} exists already. Choose another --output, or say --overwrite.") from None
+            raise OutputError(f"{path} exists already", "Choose another {output}, or say {overwrite}.") from None
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        if claim is not None:
-            os.close(claim)
+        if lock is not None:
+            os.close(lock)
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
@@ -100,7 +92,7 @@ def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:
     _remove_dead(path)
     temporary, handle = _create(path)
     stack.callback(temporary.unlink, missing_ok=True)
-    if fcntl:
+    if system.locks_open_files():
         stack.callback(os.close, os.dup(handle))  # keeps the lock until the file has its name
     with os.fdopen(handle, "wb") as file:
         file.write(content)
@@ -113,11 +105,7 @@ def _backup(path: Path, stack: ExitStack) -> Path:
     """What ``path`` is now, under another name: a link, or a copy on a file system without links."""
     backup = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.before")
     stack.callback(backup.unlink, missing_ok=True)
-    try:
-        os.link(path, backup)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    if not system.link(path, backup):
         shutil.copy2(path, backup)
     return backup
 
@@ -134,17 +122,11 @@ def locked(folder: Path) -> Iterator[None]:
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):  # anything else: a file system without locks
-                raise OutputError(f"{folder}: another process works in this folder. Wait for it, or choose another one.") from None
+        held = False
+        with suppress(OSError):  # a file system without locks keeps nobody out
+            held = not system.try_lock(file)
+        if held:
+            raise OutputError(f"{folder}: another process works in this folder. Wait for it, or choose another one.")
         yield
 
 
@@ -176,11 +158,11 @@ def refuse_special(path: Path) -> None:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     if special:
-        raise OutputError(f"{path} is not a regular file. Choose another --output.")
+        raise OutputError(f"{path} is not a regular file", "Choose another {output}.")
 
 
-def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
-    """Refuse to write to what is the scan itself, be it through a link; ``option`` is what the path was given by.
+def refuse_input(path: Path, scan: Path, option: str = "output") -> None:
+    """Refuse to write to what is the scan itself, be it through a link; ``option`` is the name of what the path was given by.
 
     Raises
     ------
@@ -188,7 +170,7 @@ def refuse_input(path: Path, scan: Path, option: str = "--output") -> None:
         If it is.
     """
     if os.path.exists(path) and os.path.exists(scan) and os.path.samefile(path, scan):
-        raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}. Choose another {option}.")
+        raise OutputError(f"{path} is the input itself{' (through a link)' if path != scan else ''}", f"Choose another {{{option}}}.")
 
 
 def missing(path: Path, what: str = "file") -> str:
@@ -205,12 +187,11 @@ def _create(path: Path) -> tuple[Path, int]:
     while True:
         temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        if fcntl:
-            with suppress(OSError):  # a file system without locks: then nobody can take it for dead either
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.fstat(handle).st_nlink == 0:  # taken for dead between its creation and its lock
-                os.close(handle)
-                continue
+        with suppress(OSError):  # a file system without locks: then nobody can take it for dead either
+            system.lock(handle)
+        if system.locks_open_files() and os.fstat(handle).st_nlink == 0:  # taken for dead between its creation and its lock
+            os.close(handle)
+            continue
         return temporary, handle
 
 
@@ -218,12 +199,12 @@ def _remove_dead(path: Path) -> None:
     """Remove temporary files whose process is no more: the system has released their locks."""
     for temporary in path.parent.glob(f"{glob.escape(_prefix(path))}????????.part"):
         with suppress(OSError):  # in use, gone already, or not ours to remove
-            if fcntl:
-                with temporary.open("ab") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    temporary.unlink()
-            else:
+            if not system.locks_open_files():
                 temporary.unlink()
+                continue
+            with temporary.open("ab") as file:
+                if system.try_lock(file):
+                    temporary.unlink()
 
 
 def _prefix(path: Path) -> str:
@@ -232,11 +213,7 @@ def _prefix(path: Path) -> str:
 
 def _place(temporary: Path, path: Path) -> None:
     """Rename, never replacing what somebody else wrote meanwhile: unlike a rename, a link refuses."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
+    if not system.link(temporary, path):
         # A file system without links (FAT, some network ones): claim the name, then take it. Killed between the two
         # lines, an empty file would stay.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))

@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import ModelError
 from .preprocess import Preprocess, Statistics, normalise, resize
+from .volume import Voxels
 
 SIDE = 64  # pixels; coarse enough that a scan of any size takes under 50 ms
 _SLICES = 12  # looked at, spread over the middle of the volume
@@ -53,10 +54,10 @@ class Fingerprint:
         return self.distance(row) > self.limit
 
 
-def look(volume: np.ndarray, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
+def look(volume: Voxels, record: Preprocess, statistics: Statistics) -> np.ndarray:
     """A few slices of a canonical volume (Z, H, W), normalised for the network: (N, SIDE, SIDE) float32."""
     chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(volume) - 1)).round().astype(int))
-    return np.stack([resize(normalise(volume[z], record, statistics, slope, inter), SIDE, SIDE) for z in chosen])
+    return np.stack([resize(normalise(volume[z], record, statistics), SIDE, SIDE) for z in chosen])
 
 
 def features(slices: np.ndarray) -> np.ndarray:

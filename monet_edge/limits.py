@@ -1,14 +1,25 @@
-"""What the system lets this process have: the control groups it is in (Linux, version 1 and 2) and how many cores. Standard library only.
+"""What this process may use, cores and memory: the machine's, the control groups' it is in (Linux, version 1 and 2), `ulimit`'s.
 
 Containers and batch systems limit by control groups: `docker run --cpus=2` leaves all cores visible and stops whoever uses more.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
+
+import numpy as np
+
+from . import system
+from .errors import ResourceError
+from .system import lines
+
+_SLACK = 32 << 20  # compressors, code loaded late, the allocator's own
+_GROUP_FILES = {  # of a control group, by its version: limit, usage, and what of the usage is cache
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -19,16 +30,69 @@ def usable_cores(root: Path = Path("/")) -> int:
     root : Path
         Where ``proc`` and ``sys`` are; tests put their own there.
     """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows cannot say
-        cores = os.cpu_count() or 1
-    return min([cores, *(max(1, ceil(share)) for share in _shares(root))])
+    return min([system.cores(), *(max(1, ceil(share)) for share in _shares(root))])
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes that can still be had, swap included; None where the system does not say (macOS, Windows).
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` are; tests put their own there.
+    """
+    rooms = [_machine(root), _address_space(root), *_control_groups(root)]
+    known = [room for room in rooms if room is not None]
+    return max(min(known), 0) if known else None
+
+
+def demand(size: int, what: str) -> None:
+    """Refuse work that needs more than `available`.
+
+    Raises
+    ------
+    ResourceError
+        Naming what is needed and what there is.
+    """
+    room = available()
+    if room is not None and size > room:
+        raise ResourceError(f"{what} needs {size / 1e6:,.0f} MB of memory, {room / 1e6:,.0f} MB are available.")
+
+
+def peak(
+    shape: tuple[int, ...], dtype: np.dtype, *, classes: int, workspace: int, threads: int, probabilities: bool, cleaning: bool
+) -> int:
+    """Bytes that segmenting a volume takes at its worst moment, what the process holds already not counted.
+
+    Parameters
+    ----------
+    shape : (Z, H, W)
+        As the model cuts it.
+    dtype : numpy dtype
+        As stored.
+    classes : int
+        Channels of the network's output.
+    workspace : int
+        Bytes that the network takes, all threads together.
+    threads : int
+    probabilities : bool
+        They are kept.
+    cleaning : bool
+        Stray pieces are removed.
+    """
+    voxels = prod(shape)
+    volume = voxels * dtype.itemsize
+    kept = voxels * (1 + 4 * classes * probabilities + 14 * cleaning)  # the mask; pieces are numbered in 4 bytes, counted in 8
+    depth, height, width = shape
+    at_once = threads if 2 * depth >= threads else 1  # fewer are taken one after the other; mirrored, they are twice as many
+    pixels = at_once * height * width
+    slices = workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
+    return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
 
 
 def _shares(root: Path) -> Iterator[float]:
     """What every limit on the way up leaves, in cores."""
-    for version, folder in groups("cpu", root):
+    for version, folder in _groups("cpu", root):
         if version == 2:
             found = "".join(lines(folder / "cpu.max")).split()
         else:
@@ -37,7 +101,35 @@ def _shares(root: Path) -> Iterator[float]:
             yield int(found[0]) / int(found[1])
 
 
-def groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
+def _machine(root: Path) -> int | None:
+    table = _table(root / "proc/meminfo")
+    if "MemAvailable:" not in table:
+        return None
+    return 1024 * (table["MemAvailable:"] + table.get("SwapFree:", 0))
+
+
+def _address_space(root: Path) -> int | None:
+    """What `ulimit -v` leaves."""
+    for line in lines(root / "proc/self/limits"):
+        if line.startswith("Max address space"):
+            limit = line.split()[3]
+            used = _table(root / "proc/self/status").get("VmSize:", 0)
+            return None if limit == "unlimited" else int(limit) - 1024 * used
+    return None
+
+
+def _control_groups(root: Path) -> list[int]:
+    """What every limit on the way up from this process's group leaves; page cache that can be dropped does not count as used."""
+    rooms = []
+    for version, folder in _groups("memory", root):
+        limit, usage, cache = _GROUP_FILES[version]
+        most, used = _number(folder / limit), _number(folder / usage)
+        if most is not None and used is not None:
+            rooms.append(most - used + _table(folder / "memory.stat").get(cache, 0))
+    return rooms
+
+
+def _groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
     """The folder of every control group on the way up from this process's, each with the version that its files are of."""
     for line in lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -52,9 +144,12 @@ def groups(controller: str, root: Path) -> Iterator[tuple[int, Path]]:
             yield version, base / group
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of one of the system's files, none where it is not there."""
-    try:
-        return path.read_text("utf-8", "surrogateescape").splitlines()  # a group's name may be any bytes
-    except OSError:
-        return []
+def _number(path: Path) -> int | None:
+    text = "".join(lines(path)).strip()
+    return int(text) if text.isdecimal() else None  # "max" where there is no limit
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines such as ``SwapFree:  0 kB`` as a dict of their numbers."""
+    rows = (line.split() for line in lines(path))
+    return {row[0]: int(row[1]) for row in rows if len(row) >= 2 and row[1].isdecimal()}

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from . import DEFAULT, fingerprint, memory, preprocess
-from . import volume as _volume
+from . import fingerprint, formats, limits, preprocess
+from .about import DEFAULT
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .flip import mirrored
-from .limits import usable_cores
+from .options import Options
 from .spec import multiple_of
+from .volume import Orientation, Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
+Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
 
 
@@ -47,7 +49,7 @@ class Segmentation:
 
 
 class Model:
-    """A network with its preprocessing, ready to run on the CPU.
+    """A network with its preprocessing, ready to run on the CPU: from `load`.
 
     Attributes
     ----------
@@ -55,11 +57,18 @@ class Model:
         The file it came from: Spec, tensors, preprocessing, provenance.
     threads : int
         How many slices run at a time.
+
+    Examples
+    --------
+    >>> import monet_edge
+    >>> model = monet_edge.load("brain-flair", threads=1)
+    >>> model.threads, model.weights.preprocess.labels
+    (1, ('tumour',))
     """
 
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         self.weights = weights
-        self.threads = threads or usable_cores()
+        self.threads = threads or limits.usable_cores()
         self.engine = Engine(weights.spec, weights.tensors, self.threads)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Weights, int]]:
@@ -72,7 +81,7 @@ class Model:
         Parameters
         ----------
         slices : (N, H, W) or (N, C, H, W) float32
-            H and W divide by the network's `spec.multiple_of` (4 for MoNet).
+            As `slices` makes them of a scan; H and W divide by the network's `spec.multiple_of` (4 for MoNet).
 
         Returns
         -------
@@ -83,9 +92,16 @@ class Model:
         ------
         ModelError
             If the array does not fit the network.
+
+        Examples
+        --------
+        >>> import monet_edge
+        >>> model = monet_edge.load("brain-flair")
+        >>> model.predict(model.slices("scan.nii.gz")[10:12]).shape
+        (2, 1, 256, 256)
         """
         if not isinstance(slices, np.ndarray):
-            raise ModelError(f"predict expects a NumPy array, found {kind(slices)}")
+            raise ModelError(f"predict expects a NumPy array, as `slices` makes it of a scan, found {kind(slices)}")
         images = slices[:, None] if slices.ndim == 3 else slices
         spec, multiple = self.weights.spec, multiple_of(self.weights.spec)
         if images.ndim != 4 or images.shape[1] != spec.in_channels or images.dtype != np.float32:
@@ -95,23 +111,50 @@ class Model:
             raise ModelError(f"predict expects sides that divide by {multiple}, found {images.shape[2]}x{images.shape[3]}")
         return self.engine.run(images)
 
+    def slices(self, image: Image | Scan, *, volume: int | None = None) -> np.ndarray:
+        """What `predict` wants of a scan: all its slices as this model sees them, cut, normalised, resized.
+
+        Parameters
+        ----------
+        image : nibabel image, str, Path or Scan
+        volume : int, optional
+            Which volume of a file that has several, from 0.
+
+        Returns
+        -------
+        (N, C, H, W) float32
+            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours.
+
+        Raises
+        ------
+        ScanError
+            If the scan cannot be read or is not a 3-D volume of numbers.
+        ResourceError
+            If they would take more memory than there is.
+
+        Examples
+        --------
+        >>> import monet_edge
+        >>> monet_edge.load("brain-flair").slices("scan.nii.gz").shape
+        (24, 3, 256, 256)
+        """
+        record = self.weights.preprocess
+        scan = image if isinstance(image, Scan) else self._scan(image, volume)
+        voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
+        limits.demand(4 * len(voxels) * self.weights.spec.in_channels * record.size**2, "the scan's slices, all together,")
+        statistics = preprocess.measure(voxels)
+        return np.stack([preprocess.network_input(voxels, z, record, statistics) for z in range(len(voxels))])
+
     def segment(
-        self,
-        image: nibabel.spatialimages.SpatialImage | str | os.PathLike[str],
-        *,
-        volume: int | None = None,
-        threshold: float | None = None,
-        flip: bool = False,
+        self, image: Image, *, volume: int | None = None, threshold: float | None = None, flip: bool = False
     ) -> nibabel.Nifti1Image:
         """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
 
         Parameters
         ----------
         image : nibabel image, str or Path
-        volume : int, optional
-            Which volume of a file that has several, from 0.
-        threshold, flip :
-            As for `segment_scan`.
+        volume, threshold, flip :
+            As in `Options`.
 
         Raises
         ------
@@ -124,29 +167,42 @@ class Model:
         -----
         UserWarning
             Of what `segment_scan` finds doubtful: an empty mask, a scan unlike those of the training.
+
+        Examples
+        --------
+        >>> import monet_edge
+        >>> mask = monet_edge.load("brain-flair").segment("scan.nii.gz")
+        >>> mask.shape, mask.get_data_dtype().name
+        ((256, 256, 24), 'uint8')
         """
-        if isinstance(image, (str, os.PathLike)):
-            scan = self.read_scan(Path(image), volume)
-        elif volume is not None:
-            raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
-        else:
-            scan = _volume.from_image(image)
-            self._demand_memory(scan.shape, scan.affine, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
-        result = self.segment_scan(scan, threshold=threshold, flip=flip)
+        options = Options(threshold=threshold, volume=volume, flip=flip)
+        scan = self._scan(image, volume)
+        result = self.segment_scan(scan, options)
         for warning in result.warnings:
             warnings.warn(warning, stacklevel=2)
-        return _volume.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
+        return formats.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
 
-    def read_scan(self, path: Path, index: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> _volume.Scan:
+    def _scan(self, image: Image, volume: int | None) -> Scan:
+        """A scan from a file or from memory, having seen that there is memory to segment it."""
+        if isinstance(image, (str, os.PathLike)):
+            return self.read_scan(formats.peek(Path(image)), volume)
+        if volume is not None:
+            raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
+        scan = formats.from_image(image)
+        self._demand_memory(scan.shape, scan.affine, scan.voxels.dtype, "segmenting the image", held=scan.voxels.nbytes)
+        return scan
+
+    def read_scan(self, header: formats.Header, volume: int | None = None, *, probabilities: bool = False, cleaning: bool = False) -> Scan:
         """Read a scan, having seen by its header that there is memory to segment it.
 
         Parameters
         ----------
-        path : Path
-        index : int, optional
+        header : Header
+            From `formats.peek`.
+        volume : int, optional
             Which volume of a scan that has several, from 0.
         probabilities, cleaning : bool
-            What else will be wanted, see `memory.peak`.
+            What else will be wanted, see `limits.peak`.
 
         Raises
         ------
@@ -155,10 +211,9 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        layout = _volume.peek(path)
-        what = f"{path}: segmenting it"
-        self._demand_memory(layout.shape, layout.affine, layout.dtype, what, probabilities=probabilities, cleaning=cleaning)
-        return _volume.read(path, index)
+        what = f"{header.path}: segmenting it"
+        self._demand_memory(header.shape, header.affine, header.dtype, what, probabilities=probabilities, cleaning=cleaning)
+        return formats.read(header, volume)
 
     def _demand_memory(
         self,
@@ -173,9 +228,8 @@ class Model:
     ) -> None:
         """Refuse a volume (X, Y, Z) of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
         record = self.weights.preprocess
-        cut, _ = _volume.to_canonical(np.broadcast_to(np.uint8(0), shape), affine, preprocess.SLICINGS[record.slicing])
-        needed = memory.peak(
-            cut.shape,
+        needed = limits.peak(
+            tuple(shape[axis] for axis in orient(affine, preprocess.SLICINGS[record.slicing]).axes),
             dtype,
             classes=self.weights.spec.classes,
             workspace=self.engine.workspace_bytes(record.size, record.size),
@@ -183,89 +237,79 @@ class Model:
             probabilities=probabilities,
             cleaning=cleaning,
         )
-        memory.demand(needed - held, f"{what} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+        limits.demand(needed - held, f"{what} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
-    def segment_scan(
-        self,
-        scan: _volume.Scan,
-        *,
-        threshold: float | None = None,
-        probabilities: bool = False,
-        flip: bool = False,
-        progress: Progress | None = None,
-    ) -> Segmentation:
+    def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and the workspaces are in memory.
 
         Parameters
         ----------
         scan : Scan
-        threshold : float, optional
-            For a binary model, instead of the model's own.
-        probabilities : bool
-            Also keep the probabilities: 4 bytes a voxel and class.
-        flip : bool
-            Average with the prediction of the mirrored slice: twice the work, and for models trained with flips only.
+        options : Options
+            Of which ``threshold``, ``flip`` and ``probabilities`` count here.
         progress : callable, optional
             Called with the number of slices done, and of all.
-
-        Raises
-        ------
-        ModelError
-            If the threshold is no probability.
         """
-        if not isinstance(scan, _volume.Scan):
-            raise ScanError(f"segment_scan expects a Scan, as monet_edge.volume.read gives it, found {kind(scan)}; segment takes images")
-        preprocess.check_threshold(threshold)
+        if not isinstance(scan, Scan):
+            raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
         record, classes = self.weights.preprocess, self.weights.spec.classes
-        axes = preprocess.SLICINGS[record.slicing]
-        voxels, _ = _volume.to_canonical(scan.voxels, scan.affine, axes)
-        statistics = preprocess.measure(voxels, scan.slope, scan.inter)
+        orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
+        voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
+        statistics = preprocess.measure(voxels)
         mask = np.zeros(scan.shape, np.uint8, order="F")
-        mask_slices, _ = _volume.to_canonical(mask, scan.affine, axes)
-        kept, kept_slices = None, []
-        if probabilities:
-            kept = np.zeros((*scan.shape, classes), np.float32, order="F")
-            kept_slices = [_volume.to_canonical(kept[..., c], scan.affine, axes)[0] for c in range(classes)]
-        limit = record.threshold if threshold is None else threshold
+        kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
+        if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
+            self._run(voxels, statistics, mask, kept, orientation, options, progress)
+        if kept is not None and classes == 1:
+            kept = kept[..., 0]
+        doubts = (*scan.warnings, *_warnings(record, statistics, mask), *self._doubts(voxels, statistics, options))
+        return Segmentation(mask, kept, statistics, doubts)
+
+    def _run(
+        self,
+        voxels: Voxels,
+        statistics: preprocess.Statistics,
+        mask: np.ndarray,
+        kept: np.ndarray | None,
+        orientation: Orientation,
+        options: Options,
+        progress: Progress | None,
+    ) -> None:
+        """Take every slice through the network; mask, and probabilities if wanted, are filled on the scan's own grid."""
+        record, count = self.weights.preprocess, len(voxels)
+        threshold = record.threshold if options.threshold is None else options.threshold
+        mask_slices = orientation.turn(mask)
+        kept_slices: Sequence[np.ndarray] | np.ndarray = [] if kept is None else np.moveaxis(orientation.turn(kept), -1, 0)
 
         def load(z: int) -> np.ndarray:
-            return preprocess.network_input(voxels, z, record, statistics, scan.slope, scan.inter)
+            return preprocess.network_input(voxels, z, record, statistics)
 
         def store(z: int, probability: np.ndarray) -> None:
-            probability = preprocess.resize(probability, *voxels.shape[1:])
-            mask_slices[z] = preprocess.to_mask(probability, limit)
-            for c, slices in enumerate(kept_slices):
-                slices[z] = probability[c]
-
-        count = len(voxels)
+            probability = preprocess.resize(probability, *mask_slices.shape[1:])
+            mask_slices[z] = preprocess.to_mask(probability, threshold)
+            for channel, slices in enumerate(kept_slices):
+                slices[z] = probability[channel]
 
         def report(done: int) -> None:
             if progress is not None:
                 progress(done, count)
 
-        if preprocess.blank(record, statistics):
-            pass  # nothing to see: the mask stays empty
-        elif flip:
+        if options.flip:
             self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
         else:
             self.engine.map(count, load, store, report)
-        if kept is not None and classes == 1:
-            kept = kept[..., 0]
-        doubts = scan.warnings + _warnings(record, statistics, mask)
-        if threshold is not None and classes > 1:
-            doubts += (f"the threshold is ignored: {self.weights.name} has several labels, and the likeliest counts",)
-        if flip and not self.weights.saw_flips:
-            doubts += (f"{self.weights.name} was trained without mirrored slices: averaging with them (flip) may do harm",)
-        if self._is_foreign(voxels, statistics, scan):
-            doubts += (f"this scan does not look like those that {self.weights.name} was trained on; do not trust the mask",)
-        return Segmentation(mask, kept, statistics, doubts)
 
-    def _is_foreign(self, voxels: np.ndarray, statistics: preprocess.Statistics, scan: _volume.Scan) -> bool:
-        usual = self.weights.fingerprint
-        if usual is None or preprocess.blank(self.weights.preprocess, statistics):
-            return False
-        slices = fingerprint.look(voxels, self.weights.preprocess, statistics, scan.slope, scan.inter)
-        return usual.is_foreign(fingerprint.features(slices))
+    def _doubts(self, voxels: Voxels, statistics: preprocess.Statistics, options: Options) -> Iterator[str]:
+        """What this model, asked like this, makes doubtful."""
+        name, usual = self.weights.name, self.weights.fingerprint
+        if options.threshold is not None and self.weights.spec.classes > 1:
+            yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
+        if options.flip and not self.weights.saw_flips:
+            yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
+        if usual is not None and not preprocess.blank(self.weights.preprocess, statistics):
+            seen = fingerprint.look(voxels, self.weights.preprocess, statistics)
+            if usual.is_foreign(fingerprint.features(seen)):
+                yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
@@ -281,6 +325,12 @@ def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:
     ------
     ModelError
         If there is no such model, or its file is not intact.
+
+    Examples
+    --------
+    >>> import monet_edge
+    >>> monet_edge.load("brain-flair").weights.kind
+    'FLAIR, tumour'
     """
     return Model(load_weights(model), threads)
 

@@ -1,27 +1,26 @@
-"""Path in, mask out: the way of one scan from disk to disk, and what a run of several leaves behind."""
+"""Path in, mask out: the way of one scan from disk to disk."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from . import DEFAULT, postprocess
-from .errors import MonetError, OutputError, kind
+from . import postprocess
+from .about import DEFAULT
+from .errors import MonetError, kind
 from .files import atomic_write
-from .jobs import Job, Options, absolute, check_output, check_path, make_job
+from .formats import Header, write
+from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation, load
-from .report import record
-from .report.statistics import LabelStatistics, axis_codes, check_table, measure, write_table
-from .volume import Scan, write
-
-if TYPE_CHECKING:
-    from .report.slices import Finding
+from .options import Options
+from .preprocess import Statistics
+from .report.statistics import LabelStatistics, axis_codes, measure
+from .volume import Scan
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,15 @@ class Outcome:
     warnings : tuple of str
     times : dict of str to float
         Seconds of every stage, in order.
+
+    Examples
+    --------
+    >>> import monet_edge
+    >>> outcome = monet_edge.segment("scan.nii.gz", overwrite=True)
+    >>> {name: round(ml) for name, ml in outcome.volumes.items()}
+    {'tumour': 41}
+    >>> list(outcome.times)
+    ['read', 'segment', 'clean', 'write', 'measure', 'show']
     """
 
     job: Job
@@ -67,7 +75,7 @@ def segment(
     Parameters
     ----------
     scan : path
-        NIfTI, compressed or not.
+        In any of `formats.FORMATS`.
     output : path, optional
         The mask's file. Default: ``<stem>_seg.nii.gz`` beside the scan.
     model : str, path or Model
@@ -87,19 +95,28 @@ def segment(
     ------
     MonetError
         Saying what was expected, what was found and what to do.
+
+    Examples
+    --------
+    >>> import monet_edge
+    >>> outcome = monet_edge.segment("scan.nii.gz", model="brain-flair", overwrite=True)
+    >>> outcome.job.mask.name
+    'scan_seg.nii.gz'
     """
     for what, path in (("scan", scan), ("output", output)):
         if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
             raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
     chosen = Options(**options)
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
-    check([job], chosen, None, None)
+    if chosen.cleaning:
+        postprocess.library()
+    header = check_job(job, overwrite=chosen.overwrite)
     ready = model if isinstance(model, Model) else load(model, threads)
-    return run(job, ready, chosen, progress=progress)
+    return run(job, ready, chosen, header=header, progress=progress)
 
 
-def run(job: Job, model: Model, options: Options, *, progress: Progress | None = None) -> Outcome:
-    """The way of one scan: read, segment, clean, write, measure, draw."""
+def run(job: Job, model: Model, options: Options, *, header: Header | None = None, progress: Progress | None = None) -> Outcome:
+    """The way of one scan: read, segment, clean, write, measure, draw; ``header`` as `check_job` gave it, if it was asked."""
     times: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -108,12 +125,10 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    check_output(job, overwrite=options.overwrite)
-    scan = model.read_scan(job.scan, options.volume, probabilities=options.probabilities, cleaning=options.cleaning)
+    header = header or check_job(job, overwrite=options.overwrite)
+    scan = model.read_scan(header, options.volume, probabilities=options.probabilities, cleaning=options.cleaning)
     lap("read")
-    result = model.segment_scan(
-        scan, threshold=options.threshold, probabilities=options.probabilities, flip=options.flip, progress=progress
-    )
+    result = model.segment_scan(scan, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")
@@ -122,17 +137,12 @@ def run(job: Job, model: Model, options: Options, *, progress: Progress | None =
         write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
     write(job.mask, mask, like=scan, labels=names, overwrite=options.overwrite)
     lap("write")
-    labels = measure(scan, mask, names)
+    outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")
     if job.preview is not None or job.report is not None:
-        from .report.slices import Finding, window  # here, with pillow: a tenth of all that is imported
-
-        weights = model.weights
-        title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
-        limits = window(weights.preprocess, result.statistics)
-        _show(job, model, Finding(scan, mask, labels, limits, weights.preprocess.slicing, title, warnings), options.overwrite)
+        _show(outcome, model, scan, mask, result.statistics, options)
     lap("show")
-    return Outcome(job, labels, warnings, times)
+    return outcome
 
 
 def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -145,58 +155,21 @@ def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarr
     return mask, (*result.warnings, f"the mask is empty: every piece was smaller than {options.min_volume:g} ml")
 
 
-def _show(job: Job, model: Model, finding: Finding, overwrite: bool) -> None:
+def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statistics: Statistics, options: Options) -> None:
     """The picture and the page, where asked for."""
-    from .report import page, preview
+    from .report import page, preview  # here, with pillow: a tenth of all that is imported
+    from .report.slices import Finding, window
 
+    job, weights = outcome.job, model.weights
+    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
+    limits, slicing = window(weights.preprocess, statistics), weights.preprocess.slicing
+    finding = Finding(scan, mask, outcome.labels, limits, slicing, title, outcome.warnings)
     if job.preview is not None:
-        preview.save(job.preview, preview.draw(finding), overwrite=overwrite)
+        preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
-        scan, weights = finding.scan, model.weights
         size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
         facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
         about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
         text = page.build(finding, facts, about, page.model_card(weights))
-        with atomic_write(job.report, overwrite=overwrite) as file:
+        with atomic_write(job.report, overwrite=options.overwrite) as file:
             file.write(text.encode())
-
-
-def check(jobs: Sequence[Job], options: Options, stats: Path | None, run_record: Path | None) -> None:
-    """Refuse before any work what would fail after it, for the whole run.
-
-    Raises
-    ------
-    MonetError
-        Saying what; a folder's own results are judged one by one, when their turn comes.
-    """
-    if options.cleaning:
-        postprocess.library()
-    if stats is not None:
-        check_table(stats)
-    taken = {absolute(path) for job in jobs for path in job.results}
-    for option, path in (("--stats", stats), ("--run-record", run_record)):
-        if path is None:
-            continue
-        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
-        if absolute(path) in taken:
-            raise OutputError(f"{path} would be another result, too. Choose another {option}.")
-        taken.add(absolute(path))
-    if len(jobs) == 1:
-        check_output(jobs[0], overwrite=options.overwrite)
-
-
-def entry(number: int, job: Job, became: Outcome | Exception, options: Options) -> dict[str, Any]:
-    """What a run keeps of a scan, see `record.entry`: words and numbers; an exception would keep the volume that its frames hold."""
-    shown = job.scan if options.with_identifiers else None
-    if isinstance(became, Exception):
-        return record.entry(number, shown, error=became)
-    return record.entry(number, shown, labels=became.labels, warnings=became.warnings, times=became.times)
-
-
-def write_tables(entries: Sequence[Mapping[str, Any]], model: Model, options: Options, stats: Path | None, run_record: Path | None) -> None:
-    """The table of statistics and the record of a run, where asked for."""
-    if stats is not None:
-        write_table(stats, model.weights.name, entries, overwrite=options.overwrite)
-    if run_record is not None:
-        asked = {key: value for key, value in asdict(options).items() if key != "report"} | {"report": options.report is not None}
-        record.write(run_record, model, asked, entries, overwrite=options.overwrite)

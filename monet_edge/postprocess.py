@@ -20,7 +20,9 @@ def library() -> ModuleType:
     try:
         import cc3d
     except ImportError:
-        raise MonetError("--keep-largest and --min-volume need connected-components-3d: pip install '.[components]'") from None
+        raise MonetError(
+            "connected-components-3d is not installed", "{keep_largest} and {min_volume} need it: pip install '.[components]'"
+        ) from None
     return cc3d
 
 

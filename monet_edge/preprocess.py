@@ -1,7 +1,8 @@
 """What happens to a scan's intensities and geometry before and after the network: the one implementation, for training and use.
 
 The record travels inside the weights file, so nobody has to know how a model was trained. Volumes here are in canonical
-order (Z, H, W), see `volume.to_canonical`, in their own dtype; nothing but single slices is ever converted to float.
+order (Z, H, W), see `volume.to_canonical`, in their own dtype; nothing but single slices is ever converted to float. An array
+travels with what scales it, as `volume.Voxels`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
+from .volume import Voxels
 
 INTENSITIES = ("window", "zscore", "percentile")
 # Axis codes of (Z, H, W): what one looks at is seen as on a radiologist's screen, the patient's left on the right.
@@ -165,24 +167,25 @@ class Statistics:
         return self.sd == 0
 
 
-def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Statistics:
+def measure(volume: Voxels) -> Statistics:
     """Measure a volume once; the same voxels give the same bits in any axis order, because they are sorted first.
 
     Parameters
     ----------
-    volume : array of any shape and real dtype
-        As stored; scaled intensities are ``volume * slope + inter``. Sorting takes one copy in the stored dtype.
+    volume : Voxels
+        Of any shape. Sorting takes one copy in the stored dtype.
 
     Returns
     -------
     Statistics
     """
-    values = volume.flatten(order="K")
+    slope, inter = volume.slope, volume.inter
+    values = volume.stored.flatten(order="K")
     values.sort()
     if values.dtype.kind == "f":  # what is not finite lies at the ends now, NaN last: no mask of it, no third copy
         inf = values.dtype.type(np.inf)
         values = values[np.searchsorted(values, -inf, "right") : np.searchsorted(values, inf, "left")]
-    nonfinite = volume.size - values.size
+    nonfinite = volume.stored.size - values.size
     if slope < 0:
         values = values[::-1]
     if not values.size:
@@ -207,7 +210,7 @@ def measure(volume: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> Stati
     variance = sum(float(np.square(values[i : i + _CHUNK] - np.float64(mean)).sum()) for i in chunks) / count
     quantiles = tuple(scaled(first + round(q / 100 * (count - 1))) for q in QUANTILES)
     sd = float(np.sqrt(variance)) * abs(slope)
-    return Statistics(background, floor, mean * slope + inter, sd, quantiles, count / volume.size, nonfinite)
+    return Statistics(background, floor, mean * slope + inter, sd, quantiles, count / volume.stored.size, nonfinite)
 
 
 def blank(record: Preprocess, statistics: Statistics) -> bool:
@@ -226,13 +229,13 @@ def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, floa
     return low, high, statistics.floor
 
 
-def normalise(raw: np.ndarray, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """One slice (H, W) of any real dtype, as stored, to float32 in [0, 1]; background, NaN and infinities become 0."""
+def normalise(raw: Voxels, record: Preprocess, statistics: Statistics) -> np.ndarray:
+    """One slice (H, W) to float32 in [0, 1]; background, NaN and infinities become 0."""
     low, high, floor = span(record, statistics)
     if not high > low:
-        return np.zeros(raw.shape, np.float32)
+        return np.zeros(raw.stored.shape, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        x = raw.astype(np.float64) * slope + inter
+        x = raw.scaled()
         y = np.clip((x - low) / (high - low), 0, 1)
         y[~((x > floor) & np.isfinite(x))] = 0
     return np.ascontiguousarray(y, np.float32)
@@ -270,9 +273,7 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return images
 
 
-def network_input(
-    volume: np.ndarray, z: int, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0
-) -> np.ndarray:
+def network_input(volume: Voxels, z: int, record: Preprocess, statistics: Statistics) -> np.ndarray:
     """What the network sees for slice ``z`` of a canonical volume (Z, H, W).
 
     Returns
@@ -282,19 +283,7 @@ def network_input(
     """
     around = range(z - record.context, z + record.context + 1)
     slices = (volume[min(max(i, 0), len(volume) - 1)] for i in around)
-    return np.stack([resize(normalise(raw, record, statistics, slope, inter), record.size, record.size) for raw in slices])
-
-
-def check_threshold(threshold: float | None) -> None:
-    """Refuse a threshold that is no probability.
-
-    Raises
-    ------
-    ModelError
-        Saying what was expected.
-    """
-    if threshold is not None and not 0 < threshold < 1:
-        raise ModelError(f"threshold: expected a probability between 0 and 1, found {threshold}")
+    return np.stack([resize(normalise(raw, record, statistics), record.size, record.size) for raw in slices])
 
 
 def to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:

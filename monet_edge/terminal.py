@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import typer
 
-from . import DISCLAIMER
+from .about import DISCLAIMER
 from .errors import MonetError
 from .text import printable
 
@@ -122,10 +122,15 @@ def failing_clearly(debug: bool) -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def flag(option: str) -> str:
+    """How the command line spells an option of the library: ``--run-record`` of run_record."""
+    return f"--{option.replace('_', '-')}"
+
+
 def complain(error: Exception) -> None:
     """Print an error as one line on stderr; file names in it cannot steer the terminal."""
     if isinstance(error, MonetError):
-        message = str(error)
+        message = error.told(flag)
     elif isinstance(error, MemoryError):
         message = "not enough memory. Close other programs, or segment a smaller scan."
     else:

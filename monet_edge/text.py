@@ -16,3 +16,8 @@ def digits(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}"
+
+
+def harmless(value: object) -> object:
+    """Text that a spreadsheet would run as a formula, with the apostrophe that makes it text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

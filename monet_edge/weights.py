@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from . import fingerprint as _fingerprint
-from . import memory
+from . import limits
 from . import preprocess as _preprocess
 from . import spec as _spec
 from .errors import ModelError, ResourceError
@@ -145,7 +145,7 @@ def _load(path: Path) -> Weights:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ModelError(f"the file has {size:,} bytes, a weights file at most {MAX_BYTES:,}")
-    memory.demand(2 * size, "the weights file")  # the file and its tensors
+    limits.demand(2 * size, "the weights file")  # the file and its tensors
     return parse(path.stem, path.read_bytes())
 
 

@@ -63,8 +63,11 @@ REFUSED = {
     "6 zero side": (nifti(fields={"dim": [3, 12, 0, 6, 1, 1, 1, 1]}), "at least 1"),
     "6 no dimension": (nifti(fields={"dim": [0, 12, 10, 6, 1, 1, 1, 1]}), "0 dimensions"),
     "6 nine dimensions": (nifti(fields={"dim": [9, 12, 10, 6, 1, 1, 1, 1]}), "9 dimensions"),
-    "7 4-D": (nifti(np.zeros((4, 4, 4, 2), np.int16)), r"4-D, 2 volumes of 4x4x4. Choose one with --volume 0 or --volume 1\."),
-    "7 5-D": (nifti(np.zeros((4, 4, 4, 2, 3), np.int16)), r"5-D, 6 volumes of 4x4x4. Choose one with --volume 0 to --volume 5\."),
+    "7 4-D": (nifti(np.zeros((4, 4, 4, 2), np.int16)), r"holds 2 volumes of 4x4x4, expected one. Choose one with volume 0 or volume 1"),
+    "7 5-D": (
+        nifti(np.zeros((4, 4, 4, 2, 3), np.int16)),
+        r"holds 6 volumes of 4x4x4, expected one. Choose one with volume 0 to volume 5",
+    ),
     "8 RGB": (nifti(fields={"datatype": 128, "bitpix": 24}), "RGB"),
     "8 complex": (nifti(fields={"datatype": 32, "bitpix": 64}), "complex64"),
     "8 long double": (nifti(fields={"datatype": 1536, "bitpix": 128}), "float128"),

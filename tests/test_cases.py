@@ -11,7 +11,7 @@ import torch
 from synthetic import settings, write_dataset
 from test_train_cli import call
 
-from monet_edge import memory, weights
+from monet_edge import limits, weights
 from monet_edge.errors import ResourceError
 from monet_train import cases, train
 from monet_train.prepare import open_prepared
@@ -187,7 +187,7 @@ PART = {"train": ["case_000"], "val": ["case_001"]}
 
 
 def test_a_training_beyond_the_memory_is_refused_before_it_begins(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 10_000_000)
+    monkeypatch.setattr(limits, "available", lambda: 10_000_000)
     wide = replace(settings(), preprocess=replace(settings().preprocess, size=1024))
     with pytest.raises(ResourceError, match=r"a training on 16 slices of 1024x1024, 4 at a time, needs [\d,]+ MB of memory, 10 MB are"):
         train.fit(wide, small[1], PART, tmp_path / "run", device="cpu")

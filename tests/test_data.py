@@ -7,7 +7,7 @@ import pytest
 import torch
 from synthetic import RECORD
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.preprocess import SLICINGS, measure, network_input
 from monet_train.augment import augment
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
@@ -23,11 +23,11 @@ def test_the_trainer_feeds_what_the_runtime_feeds(small, slicing, context):
     slices = build(prepared, ["case_000", "case_001"], record, False, "cpu", True)
     start = 0
     for name in slices.names:
-        scan = volume.read(dataset.pairs[name][0], 0)
-        voxels, _ = volume.to_canonical(scan.voxels, scan.affine, SLICINGS[slicing])
-        statistics = measure(voxels, scan.slope, scan.inter)
+        scan = formats.read(dataset.pairs[name][0], 0)
+        voxels = scan.canonical(SLICINGS[slicing])
+        statistics = measure(voxels)
         for z in range(len(voxels)):
-            ref = network_input(voxels, z, record, statistics, scan.slope, scan.inter)
+            ref = network_input(voxels, z, record, statistics)
             assert slices.inputs(torch.tensor([start + z]))[0].numpy().tobytes() == ref.tobytes()
         start += len(voxels)
     assert start == len(slices.images)

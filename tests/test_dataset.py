@@ -96,7 +96,7 @@ TRUTH = np.arange(60).reshape(5, 4, 3) % 3
 )
 def test_labels_that_are_whole_once_scaled_are_taken(tmp_path, dtype, factor, slope):
     found = load(read(write(tmp_path, (TRUTH * factor).astype(dtype), slope=slope)), "a")
-    np.testing.assert_array_equal(found.label, volume.to_canonical(TRUTH, np.diag([-1.0, -1.0, 2.0, 1.0]), "SPL")[0])
+    np.testing.assert_array_equal(found.label, volume.to_canonical(TRUTH, np.diag([-1.0, -1.0, 2.0, 1.0]), "SPL"))
     assert found.label.dtype == np.uint8
 
 

@@ -12,7 +12,7 @@ import pytest
 from fuzz import kills
 from fuzz.build import head, nifti
 
-from monet_edge import pipeline, volume
+from monet_edge import formats, pipeline
 from monet_edge.engine.codegen import cache
 from monet_edge.model import load
 
@@ -147,7 +147,7 @@ def test_two_processes_write_the_same_output(command, tmp_path, overwrite):
     assert codes == [0, 0, 0, 0] if overwrite else [0, 2, 2, 2]
     assert all("exists already" in one.stderr for one in done if one.returncode)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii", "scan_seg.nii.gz"]
-    assert volume.read(tmp_path / "scan_seg.nii.gz").shape == (32, 32, 6)
+    assert formats.read(tmp_path / "scan_seg.nii.gz").shape == (32, 32, 6)
 
 
 def test_threads_share_a_model(weights_file, tmp_path):

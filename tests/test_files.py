@@ -187,7 +187,7 @@ def test_many_threads_write_one_name(tmp_path):
         assert path.read_bytes() == bytes([outcomes[-1]]) * 10_000
         assert len(list(tmp_path.iterdir())) == 1
         path.unlink()
-    assert set(refusals) == {f"{path} exists already. Choose another --output, or say --overwrite."}
+    assert set(refusals) == {f"{path} exists already. Choose another output, or say overwrite."}
 
 
 @pytest.mark.parametrize("fails", [1, 2, 3, None])

@@ -12,13 +12,14 @@ import monet_edge
 from monet_edge import fingerprint, phantom
 from monet_edge.errors import ModelError
 from monet_edge.preprocess import measure
+from monet_edge.volume import Voxels
 
 RECORD = make_record("lesion", size=64)
 WARNING = "does not look like"
 
 
 def row(volume):
-    return fingerprint.features(fingerprint.look(volume, RECORD, measure(volume)))
+    return fingerprint.features(fingerprint.look(Voxels(volume), RECORD, measure(Voxels(volume))))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_numbers_that_are_none_are_refused(heads):
 
 def test_the_model_warns_of_noise(rng):
     image = nibabel.Nifti1Image(rng.normal(500, 100, (64, 64, 3)).astype(np.int16), np.diag([-1, -1, 5, 1.0]))
-    found = monet_edge.load("brain-flair").segment_scan(monet_edge.volume.from_image(image))
+    found = monet_edge.load("brain-flair").segment_scan(monet_edge.formats.from_image(image))
     assert any(WARNING in warning for warning in found.warnings)
 
 
@@ -94,5 +95,5 @@ def test_the_model_warns_of_noise(rng):
 @pytest.mark.parametrize(("model", "folder", "foreign"), [("brain-flair", "pancreas-ct", True), ("pancreas-ct", "pancreas-ct", False)])
 def test_real_scans_are_told_apart(model, folder, foreign):
     path = sorted((DATA / folder / "imagesTr").glob("*.nii.gz"))[0]
-    found = monet_edge.load(model).segment_scan(monet_edge.volume.read(path))
+    found = monet_edge.load(model).segment_scan(monet_edge.formats.read(path))
     assert any(WARNING in warning for warning in found.warnings) == foreign

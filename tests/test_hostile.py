@@ -11,7 +11,7 @@ from fuzz.build import head, nifti
 from scans import REFUSED, WARNED
 from typer.testing import CliRunner
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def test_a_doubtful_scan_is_segmented_with_a_warning(segment, tmp_path, row):
     path.write_bytes(WARNED[row][0])
     result = segment(path)
     assert result.exit_code == 0
-    assert f"warning: {volume.read(path).warnings[0]}" in result.stderr
+    assert f"warning: {formats.read(path).warnings[0]}" in result.stderr
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -73,7 +73,7 @@ def test_nan_and_infinity_count_as_background(segment, tmp_path, dtype):
         assert result.exit_code == 0
         voxels[1, :6, 0] = np.array([np.nan, np.inf, -np.inf, np.nan, huge, -huge])
     assert "6 voxels are NaN or infinite; they count as background" in result.stderr
-    masks = [volume.read(tmp_path / f"{name}_seg.nii.gz").voxels for name in ("zero", "nonfinite")]
+    masks = [formats.read(tmp_path / f"{name}_seg.nii.gz").voxels for name in ("zero", "nonfinite")]
     np.testing.assert_array_equal(*masks)
 
 

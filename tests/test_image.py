@@ -6,26 +6,26 @@ import pytest
 from fuzz.build import OBLIQUE, head, nifti
 from scans import DTYPES, GZ, RAW
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.errors import ScanError
 
 
 def test_an_image_from_a_file_is_read_with_every_check(put):
-    good = volume.from_image(nibabel.load(put(GZ, "good.nii.gz")))
+    good = formats.from_image(nibabel.load(put(GZ, "good.nii.gz")))
     np.testing.assert_array_equal(good.voxels, head())
     for name in ("bad.nii.gz", "BAD.NII.GZ"):
         with pytest.raises(ScanError, match="damaged"):
-            volume.from_image(nibabel.load(put(GZ[:-8] + bytes(8), name)))
+            formats.from_image(nibabel.load(put(GZ[:-8] + bytes(8), name)))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, ">i2"])
 def test_an_image_in_memory(dtype):
     voxels = head().astype(dtype)
     image = nibabel.Nifti1Image(voxels, OBLIQUE, dtype=np.int16)
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     np.testing.assert_array_equal(scan.voxels, voxels)
     np.testing.assert_array_equal(scan.affine, image.affine)
-    mask = volume.to_image((voxels > 50).astype(np.uint8), scan)
+    mask = formats.to_image((voxels > 50).astype(np.uint8), scan)
     np.testing.assert_array_equal(mask.affine, image.affine)
     assert mask.get_sform(coded=True)[1] == image.get_sform(coded=True)[1]
 
@@ -33,15 +33,15 @@ def test_an_image_in_memory(dtype):
 def test_an_affine_changed_after_loading_counts(put):
     image = nibabel.load(put(RAW))
     moved = nibabel.Nifti1Image(image.dataobj, image.affine + np.array([[0, 0, 0, 5], *[[0] * 4] * 3]), image.header)
-    np.testing.assert_array_equal(volume.from_image(moved).affine, moved.affine)
+    np.testing.assert_array_equal(formats.from_image(moved).affine, moved.affine)
 
 
 def test_an_image_that_is_no_scan():
     for voxels in (np.zeros((4, 4, 4, 2), np.int16), np.zeros((4, 4, 4), np.complex64), np.zeros(4, np.int16)):
         with pytest.raises(ScanError):
-            volume.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
+            formats.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
     with pytest.raises(ScanError, match=r"singular|affine"):
-        volume.from_image(nibabel.spatialimages.SpatialImage(head(), np.diag([1, 1, 0, 1])))
+        formats.from_image(nibabel.spatialimages.SpatialImage(head(), np.diag([1, 1, 0, 1])))
 
 
 def test_a_huge_sentinel_is_infinite_in_memory_as_it_is_in_a_file(put):
@@ -49,8 +49,8 @@ def test_a_huge_sentinel_is_infinite_in_memory_as_it_is_in_a_file(put):
     voxels = head().astype(np.float64)
     voxels[2, 3, 4] = -1e300
     kept = voxels.copy()
-    comp = volume.from_image(nibabel.Nifti1Image(voxels, OBLIQUE)).voxels
-    np.testing.assert_array_equal(comp, volume.read(put(nifti(voxels))).voxels)
+    comp = formats.from_image(nibabel.Nifti1Image(voxels, OBLIQUE)).voxels
+    np.testing.assert_array_equal(comp, formats.read(put(nifti(voxels))).voxels)
     assert np.isinf(comp[2, 3, 4])
     assert not comp.flags.writeable
     np.testing.assert_array_equal(voxels, kept)

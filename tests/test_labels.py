@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import volume
+from monet_edge import formats
+from monet_edge.formats.nifti.label_table import extension
 from monet_edge.volume import labels
 
 
@@ -19,14 +20,14 @@ from monet_edge.volume import labels
 )
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 def test_names_travel_in_the_mask(tmp_path, names, kind):
-    scan = volume.from_image(kind(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    scan = formats.from_image(kind(np.zeros((5, 4, 3), np.int16), np.eye(4)))
     mask = np.arange(60, dtype=np.uint8).reshape((5, 4, 3), order="F")
-    volume.write(tmp_path / "mask.nii.gz", mask, like=scan, labels=names)
+    formats.write(tmp_path / "mask.nii.gz", mask, like=scan, labels=names)
     image = nibabel.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asanyarray(image.dataobj), mask)
-    assert np.array_equal(volume.read(tmp_path / "mask.nii.gz").voxels, mask)
-    (extension,) = image.header.extensions
-    assert extension.get_code() == 30
+    assert np.array_equal(formats.read(tmp_path / "mask.nii.gz").voxels, mask)
+    (table,) = image.header.extensions
+    assert table.get_code() == 30
     raw = gzip.decompress((tmp_path / "mask.nii.gz").read_bytes())
     start = 352 if kind is nibabel.Nifti1Image else 544
     size, code = np.frombuffer(raw[start : start + 8], image.header.endianness + "i4")
@@ -40,8 +41,8 @@ def test_names_travel_in_the_mask(tmp_path, names, kind):
 
 @pytest.mark.skipif(shutil.which("wb_command") is None, reason="Connectome Workbench is not installed")
 def test_connectome_workbench_reads_names_and_colours(tmp_path):
-    scan = volume.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
-    volume.write(tmp_path / "mask.nii.gz", np.ones((5, 4, 3), np.uint8), like=scan, labels=("anterior", "Größe & <b>"))
+    scan = formats.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    formats.write(tmp_path / "mask.nii.gz", np.ones((5, 4, 3), np.uint8), like=scan, labels=("anterior", "Größe & <b>"))
     command = ["wb_command", "-volume-label-export-table", str(tmp_path / "mask.nii.gz"), "1", str(tmp_path / "table.txt")]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"})
     lines = (tmp_path / "table.txt").read_text().splitlines()
@@ -49,15 +50,15 @@ def test_connectome_workbench_reads_names_and_colours(tmp_path):
 
 
 def test_without_names_there_is_no_extension(tmp_path):
-    scan = volume.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
-    volume.write(tmp_path / "mask.nii", np.zeros((5, 4, 3), np.uint8), like=scan)
+    scan = formats.from_image(nibabel.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)))
+    formats.write(tmp_path / "mask.nii", np.zeros((5, 4, 3), np.uint8), like=scan)
     assert not nibabel.load(tmp_path / "mask.nii").header.extensions
     assert (tmp_path / "mask.nii").stat().st_size == 352 + 60
 
 
 @pytest.mark.parametrize("length", range(1, 17))
 def test_blanks_fill_the_extension_up(length):
-    assert (len(labels.extension(("x" * length,)).content) + 8) % 16 == 0
+    assert (len(extension(("x" * length,)).content) + 8) % 16 == 0
 
 
 def test_eight_colours_and_then_again():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fuzz.build import gz, head, nifti
 
-from monet_edge import memory, pipeline, volume
+from monet_edge import formats, limits, pipeline
 from monet_edge.errors import ResourceError
 from monet_edge.model import load
 
@@ -34,7 +34,7 @@ def system(tmp_path):
         for name, text in contents.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        return memory.available(tmp_path)
+        return limits.available(tmp_path)
 
     return build
 
@@ -76,16 +76,16 @@ def test_control_groups_version_1(system, folder):
 
 
 def test_nothing_is_refused_where_the_system_does_not_say(tmp_path, monkeypatch):
-    assert memory.available(tmp_path) is None
-    monkeypatch.setattr(memory, "available", lambda: None)
-    memory.demand(1 << 60, "everything")
+    assert limits.available(tmp_path) is None
+    monkeypatch.setattr(limits, "available", lambda: None)
+    limits.demand(1 << 60, "everything")
 
 
 def test_refused_before_the_scan_is_read(tmp_path, weights_file, monkeypatch):
     (tmp_path / "scan.nii").write_bytes(nifti())
     model = load(weights_file, 1)
-    monkeypatch.setattr(memory, "available", lambda: 30_000_000)
-    monkeypatch.setattr(volume, "read", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr(limits, "available", lambda: 30_000_000)
+    monkeypatch.setattr(formats, "read", lambda *_: pytest.fail("was read"))
     expected = r"scan\.nii: segmenting it with 1 thread needs \d+ MB of memory, 30 MB are available"
     for segment in (lambda path: pipeline.segment(path, model=model), model.segment):
         with pytest.raises(ResourceError, match=expected) as caught:
@@ -96,7 +96,7 @@ def test_refused_before_the_scan_is_read(tmp_path, weights_file, monkeypatch):
 
 def test_an_image_in_memory_is_refused_too(weights_file, monkeypatch):
     model = load(weights_file, 1)
-    monkeypatch.setattr(memory, "available", lambda: 30_000_000)
+    monkeypatch.setattr(limits, "available", lambda: 30_000_000)
     with pytest.raises(ResourceError, match="segmenting the image with 1 thread needs"):
         model.segment(nibabel.Nifti1Image(head(), np.eye(4)))
 
@@ -104,13 +104,13 @@ def test_an_image_in_memory_is_refused_too(weights_file, monkeypatch):
 MEASURE = """
 import json, sys
 from pathlib import Path
-from monet_edge import memory, model, pipeline
+from monet_edge import limits, model, pipeline
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[3])
 ready = model.load(sys.argv[2], int(sys.argv[4]))
 pipeline.segment(folder / "small.nii", model=ready, overwrite=True)  # whatever is loaded late is loaded now
 def status(name): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 estimates = []
-memory.demand = lambda size, what: estimates.append(size)
+limits.demand = lambda size, what: estimates.append(size)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 pipeline.segment(folder / "scan.nii", model=ready, overwrite=True, **options)
@@ -139,13 +139,13 @@ def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, optio
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(weights_file), json.dumps(options), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     estimate, used = json.loads(done.stdout)
-    assert used <= estimate <= 1.6 * used + memory._SLACK
+    assert used <= estimate <= 1.6 * used + limits._SLACK
 
 
 def test_few_slices_on_many_cores_are_taken_one_by_one():
     """As `Engine.map` does: one picture of 17 million pixels does not need 64 slices of them."""
     wanted = {"classes": 1, "workspace": 64 * 30_000_000, "probabilities": False, "cleaning": False}
-    one, many = (memory.peak((depth, 4096, 4096), np.dtype(np.uint8), threads=64, **wanted) for depth in (1, 64))
+    one, many = (limits.peak((depth, 4096, 4096), np.dtype(np.uint8), threads=64, **wanted) for depth in (1, 64))
     assert 64 * 30e6 + 48 * 4096**2 < one < 4e9
     assert many > 64 * 48 * 4096**2
 
@@ -170,7 +170,7 @@ def test_a_bomb_that_its_size_could_justify_meets_the_memory_limit(tmp_path):
     """Row 5, measured: a file of 2 MB promises 1.6 GB, which gzip could hold, and is read under 1 GB of address space."""
     noise = np.random.default_rng(0).bytes(2_000_000)
     (tmp_path / "bomb.nii.gz").write_bytes(gz(nifti(fields={"dim": [3, 2000, 2000, 200, 1, 1, 1, 1]}, data=noise)))
-    code = f"from pathlib import Path; from monet_edge import volume; volume.read(Path({str(tmp_path)!r}) / 'bomb.nii.gz')"
+    code = f"from pathlib import Path; from monet_edge import formats; formats.read(Path({str(tmp_path)!r}) / 'bomb.nii.gz')"
 
     def limit():
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
@@ -187,7 +187,7 @@ def test_a_volume_is_held_twice_at_most_and_little_besides(tmp_path, weights_fil
 import numpy as np
 from pathlib import Path
 from fuzz.build import gz, head, nifti
-from monet_edge import model, volume
+from monet_edge import formats, model
 def high(): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 path = Path({str(tmp_path)!r}) / "scan.nii.gz"
 if not path.exists():
@@ -197,10 +197,10 @@ if not path.exists():
     path.with_name("small.nii").write_bytes(nifti(head()))
 else:
     ready = model.load({str(weights_file)!r}, 1)
-    ready.segment_scan(volume.read(path.with_name("small.nii")))  # whatever is loaded late is loaded now
-    start = high(); scan = volume.read(path); print(high() - start)
+    ready.segment_scan(formats.read(path.with_name("small.nii")))  # whatever is loaded late is loaded now
+    start = high(); scan = formats.read(path); print(high() - start)
     start = high(); mask = ready.segment_scan(scan).mask; print(high() - start)
-    start = high(); volume.write(path.with_name("mask.nii.gz"), mask, scan); print(high() - start)
+    start = high(); formats.write(path.with_name("mask.nii.gz"), mask, scan); print(high() - start)
 """
     for _ in range(2):  # the second process measures: building the file costs memory too
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from records import make_record
 
-from monet_edge import phantom, volume
+from monet_edge import formats, phantom
 from monet_edge.preprocess import measure as intensities
 from monet_edge.report import page
 from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure
+from monet_edge.volume import Voxels
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
 def build(shape=(24, 64, 48), names=("tumour",), evil=""):
     voxels, truth = phantom.make(1, shape)
-    scan = volume.from_image(phantom.to_image(voxels))
+    scan = formats.from_image(phantom.to_image(voxels))
     mask = np.asfortranarray(phantom.to_image(truth).dataobj)
     finding = Finding(scan, mask, measure(scan, mask, names), (0.0, 800.0), "axial", f"phantom {evil}", [f"a warning {evil}"])
     return page.build(finding, f"facts {evil}", {"name": f"model {evil}", "data": {"nested": [evil, 1]}}, f"# card\n{evil}")
@@ -82,7 +83,7 @@ def test_a_long_scan_keeps_every_second_slice_and_stays_small():
 def test_pictures_have_square_pixels_and_a_bound():
     rng = np.random.default_rng(0)
     image = nibabel.Nifti1Image(rng.integers(0, 999, (700, 100, 2), dtype=np.int16), np.diag([1, 3, 9, 1]))
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     mask = np.ones(scan.shape, np.uint8, order="F")
     text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), (0, 999), "axial", ""), "", {}, "")
     (width, height) = page.pixels(page.cut(scan, mask, "axial"), 700 / page.SIDE)
@@ -92,7 +93,7 @@ def test_pictures_have_square_pixels_and_a_bound():
 
 def test_an_empty_mask_and_a_constant_scan():
     image = nibabel.Nifti1Image(np.full((9, 9, 9), 7, np.int16), np.eye(4))
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     mask = np.zeros(scan.shape, np.uint8, order="F")
     text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), (7.0, 7.0), "axial", "t"), "f", {}, "")
     assert all(one["outline"] is None for one in data_of(text)["slices"])
@@ -100,9 +101,9 @@ def test_an_empty_mask_and_a_constant_scan():
 
 def test_intensities_that_lie_further_apart_than_floats_go():
     image = nibabel.Nifti1Image(np.linspace(0, 1.3e308, 729).reshape(9, 9, 9), np.eye(4))
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     with np.errstate(all="ignore"):
-        limits = window(make_record("a"), intensities(scan.voxels))
+        limits = window(make_record("a"), intensities(Voxels(scan.voxels)))
     mask = np.ones(scan.shape, np.uint8, order="F")
     with np.errstate(all="ignore"):
         text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t"), "f", {}, "")

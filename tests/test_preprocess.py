@@ -9,6 +9,7 @@ from records import make_record
 from monet_edge import preprocess
 from monet_edge.errors import ModelError
 from monet_edge.preprocess import QUANTILES, Preprocess, measure, network_input, normalise, resize, to_mask
+from monet_edge.volume import Voxels
 
 RECORD = make_record("lesion", size=16)
 AXES = [(order, flips) for order in [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)] for flips in [(1, 1, 1), (-1, 1, -1), (1, -1, -1)]]
@@ -23,7 +24,7 @@ def head(rng, background=0.0):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
 def test_statistics_equal_those_of_numpy(dtype):
     volume = (head(np.random.default_rng(1)) / 3).astype(dtype)
-    found = measure(volume, slope=2.0, inter=-1.0)
+    found = measure(Voxels(volume, 2.0, -1.0))
     scaled = volume.astype(np.float64) * 2 - 1
     background = scaled.min()  # most of this volume
     floor = background + 0.03 * (np.sort(scaled.ravel())[int(0.995 * (scaled.size - 1))] - background)
@@ -40,7 +41,7 @@ def test_more_than_a_tenth_of_the_voxels_make_a_background(share, background):
     """A darkest intensity that few voxels share is tissue, or noise: the background is 0 then."""
     values = np.linspace(-3, 300, 1000)
     values[: round(1000 * share)] = -4
-    found = measure(values.reshape(10, 10, 10))
+    found = measure(Voxels(values.reshape(10, 10, 10)))
     assert found.background == background
     assert found.floor == pytest.approx(background + 0.03 * (np.sort(values)[int(0.995 * 999)] - background), rel=1e-12)
     assert found.foreground == np.mean(values > found.floor)
@@ -50,7 +51,7 @@ def test_more_than_a_tenth_of_the_voxels_make_a_background(share, background):
 def test_where_nothing_lies_above_zero_the_darkest_is_the_background(above, background):
     """Of 1,000 voxels five are the half per cent that does not count; no two are alike."""
     values = np.concatenate([np.linspace(-900, -20, 1000 - above), np.linspace(30, 50, above)])
-    found = measure(values.reshape(10, 10, 10))
+    found = measure(Voxels(values.reshape(10, 10, 10)))
     assert found.background == background
     assert not found.constant
     assert (found.foreground > 0.5) == (background < 0)
@@ -58,14 +59,14 @@ def test_where_nothing_lies_above_zero_the_darkest_is_the_background(above, back
 
 def test_zero_is_no_background_where_it_is_the_brightest():
     values = np.concatenate([np.linspace(-900, -20, 500), np.zeros(500)])
-    assert measure(values.reshape(10, 10, 10)).background == -900
+    assert measure(Voxels(values.reshape(10, 10, 10))).background == -900
 
 
 def test_a_few_voxels_above_a_background_of_zero_stay_the_foreground():
     """0 is shared by most, some lie below by interpolation: as before, what lies above 0 is what there is to see."""
     values = np.zeros(1000)
     values[:5], values[-3:] = (-3, -2.5, -2, -1.5, -1), (80, 90, 100)
-    found = measure(values.reshape(10, 10, 10))
+    found = measure(Voxels(values.reshape(10, 10, 10)))
     assert (found.background, found.floor, found.foreground, found.mean) == (0, 0, 0.003, 90)
 
 
@@ -73,19 +74,19 @@ def test_a_few_voxels_above_a_background_of_zero_stay_the_foreground():
 def test_statistics_agree_bit_for_bit_in_any_axis_order(order, flips):
     volume = head(np.random.default_rng(2))
     turned = volume.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
-    assert measure(turned) == measure(volume)
-    assert measure(np.ascontiguousarray(turned)) == measure(volume)
+    assert measure(Voxels(turned)) == measure(Voxels(volume))
+    assert measure(Voxels(np.ascontiguousarray(turned))) == measure(Voxels(volume))
 
 
 def test_a_negative_slope_measures_the_same_as_its_scaled_volume():
     volume = head(np.random.default_rng(3), background=-4)
-    assert measure(-volume, slope=-1.0) == measure(volume)
+    assert measure(Voxels(-volume, -1.0)) == measure(Voxels(volume))
 
 
 @pytest.mark.parametrize("change", [lambda v: v * 16, lambda v: v / 7, lambda v: v * 0.01])
 def test_the_network_sees_the_same_whatever_the_scale(change):
     volume = head(np.random.default_rng(4))
-    ref, comp = (network_input(v, 2, RECORD, measure(v)) for v in (volume, change(volume)))
+    ref, comp = (network_input(Voxels(v), 2, RECORD, measure(Voxels(v))) for v in (volume, change(volume)))
     np.testing.assert_allclose(comp, ref, atol=1e-5)
 
 
@@ -93,7 +94,7 @@ def test_a_noise_floor_in_the_background_changes_nothing_much():
     rng = np.random.default_rng(5)
     volume = head(rng)
     noisy = np.where(volume == 0, rng.uniform(0, 8, volume.shape), volume).astype(np.float32)
-    ref, comp = (network_input(v, 2, RECORD, measure(v)) for v in (volume, noisy))
+    ref, comp = (network_input(Voxels(v), 2, RECORD, measure(Voxels(v))) for v in (volume, noisy))
     np.testing.assert_allclose(comp, ref, atol=1e-3)
 
 
@@ -101,9 +102,9 @@ def test_a_z_scored_volume_keeps_its_background():
     rng = np.random.default_rng(6)
     volume = head(rng)
     scored = np.where(volume == 0, -4.0, (volume - 300) / 60).astype(np.float32)
-    found = measure(scored)
+    found = measure(Voxels(scored))
     assert found.background == -4.0
-    seen = normalise(scored[2], RECORD, found)
+    seen = normalise(Voxels(scored[2]), RECORD, found)
     assert np.array_equal(seen == 0, volume[2] == 0)
 
 
@@ -111,25 +112,25 @@ def test_nan_and_infinity_count_as_background():
     volume = head(np.random.default_rng(7))
     broken = volume.copy()
     broken[2, 8, 8:11] = np.nan, np.inf, -np.inf
-    found = measure(broken)
+    found = measure(Voxels(broken))
     assert found.nonfinite == 3
     assert np.isfinite(found.mean)
-    seen = normalise(broken[2], RECORD, found)
+    seen = normalise(Voxels(broken[2]), RECORD, found)
     assert np.isfinite(seen).all()
     assert (seen[8, 8:11] == 0).all()
 
 
 @pytest.mark.parametrize("volume", [np.zeros((3, 4, 4), np.uint8), np.full((3, 4, 4), 7, np.int16), np.full((2, 2, 2), np.nan)])
 def test_a_constant_volume_is_called_constant(volume):
-    found = measure(volume)
+    found = measure(Voxels(volume))
     assert found.constant
-    assert not normalise(volume[0], RECORD, found).any()
+    assert not normalise(Voxels(volume[0]), RECORD, found).any()
 
 
 def test_a_window_is_in_hounsfield_units_after_scaling():
     record = replace(RECORD, intensity="window", low=-150.0, high=200.0)
     raw = np.array([[0, 874, 1024, 1224, 4000]], np.int16)  # stored with the usual offset of 1024
-    seen = normalise(raw, record, measure(raw), slope=1.0, inter=-1024.0)
+    seen = normalise(Voxels(raw, 1.0, -1024.0), record, measure(Voxels(raw)))
     np.testing.assert_allclose(seen, [[0, 0, 150 / 350, 1, 1]], rtol=1e-6)
     assert seen.dtype == np.float32
 
@@ -137,7 +138,7 @@ def test_a_window_is_in_hounsfield_units_after_scaling():
 def test_percentiles_become_zero_and_one():
     record = replace(RECORD, intensity="percentile", low=1.0, high=99.0)
     volume = head(np.random.default_rng(8))
-    found = measure(volume)
+    found = measure(Voxels(volume))
     low, high, _ = preprocess.span(record, found)
     assert (low, high) == (found.quantiles[QUANTILES.index(1.0)], found.quantiles[QUANTILES.index(99.0)])
 
@@ -165,9 +166,9 @@ def test_resize_equals_interpolation_matrices(sizes):
 def test_context_repeats_the_last_slice():
     volume = np.arange(1, 5, dtype=np.float32)[:, None, None] * np.ones((1, 16, 16), np.float32)
     record = replace(RECORD, context=1, intensity="window", low=0.0, high=4.0)
-    seen = network_input(volume, 0, record, measure(volume))
+    seen = network_input(Voxels(volume), 0, record, measure(Voxels(volume)))
     assert seen[:, 0, 0].tolist() == [0.25, 0.25, 0.5]
-    assert network_input(volume, 3, record, measure(volume))[:, 0, 0].tolist() == [0.75, 1, 1]
+    assert network_input(Voxels(volume), 3, record, measure(Voxels(volume)))[:, 0, 0].tolist() == [0.75, 1, 1]
 
 
 def test_masks():

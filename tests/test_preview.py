@@ -7,16 +7,17 @@ from PIL import Image, ImageDraw, ImageFont
 from records import make_record
 from scans import ball
 
-from monet_edge import phantom, volume
+from monet_edge import formats, phantom
 from monet_edge.preprocess import measure
 from monet_edge.report import preview
 from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure as statistics
+from monet_edge.volume import Voxels
 from monet_edge.volume.labels import colour
 
 
 def picture_of(voxels, affine, mask, names=("tumour",), warnings=()):
-    scan = volume.from_image(nibabel.Nifti1Image(voxels, affine))
+    scan = formats.from_image(nibabel.Nifti1Image(voxels, affine))
     limits = np.nan_to_num(np.percentile(voxels, (1, 99.5)))
     return preview.draw(Finding(scan, mask, statistics(scan, mask, names), tuple(limits), "axial", "a title", warnings))
 
@@ -36,10 +37,10 @@ def test_any_intensity_is_drawn(values, rng):
     voxels = rng.normal(0, 1, (9, 9, 9))
     voxels[:, :, 3:] = values
     voxels[4] = 1e308
-    scan = volume.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
+    scan = formats.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
     record = make_record("a")
     with np.errstate(all="ignore"):
-        limits = window(record, measure(scan.voxels))
+        limits = window(record, measure(Voxels(scan.voxels)))
     preview.draw(Finding(scan, ball(voxels.shape), (), limits, "axial", ""))
 
 
@@ -76,8 +77,8 @@ def test_names_are_drawn_or_numbered_and_never_boxes(rng, monkeypatch, name, sho
 def test_the_phantom(tmp_path):
     voxels, truth = phantom.make()
     image = phantom.to_image(voxels)
-    scan, mask = volume.from_image(image), np.asfortranarray(phantom.to_image(truth).dataobj)
-    limits = measure(scan.voxels).quantiles
+    scan, mask = formats.from_image(image), np.asfortranarray(phantom.to_image(truth).dataobj)
+    limits = measure(Voxels(scan.voxels)).quantiles
     picture = preview.draw(Finding(scan, mask, statistics(scan, mask, ("tumour",)), (limits[1], limits[-1]), "axial", "phantom"))
     preview.save(tmp_path / "phantom.png", picture, overwrite=False)
     saved = Image.open(tmp_path / "phantom.png")

@@ -6,9 +6,10 @@ import pytest
 from fuzz.build import OBLIQUE, extension, gz, head, nifti
 from scans import DTYPES
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.errors import ScanError
-from monet_edge.jobs import find_scans, stem
+from monet_edge.formats import stem
+from monet_edge.runs import find_scans
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -17,7 +18,7 @@ from monet_edge.jobs import find_scans, stem
 def test_read_equals_nibabel(put, dtype, order, version):
     raw = nifti(head(dtype=dtype), order=order, version=version)
     for path in (put(raw), put(gz(raw), "scan.nii.gz")):
-        ref, comp = nibabel.load(path), volume.read(path)
+        ref, comp = nibabel.load(path), formats.read(path)
         assert comp.voxels.dtype == np.dtype(dtype)
         assert comp.voxels.dtype.isnative
         np.testing.assert_array_equal(comp.voxels, np.asarray(ref.dataobj))
@@ -25,21 +26,21 @@ def test_read_equals_nibabel(put, dtype, order, version):
         assert not comp.voxels.flags.writeable
         assert comp.voxels.flags.f_contiguous
         assert comp.warnings == ()
-        assert volume.peek(path).shape == comp.shape
+        assert formats.peek(path).shape == comp.shape
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 9, 5), (30, 17, 1), (3000, 17, 2), (5, 7), (6, 5, 4, 1, 1)])
 def test_any_shape_is_a_volume(put, shape):
     voxels = head((*shape, 1)[: max(len(shape), 3)])
     path = put(nifti(voxels.reshape(shape)))
-    np.testing.assert_array_equal(volume.read(path).voxels, voxels.reshape((*shape, 1)[:3], order="F"))
+    np.testing.assert_array_equal(formats.read(path).voxels, voxels.reshape((*shape, 1)[:3], order="F"))
 
 
 @pytest.mark.parametrize(
     ("slope", "inter", "expected"), [(2.5, -1024, (2.5, -1024)), (0, 7, (1, 0)), (np.nan, np.nan, (1, 0)), (-1, 3, (-1, 3))]
 )
 def test_scaling(put, slope, inter, expected):
-    scan = volume.read(put(nifti(fields={"scl_slope": slope, "scl_inter": inter})))
+    scan = formats.read(put(nifti(fields={"scl_slope": slope, "scl_inter": inter})))
     assert (scan.slope, scan.inter) == expected
     assert scan.warnings == ()
 
@@ -48,7 +49,7 @@ def test_doubles_beyond_any_intensity_count_as_infinite(put):
     """Row 18: their squares would overflow."""
     voxels = head(dtype=np.float64)
     voxels[0, 0, :3] = 1e300, -1e39, 1e38
-    read = volume.read(put(nifti(voxels))).voxels
+    read = formats.read(put(nifti(voxels))).voxels
     np.testing.assert_array_equal(read[0, 0, :3], [np.inf, np.inf, 1e38])
     np.testing.assert_array_equal(read[1:], voxels[1:])
 
@@ -57,13 +58,13 @@ def test_one_volume_of_a_4d_scan(put):
     voxels = np.stack([head(seed=i) for i in range(3)], axis=-1)
     for path in (put(nifti(voxels)), put(gz(nifti(voxels)), "scan.nii.gz")):
         for i in range(3):
-            np.testing.assert_array_equal(volume.read(path, i).voxels, voxels[..., i])
+            np.testing.assert_array_equal(formats.read(path, i).voxels, voxels[..., i])
 
 
 def test_a_stream_of_several_gzip_members_is_one_file(put):
     raw = nifti()
     path = put(b"".join(gz(raw[i : i + 100]) for i in range(0, len(raw), 100)) + gz(b""), "scan.nii.gz")
-    np.testing.assert_array_equal(volume.read(path).voxels, head())
+    np.testing.assert_array_equal(formats.read(path).voxels, head())
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -77,7 +78,7 @@ def test_a_scan_in_two_files(tmp_path, kind, order, ending):
     image.header.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / f"scan{ending}")
     for half in (tmp_path / f"scan{ending}", tmp_path / f"scan{ending.replace('img', 'hdr')}"):
-        scan = volume.read(half)
+        scan = formats.read(half)
         np.testing.assert_array_equal(scan.voxels * scan.slope + scan.inter, head())
         if kind in (nibabel.Nifti1Pair, nibabel.Nifti2Pair):
             np.testing.assert_array_equal(scan.affine, nibabel.load(half).affine)
@@ -85,36 +86,36 @@ def test_a_scan_in_two_files(tmp_path, kind, order, ending):
         else:
             np.testing.assert_allclose(scan.spacing, image.header.get_zooms(), rtol=1e-6)
             assert "orientation is unknown" in scan.warnings[0]
-        mask = volume.to_image((head() > 50).astype(np.uint8), scan)
+        mask = formats.to_image((head() > 50).astype(np.uint8), scan)
         np.testing.assert_array_equal(mask.affine, scan.affine)
 
 
 def test_gzip_is_known_by_its_content(put):
-    np.testing.assert_array_equal(volume.read(put(gz(nifti()), "scan.nii")).voxels, head())
+    np.testing.assert_array_equal(formats.read(put(gz(nifti()), "scan.nii")).voxels, head())
 
 
 def test_valid_extensions_are_passed_over(put):
     path = put(nifti(extensions=extension(16, bytes(8)) + extension(32, bytes(24))))
-    np.testing.assert_array_equal(volume.read(path).voxels, head())
+    np.testing.assert_array_equal(formats.read(path).voxels, head())
 
 
 @pytest.mark.parametrize("index", [-1, 2])
 def test_no_such_volume(put, index):
     with pytest.raises(ScanError, match=f"no volume {index}; it has 2"):
-        volume.read(put(nifti(np.zeros((4, 4, 4, 2), np.int16))), index)
+        formats.read(put(nifti(np.zeros((4, 4, 4, 2), np.int16))), index)
 
 
 def test_without_codes_the_affine_is_nibabels(put):
     """Row 13: everybody's guess, so that results agree with other tools."""
     path = put(nifti(affine=None))
-    np.testing.assert_array_equal(volume.read(path).affine, nibabel.load(path).affine)
+    np.testing.assert_array_equal(formats.read(path).affine, nibabel.load(path).affine)
 
 
 def test_sform_without_code_is_ignored(put):
     """Row 11: a file that has only a qform is valid."""
     path = put(nifti(fields={"sform_code": 0, "srow_x": np.nan}))
-    assert volume.read(path).warnings == ()
-    np.testing.assert_allclose(volume.read(path).affine, nibabel.load(path).affine)
+    assert formats.read(path).warnings == ()
+    np.testing.assert_allclose(formats.read(path).affine, nibabel.load(path).affine)
 
 
 @pytest.mark.parametrize("header", ["HEAD.HDR", "HEAD.hdr", "HEAD.Hdr", "HEAD.HDR.GZ", "HEAD.hdr.gz"])
@@ -127,7 +128,7 @@ def test_a_pair_is_read_whatever_its_endings_are_written_in(tmp_path, header, vo
     (found,) = find_scans([tmp_path])
     assert found.name == voxels
     for path in (found, tmp_path / header):
-        np.testing.assert_array_equal(volume.read(path).voxels, head())
+        np.testing.assert_array_equal(formats.read(path).voxels, head())
         assert stem(path) == "HEAD"
 
 
@@ -139,7 +140,7 @@ def test_of_two_pairs_the_halves_are_those_written_alike(tmp_path):
         pytest.skip("this file system does not tell capitals from small letters")
     for seed, names in enumerate([("a.hdr", "a.img"), ("a.HDR", "a.IMG")]):
         for name in names:
-            np.testing.assert_array_equal(volume.read(tmp_path / name).voxels, head(seed=seed))
+            np.testing.assert_array_equal(formats.read(tmp_path / name).voxels, head(seed=seed))
 
 
 @pytest.mark.parametrize("name", ["scan.nii", "pair.img", "pair.hdr"])
@@ -148,10 +149,10 @@ def test_a_volume_that_a_scan_does_not_have_is_refused(put, name):
     put(nifti())
     put(nifti(fields={"magic": b"ni1", "vox_offset": 0}, data=b"")[:348], "pair.hdr")
     path = put(head().tobytes("F"), "pair.img").with_name(name)
-    np.testing.assert_array_equal(volume.read(path, 0).voxels, volume.read(path).voxels)
+    np.testing.assert_array_equal(formats.read(path, 0).voxels, formats.read(path).voxels)
     for index in (1, 7, -1):
         with pytest.raises(ScanError, match=f"has no volume {index}"):
-            volume.read(path, index)
+            formats.read(path, index)
 
 
 def test_a_link_that_leads_nowhere_says_so(tmp_path):
@@ -162,4 +163,4 @@ def test_a_link_that_leads_nowhere_says_so(tmp_path):
                 "none.nii": "no such file$"}  # fmt: skip
     for name, message in expected.items():
         with pytest.raises(ScanError, match=message):
-            volume.read(tmp_path / name)
+            formats.read(tmp_path / name)

@@ -8,7 +8,7 @@ import pytest
 from fuzz.build import head
 from scans import PAIRS, RAW, REFUSED, WARNED
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.errors import ResourceError, ScanError
 
 
@@ -17,7 +17,7 @@ def test_refused(put, row):
     raw, message = REFUSED[row]
     path = put(raw, "scan.nii.gz")
     with pytest.raises(ScanError, match=message) as caught:
-        volume.read(path)
+        formats.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -28,14 +28,14 @@ def test_a_pair_is_refused(tmp_path, row):
     for name, raw in files.items():
         (tmp_path / name).write_bytes(raw)
     with pytest.raises(ScanError, match=message) as caught:
-        volume.read(tmp_path / next(iter(files)))
+        formats.read(tmp_path / next(iter(files)))
     assert str(caught.value).startswith(str(tmp_path / "scan."))
 
 
 @pytest.mark.parametrize("row", WARNED)
 def test_read_with_a_warning(put, row):
     raw, message = WARNED[row]
-    scan = volume.read(put(raw))
+    scan = formats.read(put(raw))
     np.testing.assert_array_equal(scan.voxels, head())
     assert len(scan.warnings) == 1
     assert message in scan.warnings[0]
@@ -45,17 +45,17 @@ def test_read_with_a_warning(put, row):
 def test_no_such_file(put, tmp_path, name):
     put(RAW)
     with pytest.raises(ScanError, match=r"no such file|cannot be read"):
-        volume.read(tmp_path / name)
+        formats.read(tmp_path / name)
 
 
 def test_a_folder_a_pipe_and_a_device_are_no_scans(tmp_path):
     os.mkfifo(tmp_path / "pipe.nii")
     for path in (tmp_path, tmp_path / "pipe.nii", Path("/dev/zero")):
         with pytest.raises(ScanError, match=r"a folder|not a regular file"):
-            volume.read(path)
+            formats.read(path)
 
 
 def test_more_than_memory_is_refused_before_it_is_asked_for(put, monkeypatch):
-    monkeypatch.setattr("monet_edge.memory.available", lambda: 1000)
+    monkeypatch.setattr("monet_edge.limits.available", lambda: 1000)
     with pytest.raises(ResourceError, match=r"scan\.nii: the volume needs 0 MB of memory, 0 MB are available"):
-        volume.read(put(RAW))
+        formats.read(put(RAW))

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from pathlib import Path
+from types import MappingProxyType
 
 import nibabel
 import numpy as np
@@ -15,11 +16,18 @@ from typer.testing import CliRunner
 import monet_edge
 from monet_edge import errors
 from monet_edge.cli import app
-from monet_edge.report import record
-from monet_edge.report.statistics import LabelStatistics, write_table
+from monet_edge.job import Job
+from monet_edge.pipeline import Outcome
+from monet_edge.report.statistics import LabelStatistics
+from monet_edge.runs import record
+from monet_edge.runs.table import write_table
 
 runner = CliRunner()
 NAME = "DOE^JOHN"
+
+
+def outcome(labels, warnings=(), times=MappingProxyType({})):
+    return Outcome(Job(Path("a.nii"), Path("m.nii")), labels, warnings, times)
 
 
 @pytest.fixture
@@ -196,7 +204,7 @@ def test_min_volume_removes_and_says_so(call, folder, tmp_path):
 
 def test_every_kind_of_failure_has_words_without_names():
     for error in (errors.ScanError(NAME), errors.OutputError(NAME), errors.ModelError(NAME), MemoryError(NAME), KeyError(NAME)):
-        told = record.entry(1, None, error=error)["error"]
+        told = record.entry(1, None, error)["error"]
         assert told
         assert NAME not in told
 
@@ -206,7 +214,7 @@ def test_no_cell_is_a_formula(first, tmp_path):
     """In a file name, a label or a warning; numbers below zero stay numbers."""
     text = f"{first}1+cmd|' /C calc'!A0"
     label = LabelStatistics(1, text, 1, 0.1, ((0, 0, 0), (0, 0, 0)), (-1.5, 0.0, 2.0), -7.0, 1.0, -8.0, -6.0, ())
-    scans = [record.entry(1, Path(text), labels=[label], warnings=[text]), record.entry(2, Path("b"), error=errors.ScanError(text))]
+    scans = [record.entry(1, Path(text), outcome([label], [text])), record.entry(2, Path("b"), errors.ScanError(text))]
     write_table(tmp_path / "s.csv", "tiny", scans, overwrite=False)
     one, two = csv.DictReader(io.StringIO((tmp_path / "s.csv").read_bytes().decode(), newline=""))
     assert one["path"] == one["name"] == one["warnings"] == two["error"] == f"'{text}"
@@ -216,12 +224,12 @@ def test_no_cell_is_a_formula(first, tmp_path):
 @pytest.mark.parametrize(
     ("value", "told"), [(1234.56789, 1234.57), (0.000123456789, 0.000123457), (-98765432.1, -98765400.0), (np.inf, None)]
 )
-def test_intensities_have_six_digits_and_places_two(value, told):
+def test_intensities_and_places_have_six_digits(value, told):
     label = LabelStatistics(1, "a", 1, 0.1, ((0, 0, 0), (0, 0, 0)), (-1.23456, 0.005, 1234.5678), value, value, value, value, ())
-    (entry,) = record.entry(1, None, labels=[label])["labels"]
+    (entry,) = record.entry(1, None, outcome([label]))["labels"]
     assert [entry[key] for key in ("mean", "sd", "minimum", "maximum")] == [told] * 4
-    assert entry["centroid_mm"] == [-1.23, 0.01, 1234.57]
+    assert entry["centroid_mm"] == [-1.23456, 0.005, 1234.57]  # two decimals would be nothing in a mouse
 
 
 def test_seconds_have_three_digits():
-    assert record.entry(1, None, times={"read": 1.23456, "segment": 0.00049})["seconds"] == {"read": 1.235, "segment": 0.0}
+    assert record.entry(1, None, outcome([], times={"read": 1.23456, "segment": 0.00049}))["seconds"] == {"read": 1.235, "segment": 0.0}

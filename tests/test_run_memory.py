@@ -53,7 +53,7 @@ def test_a_frame_that_holds_its_own_error_holds_no_volume(tmp_path, weights_file
     (tmp_path / "b.nii").write_bytes(nifti())
     held = []
 
-    def fail(self, scan, **_):
+    def fail(self, scan, *_, **__):
         held.append(weakref.ref(scan.voxels))
         error = ScanError("failed in a thread")
         try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scans import ball
 
-from monet_edge import volume
+from monet_edge import formats
 from monet_edge.preprocess import SLICINGS
 from monet_edge.report import slices
 
@@ -26,12 +26,12 @@ def test_every_axis_order_gives_the_same_planes(image):
     mask = nibabel.Nifti1Image(ball(image.shape), image.affine)
     for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
         turn = np.column_stack([axes, flips])
-        scan = volume.from_image(image.as_reoriented(turn))
+        scan = formats.from_image(image.as_reoriented(turn))
         labels = np.asarray(mask.as_reoriented(turn).dataobj)
         planes = [slices.cut(scan, labels, name) for name in SLICINGS]
         ref = ref or planes
         for plane, other in zip(planes, ref, strict=True):
-            assert np.array_equal(plane.voxels, other.voxels)
+            assert np.array_equal(plane.voxels.stored, other.voxels.stored)
             assert np.array_equal(plane.mask, other.mask)
             assert plane.spacing == pytest.approx(other.spacing)
 
@@ -41,21 +41,21 @@ def test_every_axis_order_gives_the_same_planes(image):
     [("axial", "APRL", (0, -1)), ("coronal", "SIRL", (0, -1)), ("sagittal", "SIAP", (0, 0))],
 )
 def test_pictures_are_as_radiologists_see_them(image, name, letters, brightest):
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     plane = slices.cut(scan, ball(image.shape), name)
     assert "".join(plane.letters[edge] for edge in ("top", "bottom", "left", "right")) == letters
-    middle = plane.voxels[len(plane.voxels) // 2]
+    middle = plane.voxels.stored[len(plane.voxels) // 2]
     assert middle[brightest] == middle.max() > 0  # left, anterior and superior are bright
 
 
 def test_numbers_count_as_stored(image):
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     assert slices.cut(scan, ball(image.shape), "axial").number(0) == 1  # stored from below, seen from below
     assert slices.cut(scan, ball(image.shape), "coronal").number(0) == 60  # stored from behind, shown from the front
 
 
 def test_the_scale_is_the_same_along_both_axes(image):
-    scan = volume.from_image(image)
+    scan = formats.from_image(image)
     sizes = {name: slices.pixels(slices.cut(scan, ball(image.shape), name), 0.5) for name in SLICINGS}
     assert sizes == {"axial": (160, 120), "coronal": (160, 160), "sagittal": (120, 160)}
 

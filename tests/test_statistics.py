@@ -5,26 +5,35 @@ import io
 import json
 import re
 from itertools import permutations, product
+from pathlib import Path
+from types import MappingProxyType
 
 import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import errors, pipeline, postprocess, volume
+from monet_edge import errors, formats, pipeline, postprocess, volume
 from monet_edge.cli import _describe
-from monet_edge.jobs import Job, Options
+from monet_edge.job import Job
 from monet_edge.model import Segmentation
-from monet_edge.report import page, preview, record
+from monet_edge.options import Options
+from monet_edge.report import page, preview
 from monet_edge.report.slices import Finding
-from monet_edge.report.statistics import axis_codes, describe, measure, write_table
+from monet_edge.report.statistics import axis_codes, describe, measure
+from monet_edge.runs import record
+from monet_edge.runs.table import write_table
 from monet_edge.text import quantity
 from monet_edge.volume import geometry
 
 AFFINE = np.array([[-0.8, 0.1, 0, 20], [0.05, 0.9, -0.2, -30], [0, 0.1, 3.0, 5], [0, 0, 0, 1]])
 
 
+def outcome(labels, warnings=(), times=MappingProxyType({})):
+    return pipeline.Outcome(Job(Path("a.nii"), Path("m.nii")), labels, warnings, times)
+
+
 def scan_of(voxels, affine=AFFINE, slope=1.0, inter=0.0):
-    scan = volume.from_image(nibabel.Nifti1Image(voxels, affine))
+    scan = formats.from_image(nibabel.Nifti1Image(voxels, affine))
     return volume.Scan(None, scan.voxels, slope, inter, scan.affine, scan.header, ())
 
 
@@ -71,7 +80,7 @@ def test_touches_names_the_same_end_in_all_48_axis_orders():
     voxels[0, 2, 4] = 1  # left
     for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
         turned = nibabel.Nifti1Image(voxels, base.affine).as_reoriented(np.column_stack([axes, flips]))
-        scan = volume.from_image(turned)
+        scan = formats.from_image(turned)
         assert axis_codes(scan) == "".join(nibabel.aff2axcodes(turned.affine))
         (one,) = measure(scan, np.asfortranarray(turned.dataobj), ("a",))
         assert set(one.touches) == {"S", "L"}
@@ -82,8 +91,8 @@ def entries(rng):
     scan = scan_of(rng.integers(0, 100, (9, 8, 7), dtype=np.int16))
     labels = measure(scan, random_mask(rng), ("=HYPERLINK(1)", "b", "absent"))
     return [
-        record.entry(1, None, labels=labels, warnings=("one", "two"), times={"read": 0.1}),
-        record.entry(2, None, error=errors.ScanError("DOE^JOHN.nii: truncated")),
+        record.entry(1, None, outcome(labels, ("one", "two"), {"read": 0.1})),
+        record.entry(2, None, errors.ScanError("DOE^JOHN.nii: truncated")),
     ]
 
 
@@ -125,7 +134,7 @@ def test_a_mouses_volume_is_told_everywhere(tmp_path, monkeypatch, mm):
         assert float(re.search(r"([\d.e-]+) ml", text)[1]) == pytest.approx(ml, rel=5e-3)
     assert any(one.startswith("tumour") for one in drawn)
     for name in ("out.json", "out.csv"):
-        write_table(tmp_path / name, "model", [record.entry(1, None, labels=labels)], overwrite=False)
+        write_table(tmp_path / name, "model", [record.entry(1, None, outcome(labels))], overwrite=False)
     told = json.loads((tmp_path / "out.json").read_text())["scans"][0]["labels"][0]
     (row,) = csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))
     assert told["ml"] == float(row["ml"]) == pytest.approx(ml, rel=1e-5)
@@ -152,7 +161,8 @@ def test_steps_follow_the_voxels_in_all_48_axis_orders(rng):
         affine = AFFINE.copy()
         affine[:3, :3] = AFFINE[:3, :3][:, axes] * flips
         where = np.stack(np.meshgrid(*(range(n) for n in (4, 5, 6)), indexing="ij"), -1) @ affine[:3, :3].T  # (X, Y, Z, 3) mm
-        turned, orientation = volume.to_canonical(where, affine, "SPL")
+        orientation = volume.orient(affine, "SPL")
+        turned = orientation.turn(where)
         steps = geometry.canonical_steps(affine, orientation)
         for axis in range(3):
             found = np.diff(turned, axis=axis)

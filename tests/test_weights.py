@@ -199,7 +199,7 @@ def test_a_file_beyond_all_measure_is_not_even_read(tmp_path):
 
 
 def test_less_memory_than_the_file_needs(saved, monkeypatch):
-    monkeypatch.setattr("monet_edge.memory.available", lambda: 1000)
+    monkeypatch.setattr("monet_edge.limits.available", lambda: 1000)
     with pytest.raises(ResourceError, match=r"tiny\.safetensors: the weights file needs"):
         weights.load(saved)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import DISCLAIMER, __version__
+from ..about import DISCLAIMER, __version__
 from ..text import printable, quantity
 from ..volume.labels import colour
 from ..weights import Weights, shipped
@@ -47,7 +47,7 @@ def build(finding: Finding, facts: str, model: Mapping[str, Any], card: str) -> 
     """
     plane = cut(finding.scan, finding.mask, finding.slicing)
     style, script = _source("page.css"), _source("page.js")
-    letters = {edge: letter + ("" if finding.oriented else "?") for edge, letter in plane.letters.items()}
+    letters = {edge: letter + ("" if finding.scan.oriented else "?") for edge, letter in plane.letters.items()}
     return Template(_source("page.html")).substitute(
         style=style,
         style_hash=_hash(style),
@@ -102,7 +102,7 @@ def _data(plane: Plane, finding: Finding) -> dict[str, Any]:
     largest = plane.largest(1)[0] // kept.step
     slices = [
         {
-            "image": _uri(grey(plane.voxels[z], finding.scan, shown, size), "JPEG", quality=QUALITY),
+            "image": _uri(grey(plane.voxels[z], shown, size), "JPEG", quality=QUALITY),
             "outline": _outline(plane.mask[z], size),
             "number": plane.number(z),
         }

@@ -13,7 +13,7 @@ from unicodedata import category, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .. import DISCLAIMER
+from ..about import DISCLAIMER
 from ..files import atomic_write
 from ..preprocess import SLICINGS
 from ..text import printable, quantity
@@ -88,7 +88,7 @@ def _panel(plane: Plane, z: int, finding: Finding, mm: float) -> Image.Image:
     """One slice with outlines and letters, drawn at twice the size and halved: smooth edges."""
     width, height = pixels(plane, mm)
     double = (2 * width, 2 * height)
-    panel = grey(plane.voxels[z], finding.scan, finding.limits, double).convert("RGB")
+    panel = grey(plane.voxels[z], finding.limits, double).convert("RGB")
     for label, edge in outlines(plane.mask[z], double, 2 * THICK):
         panel.paste(colour(label), (0, 0), edge)
     panel = panel.resize((width, height), Image.Resampling.BOX)
@@ -100,7 +100,7 @@ def _panel(plane: Plane, z: int, finding: Finding, mm: float) -> Image.Image:
         "right": (width - 5, height / 2, "rm"),
     }
     for edge_name, (x, y, anchor) in places.items():
-        letter = plane.letters[edge_name] + ("" if finding.oriented else "?")
+        letter = plane.letters[edge_name] + ("" if finding.scan.oriented else "?")
         pen.text((x, y), letter, TEXT, font, anchor=anchor, stroke_width=2, stroke_fill=BACKGROUND)
     return panel
 

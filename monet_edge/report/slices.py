@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..preprocess import SLICINGS, Preprocess, Statistics, span
-from ..volume import Scan, to_canonical
+from ..volume import Scan, Voxels, orient
 from .statistics import OPPOSITE, LabelStatistics
 
 
@@ -43,11 +43,6 @@ class Finding:
     title: str
     warnings: Sequence[str] = ()
 
-    @property
-    def oriented(self) -> bool:
-        """False if the scan does not say how the patient lies: left and right are a guess."""
-        return bool(self.scan.header["sform_code"] or self.scan.header["qform_code"])
-
 
 @dataclass(frozen=True)
 class Plane:
@@ -56,7 +51,9 @@ class Plane:
     Attributes
     ----------
     name : {"axial", "coronal", "sagittal"}
-    voxels, mask : (Z, H, W) arrays
+    voxels : Voxels
+        (Z, H, W).
+    mask : (Z, H, W) uint8
     spacing : (z, h, w) float
         mm.
     reversed : bool
@@ -64,7 +61,7 @@ class Plane:
     """
 
     name: str
-    voxels: np.ndarray
+    voxels: Voxels
     mask: np.ndarray
     spacing: tuple[float, ...]
     reversed: bool
@@ -72,7 +69,7 @@ class Plane:
     @property
     def extent(self) -> tuple[float, float]:
         """Height and width in mm."""
-        height, width = np.multiply(self.voxels.shape[1:], self.spacing[1:])
+        height, width = np.multiply(self.mask.shape[1:], self.spacing[1:])
         return float(height), float(width)
 
     @property
@@ -94,9 +91,9 @@ class Plane:
 
 def cut(scan: Scan, mask: np.ndarray, name: str) -> Plane:
     """The scan and its mask (X, Y, Z) as a stack of axial, coronal or sagittal slices."""
-    voxels, orientation = to_canonical(scan.voxels, scan.affine, SLICINGS[name])
-    labels, _ = to_canonical(mask, scan.affine, SLICINGS[name])
-    return Plane(name, voxels, labels, tuple(scan.spacing[axis] for axis in orientation.axes), orientation.flips[0])
+    orientation = orient(scan.affine, SLICINGS[name])
+    voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
+    return Plane(name, voxels, orientation.turn(mask), tuple(scan.spacing[axis] for axis in orientation.axes), orientation.flips[0])
 
 
 def window(record: Preprocess, statistics: Statistics) -> tuple[float, float]:
@@ -107,11 +104,11 @@ def window(record: Preprocess, statistics: Statistics) -> tuple[float, float]:
     return (low, high) if np.isfinite(2 * (high - low)) else (0.0, 1.0)  # floats of 64 bits can lie that far apart
 
 
-def grey(raw: np.ndarray, scan: Scan, limits: tuple[float, float], size: tuple[int, int]) -> Image.Image:
-    """One slice (H, W) as stored as a grey picture of ``size`` = (width, height) pixels."""
+def grey(raw: Voxels, limits: tuple[float, float], size: tuple[int, int]) -> Image.Image:
+    """One slice (H, W) as a grey picture of ``size`` = (width, height) pixels."""
     low, high = limits
     with np.errstate(all="ignore"):  # what is no number, or leaves float64, is drawn black
-        values = np.nan_to_num(raw.astype(np.float64) * scan.slope + scan.inter, posinf=low, neginf=low, nan=low)
+        values = np.nan_to_num(raw.scaled(), posinf=low, neginf=low, nan=low)
         shades = np.nan_to_num(np.clip((values - low) * (255 / max(high - low, 1e-6)), 0, 255))
     return Image.fromarray(np.ascontiguousarray(shades.astype(np.uint8))).resize(size, Image.Resampling.BICUBIC)
 

@@ -1,21 +1,14 @@
-"""What a mask says in numbers, label by label, and the table of it: JSON or CSV."""
+"""What a mask says in numbers, label by label."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import DISCLAIMER
-from ..errors import OutputError
-from ..files import atomic_write
-from ..volume import Scan, to_canonical
+from ..volume import Scan, orient
 
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 
@@ -116,7 +109,7 @@ def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]])
 def axis_codes(scan: Scan) -> str:
     """Where the stored axes X, Y, Z point, to the nearest 90 degrees, such as "LAS"."""
     wanted = "SAR"
-    orientation = to_canonical(scan.voxels, scan.affine, wanted)[1]
+    orientation = orient(scan.affine, wanted)
     codes = {axis: OPPOSITE[code] if flip else code for axis, flip, code in zip(orientation.axes, orientation.flips, wanted, strict=True)}
     return "".join(codes[axis] for axis in range(3))
 
@@ -148,79 +141,3 @@ def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
 
 def _significant(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{value:.6g}")
-
-
-def write_table(path: Path, model: str, scans: Sequence[Mapping[str, Any]], *, overwrite: bool) -> None:
-    """Write one table for all scans of a run.
-
-    Parameters
-    ----------
-    path : Path
-        Ending in .json or .csv.
-    model : str
-        The model's name.
-    scans : sequence of dict
-        From `record.entry`.
-    overwrite : bool
-
-    Raises
-    ------
-    OutputError
-        If the ending is another, the file exists, or the disk refuses.
-    """
-    check_table(path)
-    if path.suffix == ".json":
-        table = {
-            "format": "monet-edge statistics 1",
-            "disclaimer": DISCLAIMER,
-            "model": model,
-            "scans": [_without_times(scan) for scan in scans],
-        }
-        text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    else:
-        text = _csv(scans)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))  # a file name may hold bytes that are no text
-
-
-def _without_times(scan: Mapping[str, Any]) -> dict[str, Any]:
-    """The same scan with the same model gives the same table."""
-    return {key: value for key, value in scan.items() if key != "seconds"}
-
-
-def check_table(path: Path) -> None:
-    """Refuse another ending than .json or .csv before any work."""
-    if path.suffix not in (".json", ".csv"):
-        raise OutputError(f"{path}: statistics are written as .json or .csv. Choose such a name for --stats.")
-
-
-def _csv(scans: Sequence[Mapping[str, Any]]) -> str:
-    """One row for every label of every scan, and one for every scan that failed."""
-    rows = []
-    for scan in scans:
-        about = {"scan": scan["scan"], **({"path": scan["path"]} if "path" in scan else {})}
-        notes = {"warnings": "; ".join(scan["warnings"]), "error": scan.get("error")}
-        rows += [{**about, **_flat(label), **notes} for label in scan["labels"] or [{}]]
-    columns = list(dict.fromkeys(column for row in sorted(rows, key=len, reverse=True) for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: harmless(value) for column, value in row.items()} for row in rows)
-    return text.getvalue()
-
-
-def _flat(label: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in label.items():
-        if key == "touches":
-            flat[key] = "".join(value)
-        elif key in ("box_first", "box_last", "centroid_mm"):
-            flat |= {f"{key}_{axis}": part for axis, part in zip("xyz", value or (None,) * 3, strict=True)}
-        else:
-            flat[key] = value
-    return flat
-
-
-def harmless(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, with the apostrophe that makes it text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

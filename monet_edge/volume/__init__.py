@@ -1,22 +1,7 @@
-"""Scans in, results out: NIfTI read without believing it, turned to one canonical order and back, written on the scan's grid."""
+"""A scan in memory: its voxels as stored, its grid, and one canonical order to see it in. Files are the business of `formats`."""
 
-from .image import from_image, to_image
-from .orientation import Orientation, from_canonical, to_canonical
-from .reader import is_ours, peek, read
-from .scan import ENDINGS, SCANS, Scan
-from .writer import write
+from .orientation import Orientation, orient, to_canonical
+from .scan import Scan
+from .voxels import Voxels
 
-__all__ = [
-    "ENDINGS",
-    "SCANS",
-    "Orientation",
-    "Scan",
-    "from_canonical",
-    "from_image",
-    "is_ours",
-    "peek",
-    "read",
-    "to_canonical",
-    "to_image",
-    "write",
-]
+__all__ = ["Orientation", "Scan", "Voxels", "orient", "to_canonical"]

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from . import geometry
-
-ENDINGS = (".nii.gz", ".nii")  # of what is written
-SCANS = (*ENDINGS, ".img.gz", ".img")  # of what is read, in folders; the other half of an .img is its .hdr
-OURS = "monet-edge "  # how `descrip` begins in what we write
+from .orientation import to_canonical
+from .voxels import Voxels
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,11 @@ class Scan:
         Scaled intensity = voxels * slope + inter.
     affine : (4, 4) float64
         Voxel to world, mm.
-    header : nibabel header
-        The scan's; results take qform, sform, their codes and units from it.
+    header : Any
+        What its format keeps for a writer of the same format, such as nibabel's NIfTI header; None where there is none.
     warnings : tuple of str
+    oriented : bool
+        False if the scan does not say how the patient lies: left and right are a guess.
     """
 
     path: Path | None
@@ -41,6 +41,11 @@ class Scan:
     affine: np.ndarray
     header: Any
     warnings: tuple[str, ...]
+    oriented: bool = True
+
+    def canonical(self, axes: str) -> Voxels:
+        """Its intensities (Z, H, W), the axes pointing as `orient` says: a view."""
+        return Voxels(to_canonical(self.voxels, self.affine, axes), self.slope, self.inter)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,8 +61,3 @@ class Scan:
     def voxel_ml(self) -> float:
         """Volume of a voxel in ml."""
         return geometry.voxel_ml(self.affine)
-
-
-def written_by_us(header: Any) -> bool:
-    """True for the header of a mask or probability that monet-edge wrote."""
-    return bytes(header["descrip"]).startswith(OURS.encode())

@@ -19,7 +19,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from monet_edge import pipeline, volume
+from monet_edge import formats, pipeline
 from monet_edge import weights as weights_file
 from monet_edge.errors import MonetError
 from monet_edge.model import Model
@@ -75,7 +75,7 @@ def judge_scan(raw, rng, folder, model):
     path.write_bytes(raw)
     index = 0 if rng.random() < 0.5 else None
     try:
-        scan = volume.read(path, index)
+        scan = formats.read(path, index)
         check_scan(scan, raw, index)
         pipeline.segment(path, mask, model=model, volume=index, overwrite=True)
         result = nibabel.load(mask)

@@ -113,7 +113,7 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:
     """All slices of a case as the network sees them, without their neighbours: (Z, S, S) float32."""
-    slices = (normalise(raw, record, case.statistics, case.slope, case.inter) for raw in case.image)
+    slices = (normalise(case.voxels[z], record, case.statistics) for z in range(len(case.image)))
     return np.stack([resize(image, record.size, record.size) for image in slices])
 
 

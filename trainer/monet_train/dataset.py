@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monet_edge import volume
+from monet_edge import formats, volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.preprocess import SLICINGS, Statistics, measure
 from monet_edge.volume import geometry
@@ -95,6 +95,11 @@ class Case:
         """Voxel size in mm along Z, H, W."""
         return geometry.spacing(self.steps)
 
+    @property
+    def voxels(self) -> volume.Voxels:
+        """The image with what scales it."""
+        return volume.Voxels(self.image, self.slope, self.inter)
+
 
 def read(folder: Path, channel: int = 0) -> Dataset:
     """Read `dataset.json` and find the cases; no scan is opened.
@@ -150,8 +155,8 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     if name not in dataset.pairs:
         raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
     image_path, label_path = dataset.pairs[name]
-    scan = volume.read(image_path, _volume(dataset, name, channel))
-    mask = volume.read(label_path)
+    scan = formats.read(image_path, _volume(dataset, name, channel))
+    mask = formats.read(label_path)
     if scan.shape != mask.shape:
         raise DatasetError(f"{name}: the scan has shape {scan.shape}, its labels {mask.shape}")
     voxels = displacement(scan.affine, mask.affine, scan.shape)
@@ -160,15 +165,15 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
             f"{name}: scan and labels have different affines: a corner of the volume lies {voxels:.3g} voxels away"
             f" (at most {APART} are taken for rounding); resample or correct the labels"
         )
-    label, _ = volume.to_canonical(_numbers(dataset, name, mask), mask.affine, AXES)
-    image, orientation = volume.to_canonical(scan.voxels, scan.affine, AXES)
-    steps = geometry.canonical_steps(scan.affine, orientation)
-    return Case(name, image, label, scan.slope, scan.inter, steps, measure(image, scan.slope, scan.inter))
+    label = volume.to_canonical(_numbers(dataset, name, mask), mask.affine, AXES)
+    image = scan.canonical(AXES)
+    steps = geometry.canonical_steps(scan.affine, volume.orient(scan.affine, AXES))
+    return Case(name, image.stored, label, scan.slope, scan.inter, steps, measure(image))
 
 
 def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
     """Which volume of a case's file is a channel; None where the file holds one only."""
-    volumes = volume.peek(dataset.pairs[name][0]).volumes
+    volumes = formats.peek(dataset.pairs[name][0]).volumes
     if name in dataset.separate and channel and volumes > 1:
         raise DatasetError(f"{name}: expected one volume in every file, found {volumes} in {dataset.pairs[name][0].name}")
     if name in dataset.separate or (volumes == 1 and channel == 0):
@@ -213,9 +218,8 @@ def oriented(case: Case, slicing: str) -> Case:
     case : Case
     slicing : {"axial", "coronal", "sagittal"}
     """
-    turn = axial_affine(case.spacing), SLICINGS[slicing]
-    image, orientation = volume.to_canonical(case.image.T, *turn)
-    label, _ = volume.to_canonical(case.label.T, *turn)
+    orientation = volume.orient(axial_affine(case.spacing), SLICINGS[slicing])
+    image, label = orientation.turn(case.image.T), orientation.turn(case.label.T)
     return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
 
 

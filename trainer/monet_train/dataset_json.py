@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from monet_edge.errors import DatasetError, MonetError
+from monet_edge.formats import SCANS
 from monet_edge.preprocess import check_labels
-from monet_edge.volume import SCANS
 
 FILE = "dataset.json"
 LISTS = ("training", "validation")  # whose entries are cases; `test` has no labels to learn from

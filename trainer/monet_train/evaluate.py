@@ -26,9 +26,9 @@ from monet_edge import volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.files import write_together
 from monet_edge.model import Model
-from monet_edge.report.statistics import harmless
+from monet_edge.options import Options
 from monet_edge.spec import Spec
-from monet_edge.text import printable, quantity
+from monet_edge.text import harmless, printable, quantity
 from monet_edge.volume import geometry
 from monet_edge.weights import Weights
 
@@ -190,7 +190,7 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
         Whether distances are in mm over the volume, or in pixels within slices.
     flip : bool
     """
-    truth, mask = found.masks(case.label, model.segment_scan(_as_scan(case), flip=flip).mask.T)
+    truth, mask = found.masks(case.label, model.segment_scan(_as_scan(case), Options(flip=flip)).mask.T)
     for number, pair in enumerate(found.pairs, 1):
         yield compare(case.name, pair.name, truth == number, mask == number, case.steps if spacing_known else None)
 

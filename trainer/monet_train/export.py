@@ -283,7 +283,7 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)
-        slices = fingerprint.look(case.image, record, case.statistics, case.slope, case.inter)
+        slices = fingerprint.look(case.voxels, record, case.statistics)
         rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)

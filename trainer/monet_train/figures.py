@@ -149,7 +149,7 @@ def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.nd
     case = oriented(case, record.slicing)
     shared, _ = matched.masks(case.label, case.label)
     z = int((shared > 0).sum(axis=(1, 2)).argmax())
-    image = network_input(case.image, z, record, case.statistics, case.slope, case.inter)
+    image = network_input(case.voxels, z, record, case.statistics)
     predicted = to_mask(model.predict(image[None])[0], record.threshold)
     structures = replace(record, labels=tuple(pair.name for pair in matched.pairs))
     truth = labels_of(replace(case, label=shared[z : z + 1]), structures, False)[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from monet_edge import memory
+from monet_edge import limits
 from monet_edge.errors import DatasetError, MonetError, ResourceError
 from monet_edge.files import locked
 from monet_edge.spec import infer_shapes
@@ -178,7 +178,7 @@ def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.de
     batch = min(settings.recipe.batch, training)
     # a step's values wait for their gradients: the U-Nets keep 0.84 to 0.96 of these bytes, MoNet twice as many
     step = 4 * batch * sum(prod(shape) for shape in infer_shapes(spec, size, size).values()) if place.type == "cpu" else 0
-    memory.demand(held + step, f"a training on {training + validation:,} slices of {size}x{size}, {batch} at a time,")
+    limits.demand(held + step, f"a training on {training + validation:,} slices of {size}x{size}, {batch} at a time,")
 
 
 def choose_device(name: str = "", rank: int = 0) -> torch.device:

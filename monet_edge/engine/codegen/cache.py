@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ... import system
 from ...errors import OutputError
 from ...files import atomic_write
 
@@ -40,23 +40,15 @@ def locate(family: str, made_by: Iterable[object]) -> Path | None:
 
 def folder() -> Path | None:
     """The user's own cache folder; None where there is none or it is not safe."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA")
-    elif sys.platform == "darwin":
-        base = os.path.expanduser("~/Library/Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = system.user_cache()
     if not base or not os.path.isabs(base):  # no home
         return None
     home = Path(base) / "monet-edge"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = home.stat()
+        return home if system.is_private(home) else None  # others may write there: never run what it holds
     except OSError:
         return None
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        return None  # others may write there: never run what it holds
-    return home
 
 
 def read(file: Path | None) -> bytes | None:
@@ -76,6 +68,5 @@ def write(file: Path | None, code: bytes) -> None:
     if file is None:
         return
     with suppress(OutputError), atomic_write(file, overwrite=True) as stream:
-        if hasattr(os, "fchmod"):  # whatever the umask, nobody else may change what will be run
-            os.fchmod(stream.fileno(), 0o600)
+        system.make_private(stream.fileno())  # nobody else may change what will be run
         stream.write(_MARK + hashlib.sha256(code).digest() + code)

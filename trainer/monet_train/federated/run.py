@@ -5,7 +5,6 @@ Without TLS nothing but loopback is allowed. No telemetry, no look for updates, 
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import json
 import math
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monet_edge import system
 from monet_edge.errors import MonetError
 
 from .state import ERROR, MODEL, ROUNDS
@@ -155,9 +155,7 @@ def daemons(commands: Sequence[Sequence[str]], variables: Environment) -> Iterat
     home.mkdir(parents=True, exist_ok=True)
     running: list[subprocess.Popen[bytes]] = []
     with (home / "lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not system.try_lock(lock):
             lock.seek(0)
             raise MonetError(f"processes of an earlier start still work in {home}. Stop them first: kill {lock.read()}") from None
         before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C: stop them first
@@ -165,8 +163,7 @@ def daemons(commands: Sequence[Sequence[str]], variables: Environment) -> Iterat
             for number, command in enumerate(commands):
                 with (home / f"{number}.log").open("ab") as log:
                     # the lock lives as long as anyone who inherited it
-                    keep = (lock.fileno(),)
-                    running.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, pass_fds=keep, start_new_session=True))
+                    running.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log, **system.apart(lock)))
             lock.truncate(0)
             print(*(process.pid for process in running), end="", file=lock, flush=True)
             yield running
@@ -181,8 +178,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    system.kill_group(process.pid)
     process.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import nibabel
 import numpy as np
 from nibabel.nifti2 import Nifti2Header
 
-from ..errors import ScanError, kind
-from . import nifti
-from .reader import read, without_huge
-from .scan import ENDINGS, Scan
-from .writer import result_header
+from ...errors import ScanError, kind
+from ...volume import Scan
+from .header import layout
+from .reader import peek, read, without_huge
+from .writer import ENDINGS, result_header
 
 
 def from_image(image: Any) -> Scan:
@@ -35,33 +36,44 @@ def from_image(image: Any) -> Scan:
         )
     if len(image.shape) < 2 or min(image.shape) < 1 or max(image.shape[3:], default=1) > 1:
         raise ScanError(f"an image of shape {image.shape}; expected one 3-D volume")
+    header = _nifti_header(image)
+    checked = layout(header, image.shape, np.dtype(np.uint8), 0)
+    affine = checked.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
+    file = getattr(image.dataobj, "file_like", None)
+    if isinstance(file, (str, Path)) and Path(file).name.lower().endswith(ENDINGS):
+        found = peek(Path(file))
+        if (found.shape, found.volumes) != (checked.shape, 1):
+            raise ScanError(f"{file}: its shape is {found.shape}, the image loaded from it has {checked.shape}: it has changed since")
+        scan = read(found, 0)
+        return replace(scan, affine=affine, header=header, oriented=checked.oriented)
+    return Scan(None, _voxels(image, checked.shape), 1.0, 0.0, affine, header, checked.warnings, checked.oriented)
+
+
+def _nifti_header(image: Any) -> Any:
+    """The image's header as NIfTI, whatever format it is of, and whatever was done to its affine since it was loaded."""
     form = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
     try:
-        # whatever format it is of, and whatever was done to its affine since: nibabel makes the NIfTI header of it
         with np.errstate(all="ignore"):
             header = form(np.broadcast_to(np.uint8(0), image.shape), image.affine, image.header).header
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(f"the image has no usable header or affine: {error}") from None
     header.set_slope_inter(1, 0)
-    layout = nifti.layout(header, image.shape, np.dtype(np.uint8), 0)
-    affine = layout.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
-    file = getattr(image.dataobj, "file_like", None)
-    if isinstance(file, (str, Path)) and Path(file).name.lower().endswith(ENDINGS):
-        scan = read(Path(file))
-        if scan.shape != layout.shape:
-            raise ScanError(f"{file}: its shape is {scan.shape}, the image loaded from it has {layout.shape}: it has changed since")
-        return Scan(scan.path, scan.voxels, scan.slope, scan.inter, affine, header, scan.warnings)
+    return header
+
+
+def _voxels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """The image's intensities (X, Y, Z), read-only: the array may be the caller's."""
     try:
-        voxels = np.asanyarray(image.dataobj).reshape(layout.shape, order="F")
+        voxels = np.asanyarray(image.dataobj).reshape(shape, order="F")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(f"the image's voxels cannot be read: {error}") from None
     if voxels.dtype.kind not in "uif" or voxels.dtype.itemsize > 8:
         raise ScanError(f"its voxels are {voxels.dtype}; expected integers or floats of at most 64 bits")
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False).view()
-    voxels.flags.writeable = False  # it is the caller's
+    voxels.flags.writeable = False
     voxels = without_huge(voxels)
     voxels.flags.writeable = False
-    return Scan(None, voxels, 1.0, 0.0, affine, header, layout.warnings)
+    return voxels
 
 
 def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:

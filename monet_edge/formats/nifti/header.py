@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header, data_type_codes, xform_codes
 from nibabel.nifti2 import Nifti2Header
 
-from ..errors import ScanError
+from ...errors import ScanError
 
 MAX_EXTENSIONS = 16 << 20  # bytes between header and voxels; a DICOM header kept there has some 10 KB
 MAX_SCALE = 1e20  # of slope and inter: beyond, scaled values leave float32
@@ -52,6 +52,11 @@ class Layout:
     affine: np.ndarray
     header: Any
     warnings: tuple[str, ...]
+
+    @property
+    def oriented(self) -> bool:
+        """False if the header does not say how the patient lies."""
+        return bool(self.header["sform_code"] or self.header["qform_code"])
 
     @property
     def volume_bytes(self) -> int:

@@ -14,13 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import DISCLAIMER, __version__
+from .. import system
+from ..about import DISCLAIMER, __version__
 from ..errors import MonetError, OutputError, ResourceError, ScanError
 from ..files import atomic_write
-from .statistics import LabelStatistics, describe
+from ..report.statistics import describe
 
 if TYPE_CHECKING:
     from ..model import Model
+    from ..pipeline import Outcome
 
 PACKAGES = ("numpy", "numba", "llvmlite", "nibabel", "safetensors", "pillow", "typer", "connected-components-3d")
 # An error's own words name the file; these don't.
@@ -33,16 +35,10 @@ _FAILURES = {
 }
 
 
-def entry(
-    number: int,
-    path: Path | None,
-    *,
-    labels: Sequence[LabelStatistics] = (),
-    warnings: Sequence[str] = (),
-    times: Mapping[str, float] | None = None,
-    error: Exception | None = None,
-) -> dict[str, Any]:
+def entry(number: int, path: Path | None, became: Outcome | Exception) -> dict[str, Any]:
     """One scan of a run as a JSON-able record, for the run's record and the table of statistics.
+
+    Words and numbers only: the frames of an exception hold the volume.
 
     Parameters
     ----------
@@ -50,20 +46,17 @@ def entry(
         In the order of the run, from 1.
     path : Path, optional
         None, unless identifiers are wanted: then the words of an error, which name the file, are told too.
-    labels, warnings, times :
-        As in `pipeline.Outcome`.
-    error : Exception, optional
-        Why there is no result.
+    became : Outcome or Exception
+        Its result, or why there is none.
     """
-    told: dict[str, Any] = {"scan": number}
+    record: dict[str, Any] = {"scan": number}
     if path is not None:
-        told["path"] = _as_utf8(str(path))
-    if error is not None:
-        told["error"] = _as_utf8(str(error)) if path is not None else _failure(error)
-    told |= {"labels": describe(labels), "warnings": list(warnings)}
-    if times:
-        told["seconds"] = {stage: round(seconds, 3) for stage, seconds in times.items()}
-    return told
+        record["path"] = _as_utf8(str(path))
+    if isinstance(became, Exception):
+        words = _as_utf8(became.fact if isinstance(became, MonetError) else str(became)) if path is not None else _failure(became)
+        return record | {"error": words, "labels": [], "warnings": []}
+    record |= {"labels": describe(became.labels), "warnings": list(became.warnings)}
+    return record | {"seconds": {stage: round(seconds, 3) for stage, seconds in became.times.items()}}
 
 
 def _as_utf8(text: str) -> str:
@@ -95,8 +88,8 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
         "disclaimer": DISCLAIMER,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"monet-edge": __version__, "python": platform.python_version(), **_versions()},
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",  # platform.platform() starts a program
-        "cpu": cpu(),
+        "system": system.name(),
+        "cpu": system.cpu(),
         "threads": model.threads,
         "model": {
             "name": weights.name,
@@ -106,7 +99,7 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
         },
         "options": dict(options),
         "scans": list(scans),
-        "peak_memory_mb": _peak_memory(),
+        "peak_memory_mb": system.peak_memory(),
     }
     with atomic_write(path, overwrite=overwrite) as file:
         file.write((json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace"))
@@ -120,23 +113,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue  # an extra that is not installed
     return found
-
-
-def cpu() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())  # platform.processor() starts a program
-
-
-def _peak_memory() -> float | None:
-    """The most that this process had in memory, MB; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)  # bytes there, KiB elsewhere

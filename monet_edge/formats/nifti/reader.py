@@ -1,68 +1,74 @@
-"""Read a scan, believing nothing that its header says.
+"""Read NIfTI-1 or NIfTI-2 in one file or, as Analyze 7.5, in two (.hdr and .img), compressed or not, believing nothing of it.
 
-It is checked against the file and the memory before the volume is allocated, and a gzip stream is read to its end, checksum
-included.
+The header is checked against the file and the memory before the volume is allocated, and a gzip stream is read to its end,
+checksum included.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .. import memory
-from ..errors import MonetError, ResourceError, ScanError
-from . import nifti
-from .scan import Scan, written_by_us
-from .stream import MOST_RATIO, Stream, opened
+from ... import limits
+from ...errors import ResourceError, ScanError
+from ...volume import Scan
+from ..contract import Header
+from ..stream import MOST_RATIO, Stream, opened
+from .header import Layout, parse
+from .writer import written_by_us
 
+NAME = "NIfTI"
+ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
+OTHER_ENDINGS = (".hdr.gz", ".hdr")  # the other half of an .img
 _HUGE = np.finfo(np.float32).max
 
 
-def peek(path: Path) -> nifti.Layout:
-    """Read and check the header only.
+@dataclass(frozen=True)
+class _Details:
+    """Where the voxels are, and what the header says of them; ``version`` is of the file that holds them."""
 
-    Raises
-    ------
-    ScanError
-        Naming the file and what is wrong with it.
-    """
-    with _opened_scan(Path(path)) as (layout, _):
-        return layout
+    file: Path
+    version: tuple[int, ...]
+    layout: Layout
 
 
-def is_ours(path: Path) -> bool:
-    """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
-    try:
-        return written_by_us(peek(path).header)
-    except MonetError:
-        return False
+def sniff(path: Path, start: bytes) -> bool:
+    """Whether it calls itself NIfTI or begins like it, be it damaged: the message then says how."""
+    size = start[:4]
+    return path.name.lower().endswith((*ENDINGS, *OTHER_ENDINGS)) or any(
+        int.from_bytes(size, order) in (348, 540) for order in ("little", "big")
+    )
 
 
-def read(path: Path, volume: int | None = None) -> Scan:
-    """Read one volume.
+def peek(path: Path) -> Header:
+    """Read and check the header only, see `contract.Format`."""
+    halves = _halves(path)
+    with opened(halves[0]) as stream:
+        layout = parse(stream.read, pair=len(halves) > 1)
+        version = stream.version
+        if len(halves) == 1:
+            _check_size(stream, layout)
+    if len(halves) > 1:
+        with opened(halves[1]) as stream:
+            version = stream.version
+            _check_size(stream, layout)
+    ours = written_by_us(layout.header)
+    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(halves[-1], version, layout))
 
-    Parameters
-    ----------
-    path : Path
-        NIfTI-1 or NIfTI-2 in one file or, as Analyze 7.5, in two (.hdr and .img, either may be named), compressed or not.
-    volume : int, optional
-        Which volume of a scan that has several, from 0.
 
-    Raises
-    ------
-    ScanError
-        Naming the file and what is wrong with it.
-    ResourceError
-        If the volume does not fit into memory.
-    """
-    path = Path(path)
-    with _opened_scan(path) as (layout, stream):
-        before = _choose(layout, volume) * layout.volume_bytes
+def read(header: Header, volume: int) -> Scan:
+    """Read one volume, see `contract.Format`."""
+    details: _Details = header.details
+    layout = details.layout
+    with opened(details.file) as stream:
+        if stream.version != details.version:
+            raise ScanError("it has changed since its header was read. Try again once it is whole.")
+        stream.skip(layout.offset)
+        before = volume * layout.volume_bytes
         voxels = _allocate(layout)
         _expect(stream, layout, before, stream.skip(before))
         _expect(stream, layout, layout.volume_bytes, stream.fill(voxels.reshape(-1, order="F").view(np.uint8).data), before)
@@ -73,7 +79,7 @@ def read(path: Path, volume: int | None = None) -> Scan:
         voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
     voxels = without_huge(voxels)
     voxels.flags.writeable = False
-    return Scan(path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings)
+    return Scan(header.path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings, layout.oriented)
 
 
 def without_huge(voxels: np.ndarray) -> np.ndarray:
@@ -89,22 +95,6 @@ def without_huge(voxels: np.ndarray) -> np.ndarray:
             voxels = voxels if voxels.flags.writeable else voxels.copy(order="K")
             voxels[:, :, z][huge] = np.inf
     return voxels
-
-
-@contextmanager
-def _opened_scan(path: Path) -> Iterator[tuple[nifti.Layout, Stream]]:
-    """The checked header, and the file at its first voxel."""
-    halves = _halves(path)
-    with opened(halves[0]) as stream:
-        layout = nifti.parse(stream.read, pair=len(halves) > 1)
-        if len(halves) == 1:
-            _check_size(stream, layout)
-            yield layout, stream
-    if len(halves) > 1:
-        with opened(halves[1]) as stream:
-            _check_size(stream, layout)
-            stream.skip(layout.offset)
-            yield layout, stream
 
 
 def _halves(path: Path) -> tuple[Path, ...]:
@@ -123,44 +113,33 @@ def _halves(path: Path) -> tuple[Path, ...]:
     return (path, *found[:1]) if other == "img" else (*found[:1], path)
 
 
-def _check_size(stream: Stream, layout: nifti.Layout) -> None:
+def _check_size(stream: Stream, layout: Layout) -> None:
     if not stream.gzip and layout.end > stream.size:
         _expect(stream, layout, layout.end - layout.offset, stream.size - layout.offset)
     if layout.end > stream.size * MOST_RATIO:
         raise ScanError(f"the header promises {_describe(layout)}, which {stream.size:,} compressed bytes cannot hold: it is corrupt")
 
 
-def _choose(layout: nifti.Layout, volume: int | None) -> int:
-    if volume is None and layout.volumes > 1:
-        last = layout.volumes - 1
-        ndim, grid = int(layout.header["dim"][0]), "x".join(map(str, layout.shape))
-        word = "or" if last == 1 else "to"
-        raise ScanError(f"{ndim}-D, {layout.volumes} volumes of {grid}. Choose one with --volume 0 {word} --volume {last}.")
-    if volume is not None and not 0 <= volume < layout.volumes:
-        raise ScanError(f"has no volume {volume}; it has {layout.volumes}, counted from 0")
-    return volume or 0
-
-
-def _allocate(layout: nifti.Layout) -> np.ndarray:
-    memory.demand(layout.volume_bytes, "the volume")
+def _allocate(layout: Layout) -> np.ndarray:
+    limits.demand(layout.volume_bytes, "the volume")
     try:
         return np.empty(layout.shape, layout.dtype, order="F")
     except MemoryError:
         raise ResourceError(f"the volume needs {layout.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
 
 
-def _describe(layout: nifti.Layout) -> str:
+def _describe(layout: Layout) -> str:
     grid = "x".join(map(str, layout.shape if layout.volumes == 1 else (*layout.shape, layout.volumes)))
     return f"{grid} {layout.dtype.name} ({layout.end - layout.offset:,} bytes)"
 
 
-def _expect(stream: Stream, layout: nifti.Layout, wanted: int, found: int, before: int = 0) -> None:
+def _expect(stream: Stream, layout: Layout, wanted: int, found: int, before: int = 0) -> None:
     if found < wanted:
         ending = "the decompressed data ends" if stream.gzip else "the file ends"
         raise ScanError(f"the header promises {_describe(layout)}, {ending} after {before + found:,}: it is truncated. Copy it again.")
 
 
-def _finish(stream: Stream, layout: nifti.Layout) -> tuple[str, ...]:
+def _finish(stream: Stream, layout: Layout) -> tuple[str, ...]:
     """Read on to the end; a few bytes more than promised are tolerated, a slice more means that the header is wrong."""
     most = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize
     surplus = stream.skip(most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from ..errors import ResourceError, ScanError
 from ..files import missing
 
+START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
 MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
 _CHUNK = 1 << 20  # bytes decompressed at a time
 _GZIP = b"\x1f\x8b"
@@ -20,15 +22,16 @@ _GZIP = b"\x1f\x8b"
 class Stream:
     """The bytes of a file in order, decompressed if it is gzip (by content, not by name): never more than a chunk at a time."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
+    def __init__(self, file: BinaryIO, status: os.stat_result) -> None:
+        self.file, self.size = file, status.st_size
+        self.version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)  # another one, once the file has changed
         self.gzip = file.read(2) == _GZIP
         file.seek(0)
         self._inflate = zlib.decompressobj(31) if self.gzip else None
         self._pending = b""
         self.trailing = 0  # bytes after the end of the gzip stream, known once that end is reached
 
-    def some(self, most: int) -> bytes:
+    def piece(self, most: int) -> bytes:
         """Up to ``most`` bytes, none only at the end; there the gzip checksum and size have been verified."""
         most = min(most, _CHUNK)
         if not self.gzip:
@@ -61,14 +64,14 @@ class Stream:
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""
         buffer = bytearray()
-        while len(buffer) < count and (piece := self.some(count - len(buffer))):
+        while len(buffer) < count and (piece := self.piece(count - len(buffer))):
             buffer += piece
         return bytes(buffer)
 
     def fill(self, target: memoryview) -> int:
         """Fill ``target``; the number of bytes there were."""
         at = 0
-        while at < len(target) and (piece := self.some(len(target) - at)):
+        while at < len(target) and (piece := self.piece(len(target) - at)):
             target[at : at + len(piece)] = piece
             at += len(piece)
         return at
@@ -76,7 +79,7 @@ class Stream:
     def skip(self, count: int) -> int:
         """Pass over ``count`` bytes; the number of bytes there were."""
         at = 0
-        while at < count and (piece := self.some(count - at)):
+        while at < count and (piece := self.piece(count - at)):
             at += len(piece)
         return at
 
@@ -95,14 +98,14 @@ def opened(path: Path) -> Iterator[Stream]:
             raise ScanError("no such file")
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ScanError("a folder; expected a .nii or .nii.gz file")
+            raise ScanError("a folder; expected a file")
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-            raise ScanError("not a regular file; expected a .nii or .nii.gz file")
+            raise ScanError("not a regular file")
         with path.open("rb") as file:
-            yield Stream(file, status.st_size)
+            yield Stream(file, os.fstat(file.fileno()))
     except (FileNotFoundError, NotADirectoryError):
         raise ScanError(f"{path}: {missing(path)}") from None
     except OSError as error:
         raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ScanError, ResourceError) as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise error.about(path) from None

@@ -1,0 +1,127 @@
+"""One scan and where its results go: all of it known and refused before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OutputError
+from .files import missing, refuse_input
+from .formats import ENDINGS, Header, peek, stem
+from .options import Options
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan and where its results go."""
+
+    scan: Path
+    mask: Path
+    probability: Path | None = None
+    preview: Path | None = None
+    report: Path | None = None
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """Every file that will be written."""
+        return tuple(path for path in (self.mask, self.probability, self.preview, self.report) if path)
+
+
+def make_job(scan: Path, output: Path | None, options: Options) -> Job:
+    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
+
+    Raises
+    ------
+    OutputError
+        If ``output`` is not the name of a file that a mask can be written to.
+    """
+    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
+    if not mask.name.endswith(ENDINGS):
+        raise OutputError(f"{mask}: a mask is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
+    report = None if options.report is None else Path(options.report)
+    if report is not None and report.suffix != ".html":
+        report = report / f"{name}_report.html"
+    return Job(
+        scan,
+        mask,
+        mask.with_name(f"{name}_prob.nii.gz") if options.probabilities else None,
+        mask.with_name(f"{name}_preview.png") if options.preview else None,
+        report,
+    )
+
+
+def check_job(job: Job, *, overwrite: bool) -> Header:
+    """Refuse before any work what could not be done or written after it; gives the scan's header, for whoever reads on.
+
+    Raises
+    ------
+    ScanError
+        If the scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
+    OutputError
+        If a result is the input itself, exists already, or cannot be written where it should go.
+    """
+    header = peek(job.scan)
+    for path in job.results:
+        check_path(path, [job.scan], overwrite=overwrite, option="report" if path == job.report else "output")
+    return header
+
+
+def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: str = "output") -> None:
+    """Refuse a result's path that is one of the scans, exists already, or cannot be written.
+
+    Parameters
+    ----------
+    path : Path
+    scans : iterable of Path
+    overwrite : bool
+    option : str
+        The name of what the path was given by.
+
+    Raises
+    ------
+    OutputError
+        Saying which.
+    """
+    another = f"Choose another {{{option}}}."
+    if not os.path.isdir(path.parent):
+        raise OutputError(f"{path.parent}: {missing(path.parent, 'folder for the result')}", f"Create it, or choose another {{{option}}}.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path.parent}: nothing can be written to this folder", another)
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:  # the name is too long
+        raise OutputError(f"{path}: cannot be written: {error.strerror}", another) from None
+    for scan in scans:
+        refuse_input(path, scan, option)
+    if os.path.isdir(path):
+        raise OutputError(f"{path} is a folder", another)
+    if os.path.exists(path) and not os.path.isfile(path):  # a device or a pipe
+        raise OutputError(f"{path} is not a regular file", another)
+    if not overwrite:
+        raise OutputError(f"{path} exists already", f"{another[:-1]}, or say {{overwrite}}.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If the disk refuses, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: nothing can be written to this folder", "Choose another.")
+
+
+def absolute(path: Path) -> str:
+    """A path as it can be compared with others."""
+    return os.path.normcase(os.path.abspath(path))

@@ -1,0 +1,66 @@
+"""How scans are segmented and what is made of each: declared here once, for `segment`'s keywords and for the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, MonetError
+
+
+def _option(default: Any, help: str, **shown: Any) -> Any:
+    """A field with the command line's help for it, and what else Typer's Option takes."""
+    return field(default=default, metadata={"help": help, **shown})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scans are segmented, and what is made of each besides its mask; results are named after the mask, without its ``_seg``.
+
+    Attributes
+    ----------
+    threshold : float, optional
+        For a binary model, instead of the model's own.
+    volume : int, optional
+        Which volume of a scan that has several, from 0.
+    probabilities : bool
+        Also keep the probabilities, and write ``<stem>_prob.nii.gz``: 4 bytes a voxel and class.
+    flip : bool
+        Average with the prediction of the mirrored slice: twice the work, and for models trained with flips only.
+    keep_largest : bool
+        Keep only the largest connected piece of every label.
+    min_volume : float
+        Remove connected pieces smaller than this, ml.
+    preview : bool
+        Also draw ``<stem>_preview.png``.
+    report : Path or str, optional
+        Also write this page (.html), or ``<stem>_report.html`` into this folder.
+    with_identifiers : bool
+        Show the scan's file name in pictures, pages and tables.
+    overwrite : bool
+        Replace results that exist.
+    """
+
+    threshold: float | None = _option(None, "Probability above which a pixel counts, for a binary model.")
+    volume: int | None = _option(None, "Which volume of a 4-D scan, counted from 0.", min=0)
+    probabilities: bool = _option(False, "Also write <stem>_prob.nii.gz.")
+    flip: bool = _option(False, "Average with the mirrored slice: slower, and for models trained with flips only.")
+    keep_largest: bool = _option(False, "Keep only the largest connected piece of every label.")
+    min_volume: float = _option(0.0, "Remove connected pieces smaller than this, in ml.", metavar="ML", min=0)
+    preview: bool = _option(False, "Also draw <stem>_preview.png: outlines over the largest slices.")
+    report: Path | None = _option(None, "Also write this web page (.html); a folder for several scans.")  # noqa: RUF009  (a field, as the others)
+    with_identifiers: bool = _option(False, "Let file names into pictures, pages and tables: they may hold a patient's name.")
+    overwrite: bool = _option(False, "Replace results that exist.")
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise ModelError(f"threshold: expected a probability between 0 and 1, found {self.threshold}")
+        if not 0 <= self.min_volume < inf:
+            raise MonetError(f"min_volume: expected a number of ml, 0 or more, found {self.min_volume}")
+
+    @property
+    def cleaning(self) -> bool:
+        """True if stray pieces are removed from the mask."""
+        return self.keep_largest or self.min_volume > 0

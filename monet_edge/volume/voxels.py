@@ -1,0 +1,33 @@
+"""Intensities as they are stored, with what scales them: they travel together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """An array of any shape and real dtype; an intensity is ``stored * slope + inter``, in HU or the scan's own units.
+
+    Attributes
+    ----------
+    stored : array
+    slope, inter : float
+    """
+
+    stored: np.ndarray
+    slope: float = 1.0
+    inter: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: int | tuple[slice | int, ...] | np.ndarray) -> Voxels:
+        """A part, scaled alike: a view where NumPy gives one."""
+        return Voxels(self.stored[index], self.slope, self.inter)
+
+    def scaled(self) -> np.ndarray:
+        """The intensities in float64."""
+        return self.stored.astype(np.float64) * self.slope + self.inter
