@@ -27,9 +27,8 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.files import atomic_write
-from monet_edge.preprocess import Preprocess
-from monet_train.config import STRONG, Settings
-from monet_train.config_text import override, to_json
+from monet_train.config import STRONG, Settings, make_preprocess
+from monet_train.config_text import from_json, override, to_json
 from monet_train.data import Slices, build
 from monet_train.federated import wire
 from monet_train.federated.compress import encode, layout
@@ -47,7 +46,6 @@ from .federated_page import SITES, VARIANTS
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results" / "federated.json", HERE / "FEDERATED.md"
-ALIKE = ("rounds", "epochs", "settings")  # what trainings must share to be compared
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -125,22 +123,13 @@ def run(
     deadline = time.monotonic() + 60 * minutes
     federation = Federation(rounds=rounds, epochs=epochs)
     prepared = open_prepared(folder)
-    record = Preprocess(
-        size=size,
-        slicing="axial",
-        context=0,
-        intensity="zscore",
-        low=-3.0,
-        high=6.0,
-        threshold=0.5,
-        labels=prepared.labels,
-    )
-    pooled = Settings(prepared.name, "monet", record, False, override(STRONG, changes or []), 0, False)
+    record = make_preprocess(prepared.labels, size=size)
+    pooled = Settings(dataset=prepared.name, net="monet", preprocess=record, recipe=override(STRONG, changes or []))
     wanted = only.split(",") if only else ["traffic", "pooled", "sites", *VARIANTS]
     found: dict[str, Any] = {"rounds": rounds, "epochs": epochs, "settings": to_json(pooled), "runs": {}, "machines": {}}
     if output.exists():
         known = json.loads(output.read_text(encoding="utf-8"))
-        if any(known[key] != found[key] for key in ALIKE):
+        if _alike(known) != _alike(found):
             raise typer.BadParameter("that file holds trainings with other settings; choose another", param_hint="--output")
         found = known
     if "traffic" in wanted:
@@ -167,6 +156,11 @@ def trainings(wanted: Collection[str]) -> Iterator[tuple[str, tuple[str, ...], d
             yield name, SITES, more
 
 
+def _alike(record: dict[str, Any]) -> tuple[int, int, Settings]:
+    """What trainings must share to be compared; not the text of the settings, which had other names once."""
+    return record["rounds"], record["epochs"], from_json(record["settings"])
+
+
 def _write(output: Path, found: dict[str, Any], name: str) -> None:
     """The file with one more entry, whole or not at all: a killed call must not cost the trainings before it."""
     found["machines"][name] = training.describe()
@@ -185,7 +179,7 @@ def page(parts: Annotated[list[Path] | None, typer.Argument(exists=True, help="W
     found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for path in parts or []:
         part = json.loads(path.read_text(encoding="utf-8"))
-        if found.get("settings", part["settings"]) != part["settings"]:
+        if found and from_json(found["settings"]) != from_json(part["settings"]):
             raise typer.BadParameter(f"{path} holds trainings with other settings than {RESULTS.name}; move that away to begin anew")
         found = merge(found, part)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

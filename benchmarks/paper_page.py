@@ -13,7 +13,8 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from monet_edge.architectures import ARCHITECTURES
-from monet_edge.spec import Spec, count_floats, fold, tensor_shapes
+from monet_edge.spec import Spec, count_floats, fold_batchnorm, tensor_shapes
+from monet_train.config_text import renamed
 
 from . import tables
 from .agreement import EQUAL, LEAST, Trained, findings, summary
@@ -115,7 +116,8 @@ def page(results: Mapping[str, Any], pictures: Collection[str] = (), short: Mapp
 def trainings(results: Mapping[str, Any], seed: int = 0) -> dict[tuple[str, str], dict[str, Any]]:
     """The recorded trainings of a seed by network and data set, in the paper's order."""
     found = {(row["net"], row["data"]): row for row in results.values() if "patients" in row and row["settings"]["seed"] == seed}
-    return {(net, data): found[net, data] for net in tables.TITLES for data in DATA if (net, data) in found}
+    chosen = {(net, data): found[net, data] for net in tables.TITLES for data in DATA if (net, data) in found}
+    return {key: {**row, "curve": [renamed(epoch) for epoch in row["curve"]]} for key, row in chosen.items()}
 
 
 def scores(trained: Trained, data: str) -> dict[str, list[dict[str, Any]]]:
@@ -187,7 +189,7 @@ def _state(row: Mapping[str, Any]) -> str:
     """How a training ended, and when its rate had fallen twice, after which hardly anything moves."""
     what = "converged" if row["converged"] else "**not converged**"
     best, last = (f"{row[which]['val_dice_1']:.3f}" for which in ("best", "last"))
-    slow = next((epoch for epoch, past in enumerate(row["curve"]) if past["rate"] < row["curve"][0]["rate"] / 50), None)
+    slow = next((epoch for epoch, past in enumerate(row["curve"]) if past["learning_rate"] < row["curve"][0]["learning_rate"] / 50), None)
     rate = "" if slow is None else f", the rate a hundredth after {slow}"
     return f"{what}, {row['epochs']} epochs{rate}; Dice while training {best} at the best, {last} at the last"
 
@@ -221,7 +223,7 @@ def _table3() -> str:
     lines = []
     for network, title in tables.TITLES.items():
         spec = ARCHITECTURES[network]()
-        trained, folded, size = 4 * count_floats(spec), 4 * count_floats(fold(spec)), PAPER[network]["size"]
+        trained, folded, size = 4 * count_floats(spec), 4 * count_floats(fold_batchnorm(spec)), PAPER[network]["size"]
         megabytes = [f"{n / 1e6:.2f}" for n in (trained, folded, folded / 2, 2 * trained)]
         lines.append([title, f"{count_floats(spec):,}", f"{_parameters(spec):,}", *megabytes, NOT_PRINTED if size is None else size])
     head = ["", "parameters (Keras)", "parameters (PyTorch)", "float32, MB", "folded, MB", "folded, float16, MB",

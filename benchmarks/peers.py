@@ -19,7 +19,7 @@ import numpy as np
 
 from monet_edge import phantom, preprocess, weights
 from monet_edge.architectures import ARCHITECTURES
-from monet_edge.spec import Spec, fold, tensor_shapes
+from monet_edge.spec import Spec, fold_batchnorm, tensor_shapes
 from monet_edge.volume import Voxels
 
 Run = Callable[[np.ndarray], np.ndarray]  # (N, C, H, W) float32 -> (N, classes, H, W) float32
@@ -58,7 +58,7 @@ def random_case(name: str, folder: Path, seed: int = 0) -> Case:
 
     Variances by He for the convolutions, biases and shifts away from zero, so that a lost bias shows.
     """
-    spec = fold(ARCHITECTURES[name]())
+    spec = fold_batchnorm(ARCHITECTURES[name]())
     rng = np.random.default_rng(seed)
     tensors = {}
     for tensor, shape in tensor_shapes(spec).items():

@@ -12,7 +12,7 @@ from monet_train.config import Settings
 from monet_train.data import build
 from monet_train.prepare import Prepared
 from monet_train.state import new_state
-from monet_train.step import Step
+from monet_train.step import TrainStep
 from monet_train.train import choose_device, set_up_torch
 
 
@@ -40,7 +40,7 @@ def seconds(settings: Settings, prepared: Prepared, names: list[str], steps: int
     set_up_torch(settings, place)
     torch.compiler.reset()  # what was compiled for another network counts against the limit of recompilations
     data = build(prepared, names, settings.preprocess, settings.merged, place, False)
-    step = Step(settings, new_state(settings, place), data, 1, place.type == "cuda")
+    step = TrainStep(settings, new_state(settings, place), data, 1, place.type == "cuda")
     step.state.network.train()
     batches = torch.randint(len(data.images), (warm + steps, settings.recipe.batch), generator=torch.Generator().manual_seed(0)).to(place)
     found = []

@@ -20,10 +20,9 @@ import torch
 
 from monet_edge import weights
 from monet_edge.model import Model
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 from monet_train import checkpoint, figures
-from monet_train.config import PAPER, Settings
+from monet_train.config import PAPER, Settings, make_preprocess
 from monet_train.config_text import override
 from monet_train.dataset import Case
 from monet_train.evaluate import make_model, score
@@ -109,17 +108,8 @@ def make_task(
         Of the initial weights, the order of slices and the augmentation.
     """
     intensity, low, high = INTENSITIES.get(prepared.name, ("zscore", -2.0, 4.0))
-    record = Preprocess(
-        size=size,
-        slicing="axial",
-        context=0,
-        intensity=intensity,
-        low=low,
-        high=high,
-        threshold=0.5,
-        labels=prepared.labels,
-    )
-    settings = Settings(prepared.name, net, record, False, override(PAPER, changes), seed, False)
+    record = make_preprocess(prepared.labels, size=size, intensity=intensity, low=low, high=high)
+    settings = Settings(dataset=prepared.name, net=net, preprocess=record, recipe=override(PAPER, changes), seed=seed)
     return Task(settings, prepared, read_splits(splits)[0], external, folder)
 
 
@@ -195,7 +185,7 @@ def export(task: Task, tensors: Mapping[str, np.ndarray], path: Path, about: Map
     spec = training_spec(task.settings)
     facts = {key: value for key, value in about.items() if key != "epochs"}
     record = Provenance((Source.of(task.prepared),), task.settings, about["epochs"], facts).to_record()
-    weights.save(path, fold(spec), fold_tensors(spec, tensors), task.settings.preprocess, record)
+    weights.save(path, fold_batchnorm(spec), fold_tensors(spec, tensors), task.settings.preprocess, record)
     return weights.load(path)
 
 

@@ -26,7 +26,7 @@ MAX_SIZE = 4096
 _CHUNK = 1 << 20  # voxels converted to float64 at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """How a model wants its slices, and how its output becomes a mask.
 

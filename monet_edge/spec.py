@@ -33,7 +33,7 @@ _KINDS: dict[str, dict[str, type]] = {
     "affine": {},
     "softmax": {},
 }
-# What only training knows; gone after `fold`. A BatchNorm sits between convolution and activation; on an affine it is the op.
+# What only training knows; gone after `fold_batchnorm`. A BatchNorm sits between convolution and activation; on an affine it is the op.
 _TRAINING: dict[str, tuple[str, ...]] = {"conv": ("bn", "dropout"), "deconv": ("bn", "dropout"), "affine": ("bn", "dropout")}
 _INPUTS = {"add": (2, 2), "mul": (2, 2), "concat": (2, 16)}  # least and most; every other kind takes one
 
@@ -238,7 +238,7 @@ def count_macs(spec: Spec, height: int, width: int) -> dict[str, int]:
     return macs
 
 
-def fold(spec: Spec) -> Spec:
+def fold_batchnorm(spec: Spec) -> Spec:
     """The Spec of the same network for inference: BatchNorm merged (a convolution gains a bias), dropout gone."""
 
     def folded(op: Op) -> Op:

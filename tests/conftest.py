@@ -1,20 +1,40 @@
 """Fixtures shared by all tests: tiny networks, synthetic heads to train on, and the real data where it is."""
 
+import importlib.util
+import re
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+from records import make_record
 from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401 (hooks)
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import fold, tensor_shapes
+from monet_edge.spec import fold_batchnorm, tensor_shapes
 
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without PyTorch, as users have it, the runtime's tests are the whole suite: see .ci/pythons
+TRAINERS = re.compile(r"^(import|from) (torch|monet_train|benchmarks|synthetic|federation)\b", re.MULTILINE)
+collect_ignore = [
+    path.name
+    for path in Path(__file__).parent.glob("test_*.py")
+    if not importlib.util.find_spec("torch") and TRAINERS.search(path.read_text(encoding="utf-8"))
+]
+
+
+def pytest_report_header():
+    """What is left out is said."""
+    return (
+        f"without PyTorch {len(collect_ignore)} files of tests are not collected: {', '.join(sorted(collect_ignore))}"
+        if collect_ignore
+        else None
+    )
+
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not on this machine")
@@ -35,8 +55,8 @@ def random_tensors(spec, seed=0):
 def weights_file(tmp_path_factory):
     """A MoNet of 4 filters with random weights, for slices of 32x32."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    spec = fold(monet(filters=4, depth=1))
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    record = make_record("blob")
     weights.save(path, spec, random_tensors(spec), record, {"modality": "synthetic", "licence": "Apache-2.0"})
     return path
 

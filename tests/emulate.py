@@ -54,7 +54,7 @@ CASES = {
 def prepare(folder: Path) -> None:
     """Write every case with its reference values into ``folder``."""
     for number, (title, (network, height, width)) in enumerate(CASES.items()):
-        folded = spec.fold(network)
+        folded = spec.fold_batchnorm(network)
         tensors = random_tensors(folded, number)
         image = np.random.default_rng(number).standard_normal((folded.in_channels, height, width)).astype(np.float32)
         values = naive.values(folded, tensors, image)

@@ -9,8 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from monet_edge import phantom
-from monet_edge.preprocess import Preprocess
-from monet_train.config import STRONG, Augmentation, Settings
+from monet_train.config import STRONG, Augmentation, Settings, make_preprocess
 from monet_train.dataset import read
 from monet_train.federated import state, wire
 from monet_train.federated.compress import encode, layout
@@ -40,8 +39,8 @@ def make_sites(folder: Path, names=("north", "south")) -> list[dict]:
 
 def make_settings(federation: Federation, net: str) -> Settings:
     """Slices of 32x32, one label."""
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=6.0, threshold=0.5, labels=("lesion",))
-    return for_sites(Settings("phantom", net, record, False, RECIPE, 0, True), federation)
+    record = make_preprocess(("lesion",), size=32)
+    return for_sites(Settings(dataset="phantom", net=net, preprocess=record, recipe=RECIPE, deterministic=True), federation)
 
 
 def make_config(folder: Path, federation: Federation, net: str, resume: bool = False) -> dict:

@@ -23,7 +23,7 @@ from monet_edge.engine.algorithms import families  # noqa: E402
 from monet_edge.engine.codegen import jit, layout  # noqa: E402
 from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
-from monet_edge.spec import INPUT, Op, Spec, fold  # noqa: E402
+from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm  # noqa: E402
 
 PAGE = mmap.PAGESIZE
 SIDE, PLANT = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
@@ -99,7 +99,7 @@ def plant(made: Program) -> None:
 
 
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
-    folded = fold(network)
+    folded = fold_batchnorm(network)
     code = jit.load(families())
     plan = Plan(folded, random_tensors(folded), jit.target().isa)
     for threads in (1, 2):

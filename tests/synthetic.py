@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from monet_edge import phantom
-from monet_edge.preprocess import Preprocess
-from monet_train.config import STRONG, Settings
+from monet_train.config import STRONG, Settings, make_preprocess
 
 torch.set_num_threads(1)  # networks so small gain nothing from a second thread, and on a busy machine it is waited for
 
 SHAPE = (8, 64, 64)
-RECORD = Preprocess(size=64, slicing="axial", context=0, intensity="zscore", low=-2.0, high=4.0, threshold=0.5, labels=("lesion",))
+RECORD = make_preprocess(("lesion",), size=64, low=-2.0, high=4.0)
 
 
 def write_dataset(folder, cases=3, dialect="decathlon", shape=SHAPE):
@@ -55,5 +54,5 @@ def write_dataset(folder, cases=3, dialect="decathlon", shape=SHAPE):
 
 
 def settings(**changes):
-    recipe = replace(STRONG, batch=4, epochs=2, average=0.9, **changes)
-    return Settings("phantom", "monet", RECORD, False, recipe, 0, True)
+    recipe = replace(STRONG, batch=4, epochs=2, ema_decay=0.9, **changes)
+    return Settings(dataset="phantom", net="monet", preprocess=RECORD, recipe=recipe, deterministic=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from monet_train.augment import _curve, augment
+from monet_train.augment import _intensity_curve, augment
 from monet_train.config import DEPTHS, Augmentation
 
 SIZE = 8
@@ -105,12 +105,12 @@ def test_the_bias_field_is_the_exponential_of_4x4_control_points(draw, images, r
     control = rng.normal(size=(2, 4, 4))
     draw(randn=[control])
     ref = np.stack([image * np.exp(cubic(0.2 * points, SIZE)) for image, points in zip(images, control, strict=True)])
-    np.testing.assert_allclose(changed(images, shade=0.2), kept(ref, images), atol=1e-5)
+    np.testing.assert_allclose(changed(images, bias_field=0.2), kept(ref, images), atol=1e-5)
 
 
 def test_a_positive_bias_field_brightens(draw, images):
     draw(randn=[np.full((2, 4, 4), 1.0)])
-    np.testing.assert_allclose(changed(images, shade=0.1), kept(images * math.exp(0.1), images), atol=1e-6)
+    np.testing.assert_allclose(changed(images, bias_field=0.1), kept(images * math.exp(0.1), images), atol=1e-6)
 
 
 def test_noise_is_white_of_an_sd_drawn_up_to_the_largest(draw, images, rng):
@@ -138,12 +138,12 @@ def test_the_curve_is_mixed_in_by_a_drawn_share(draw, images, rng):
     slopes, share = rng.random((2, 5)), np.array([0.5, 1.0])
     draw(rand=[share, slopes])
     ref = [image + 0.6 * s * (bent(image, row + 0.1) - image) for image, s, row in zip(images, share, slopes, strict=True)]
-    np.testing.assert_allclose(changed(images, curve=0.6), kept(np.stack(ref), images), atol=1e-6)
+    np.testing.assert_allclose(changed(images, intensity_curve=0.6), kept(np.stack(ref), images), atol=1e-6)
 
 
 def test_the_curve_keeps_both_ends_and_never_falls(draw):
     draw(rand=[[0.0, 1.0, 0.0, 0.0, 0.3]])
-    found = _curve(torch.linspace(0, 1, 101).view(1, 1, 1, 101)).ravel().numpy()
+    found = _intensity_curve(torch.linspace(0, 1, 101).view(1, 1, 1, 101)).ravel().numpy()
     assert found[[0, -1]] == pytest.approx([0, 1], abs=1e-6)
     assert (np.diff(found) > 0).all()
 
@@ -151,7 +151,7 @@ def test_the_curve_keeps_both_ends_and_never_falls(draw):
 def test_alone_repeats_the_slice_in_place_of_its_neighbours_by_chance(draw, rng):
     images = rng.random((2, 5, SIZE, SIZE), np.float32)
     draw(rand=[[0.29, 0.31]])
-    found = changed(images, alone=0.3)
+    found = changed(images, drop_context=0.3)
     assert np.array_equal(found[0], np.repeat(images[0, 2:3], 5, axis=0))
     assert np.array_equal(found[1], images[1])
 
@@ -173,15 +173,15 @@ def test_a_stripped_rim_is_background_in_image_and_truth(draw, rng, classes):
     images[:, :, 4, 4] = 0
     ring = np.minimum.outer(*2 * [np.minimum(np.arange(SIZE), np.arange(SIZE)[::-1])]) + 1  # 1 at the border
     depths = np.stack([ring] * 3).astype(np.uint8)
-    strips = np.stack([np.linspace(0.3, 0.6, 3)[:, None] + np.zeros(DEPTHS), 0.4 + 0.01 * np.arange(DEPTHS) + np.zeros((3, 1))], -1)
+    rims = np.stack([np.linspace(0.3, 0.6, 3)[:, None] + np.zeros(DEPTHS), 0.4 + 0.01 * np.arange(DEPTHS) + np.zeros((3, 1))], -1)
     truth = rng.integers(1, 3, (3, SIZE, SIZE))
     labels = np.stack([truth == value for value in range(classes)] if classes > 1 else [truth > 0], 1).astype(np.float32)
     draw(randint=[[0, 1, 0]], rand=[[0.49, 0.0, 0.51]])
-    settings = Augmentation(strip=0.5, strip_depth=(2, 3))
-    given = (torch.from_numpy(array) for array in (images, labels, depths, strips.astype(np.float32)))
+    settings = Augmentation(skull_strip=0.5, skull_strip_depth=(2, 3))
+    given = (torch.from_numpy(array) for array in (images, labels, depths, rims.astype(np.float32)))
     found, moved = (tensor.numpy() for tensor in augment(*given, settings, (-2.0, 4.0)))
     for k, depth in enumerate((2, 3)):
-        mean, sd = strips[k, depth]
+        mean, sd = rims[k, depth]
         inside = ring >= depth
         ref = np.clip(((images[k] - mean) / sd + 2) / 6, 0, 1)
         np.testing.assert_allclose(found[k], np.where(inside & (images[k] > 0), ref, 0), atol=1e-5)

@@ -10,7 +10,7 @@ from monet_edge.engine.bands import order
 from monet_edge.engine.codegen import jit
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
-from monet_edge.spec import INPUT, Op, Spec, fold
+from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm
 
 
 def conv(name, before, kernel, stride=1, dilation=1, padding=0, kind="conv"):
@@ -44,7 +44,7 @@ NETWORKS = {
 @pytest.fixture(params=NETWORKS)
 def plan(request):
     spec, height, width = NETWORKS[request.param]
-    spec = fold(spec)
+    spec = fold_batchnorm(spec)
     image = np.random.default_rng(0).standard_normal((spec.in_channels, height, width)).astype(np.float32)
     return Plan(spec, random_tensors(spec), jit.target().isa), image
 

@@ -10,12 +10,12 @@ from numpy.testing import assert_allclose
 from benchmarks import __main__ as command
 from benchmarks import chart, cores, machine, measure, ncnn_model, paper_page, peers, tables
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 
 SMALL = {
-    "monet": fold(monet(filters=4, depth=1, classes=3)),
-    "unet": fold(unet(4, depth=2)),
-    "attention-unet": fold(attention_unet(4, depth=2)),
+    "monet": fold_batchnorm(monet(filters=4, depth=1, classes=3)),
+    "unet": fold_batchnorm(unet(4, depth=2)),
+    "attention-unet": fold_batchnorm(attention_unet(4, depth=2)),
 }
 
 

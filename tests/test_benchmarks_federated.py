@@ -1,16 +1,20 @@
 """The federated benchmark: every training once, whatever interrupts it; its page says what is not there."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
+from records import make_record
 from typer.testing import CliRunner
 
 pytest.importorskip("flwr", reason="the extra federated is not installed")
 
 from benchmarks import federated, federated_page, paired
 from monet_edge import phantom
+from monet_train.config import STRONG, Settings
+from monet_train.config_text import to_json
 from monet_train.dataset import read
 from monet_train.federated.settings import Federation
 from monet_train.prepare import prepare
@@ -82,8 +86,8 @@ EQUAL, BETTER, WORSE = (0.5, 0.6, 0.7), (0.6, 0.7, 0.8), (0.4, 0.5, 0.6)
 def part(rounds, recipe=30, **dice):
     """A file of `run`: trainings of one length with the Dice of three patients."""
     runs = {name.replace("_", "-"): {"dice": dict(zip(PATIENTS, values, strict=True))} for name, values in dice.items()}
-    settings = json.dumps({"recipe": {"epochs": recipe}})
-    return {"rounds": rounds, "epochs": 1, "settings": settings, "runs": runs, "machines": dict.fromkeys(runs, MACHINE)}
+    settings = Settings(dataset="d", net="monet", preprocess=make_record("a"), recipe=replace(STRONG, epochs=recipe))
+    return {"rounds": rounds, "epochs": 1, "settings": to_json(settings), "runs": runs, "machines": dict.fromkeys(runs, MACHINE)}
 
 
 def page_of(*parts):

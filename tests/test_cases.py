@@ -16,7 +16,7 @@ from monet_edge.errors import ResourceError
 from monet_train import cases, train
 from monet_train.prepare import open_prepared
 from monet_train.splits import read_rule, read_splits
-from monet_train.step import Step
+from monet_train.step import TrainStep
 
 QUICK = ["--size", "16", "--device", "cpu", "--set", "epochs=1", "--set", "batch=4", "--quiet"]
 
@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     """A data set of two channels, and a run on the second one, exported."""
     folder = tmp_path_factory.mktemp("cases")
     write_dataset(folder / "data", 3)
-    assert call(folder, "fit", "data", "-o", "run", "--channel", "1", *QUICK) == 0
+    assert call(folder, "fit", "data", "-o", "run", "--volume", "1", *QUICK) == 0
     assert call(folder, "export", "run", "data", "-o", "m.safetensors") == 0
     return folder
 
@@ -65,7 +65,7 @@ EXPORT = ["export", "run", "data", "-o", "n.safetensors"]
 @pytest.mark.parametrize(
     ("change", "more", "message"),
     [
-        (None, ["--channel", "0"], "it was trained on channel 1, not 0"),
+        (None, ["--volume", "0"], "it was trained on volume 1, not 0"),
         (swap_labels, [], "the files of 3 of its cases are others now, such as those of case_000"),
         (rename_label, [], "its labels were lesion, and are tumour now"),
     ],
@@ -101,7 +101,7 @@ def test_later_commands_measure_the_channel_that_was_trained(place, capsys):
     assert "**Split** by case:" in (place / "m.md").read_text()
     assert read_rule(place / "m.splits.json") == "by case"
     told = {}
-    for name, more in (("default", []), ("one", ["--channel", "1"]), ("zero", ["--channel", "0"])):
+    for name, more in (("default", []), ("one", ["--volume", "1"]), ("zero", ["--volume", "0"])):
         assert call(place, "evaluate", "m.safetensors", "data", "-o", name, *more) == 0
         told[name] = (place / name / "summary.json").read_text()
     assert told["default"] == told["one"] != told["zero"]
@@ -117,13 +117,13 @@ def test_a_run_and_weights_without_a_record_mean_channel_0(place, tmp_path, caps
     assert [cases.weights_channel({"training": {"channel": value}}, None) for value in (-1, "1", True, 2)] == [0, 0, 0, 2]
     assert cases.weights_channel({"training": {"channel": 2}}, 0) == 0
     assert call(folder, "export", "run", "data", "-o", "old.safetensors") == 0
-    assert call(folder, "export", "run", "data", "-o", "old.safetensors", "--channel", "1") == 2
-    assert "trained on channel 0, not 1" in one_line(capsys)
+    assert call(folder, "export", "run", "data", "-o", "old.safetensors", "--volume", "1") == 2
+    assert "trained on volume 0, not 1" in one_line(capsys)
 
 
 def test_a_prepared_folder_has_one_channel(place, capsys):
-    assert call(place, "fit", "run/prepared", "-o", "other", "--channel", "0", *QUICK) == 2
-    assert "was prepared with --channel 1, not 0" in one_line(capsys)
+    assert call(place, "fit", "run/prepared", "-o", "other", "--volume", "0", *QUICK) == 2
+    assert "was prepared with --volume 1, not 0" in one_line(capsys)
 
 
 def sessions(folder, validation=()):
@@ -215,13 +215,13 @@ def test_the_estimate_counts_the_slices_that_are_held(small, slicing):
     ids=["CPU", "NumPy", "CUDA"],
 )
 def test_memory_that_runs_out_while_training_is_one_line(small, tmp_path, monkeypatch, fail):
-    monkeypatch.setattr(Step, "epoch", lambda *given: fail())
+    monkeypatch.setattr(TrainStep, "epoch", lambda *given: fail())
     with pytest.raises(ResourceError, match=r"the memory ran out while training: .*llocate.*") as raised:
         train.fit(settings(), small[1], PART, tmp_path / "run", device="cpu")
     assert "\n" not in str(raised.value)
 
 
 def test_another_error_of_pytorch_stays_what_it_is(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(Step, "epoch", lambda *given: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(TrainStep, "epoch", lambda *given: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         train.fit(settings(), small[1], PART, tmp_path / "run", device="cpu")

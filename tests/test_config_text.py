@@ -34,9 +34,10 @@ def test_settings_come_back_from_a_run_folder_as_they_were(tmp_path):
     [
         (("seed",), "0", "seed: expected a value such as 0"),
         (("net",), "resnet", "unknown network"),
-        (("recipe", "rate"), None, "rate: expected"),
+        (("recipe", "learning_rate"), None, "learning_rate: expected"),
         (("recipe", "speed"), 1, "no such setting"),
-        (("recipe", "augmentation"), ["rotate"], "there is no"),
+        (("recipe", "augmentation"), ["rotate"], "expected settings by name, found"),
+        (("recipe", "augmentation"), {"rotate": 1.0}, "there is no"),
         (("preprocess", "size"), -1, "size"),
     ],
 )

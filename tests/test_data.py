@@ -35,15 +35,15 @@ def test_the_trainer_feeds_what_the_runtime_feeds(small, slicing, context):
 
 def test_stripping_takes_the_zscore_anew(small):
     slices = build(small[1], ["case_000"], RECORD, False, "cpu", True)
-    assert slices.strips.shape == (1, DEPTHS, 2)
+    assert slices.rims.shape == (1, DEPTHS, 2)
     inside = slices.images[(slices.depths >= 5) & (slices.images > 0)]
-    np.testing.assert_allclose(slices.strips[0, 5], [inside.mean(), inside.std(correction=0)], rtol=1e-4)
+    np.testing.assert_allclose(slices.rims[0, 5], [inside.mean(), inside.std(correction=0)], rtol=1e-4)
     index, labels = torch.arange(8), one_hot(slices.labels, 1)
     torch.manual_seed(0)
-    only = Augmentation(strip=1.0, strip_depth=(5, 5))
-    images, truth = augment(slices.inputs(index), labels, slices.depths, slices.strips[slices.cases], only, (-2.0, 4.0))
+    only = Augmentation(skull_strip=1.0, skull_strip_depth=(5, 5))
+    images, truth = augment(slices.inputs(index), labels, slices.depths, slices.rims[slices.cases], only, (-2.0, 4.0))
     before, kept = slices.images[:, None], (slices.depths >= 5)[:, None] & (slices.images > 0)[:, None]
-    mean, sd = slices.strips[0, 5]
+    mean, sd = slices.rims[0, 5]
     np.testing.assert_allclose(images[kept], (((before[kept] - mean) / sd + 2) / 6).clamp(0, 1), atol=1e-6)
     assert not images[~kept].any()
     assert not truth[(slices.depths < 5)[:, None]].any()
@@ -69,7 +69,7 @@ def test_augmentation_moves_images_and_labels_together(classes):
 def test_intensities_leave_the_background_alone(small):
     torch.manual_seed(0)
     images = build(small[1], ["case_000"], RECORD, False, "cpu", False).images[:, None]
-    strong = replace(STRONG.augmentation, rotate=0.0, zoom=0.0, shift=0.0, flip=0.0, strip=0.0, curve=0.5)
+    strong = replace(STRONG.augmentation, rotate=0.0, zoom=0.0, shift=0.0, flip=0.0, skull_strip=0.0, intensity_curve=0.5)
     changed, _ = augment(images, images, images[:, 0], images, strong, (-2.0, 4.0))
     assert not changed[images == 0].any()
     assert float(changed.min()) >= 0

@@ -159,5 +159,5 @@ def test_a_corners_displacement_is_that_of_its_mapping():
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet", "3-D"])
 def test_a_channel_that_there_is_not_is_refused(tmp_path, dialect):
     folder = write(tmp_path / "d", TRUTH.astype(np.uint8)) if dialect == "3-D" else write_dataset(tmp_path / "d", 1, dialect)
-    with pytest.raises(MonetError, match=r"(a|case_000)(: the scan has no volume| has no scan in imagesTr for channel) 7"):
+    with pytest.raises(MonetError, match=r"(a|case_000)(: the scan has no volume| has no scan in imagesTr for volume) 7"):
         load(read(folder, 7), "a" if dialect == "3-D" else "case_000", 7)

@@ -76,7 +76,7 @@ def test_nnunets_table_of_cases_is_read(tmp_path):
     assert int(load(found, "Smith", 1).image.max()) == 11
     assert found.modality == "T1"
     assert found.warnings == ("imagesTr/other_0000.nii.gz is not read: dataset.json means other files",)
-    with pytest.raises(DatasetError, match=r"dataset\['Smith'\] has no channel 2; it lists 2"):
+    with pytest.raises(DatasetError, match=r"dataset\['Smith'\] has no volume 2; it lists 2"):
         read(tmp_path, 2)
 
 

@@ -53,7 +53,7 @@ def test_a_small_training_learns_exports_and_runs(tmp_path):
     prepared = prepare(dataset, tmp_path / "prepared")
     (part,) = split(list(prepared.keys))
     calm = Augmentation(rotate=5, zoom=0.1, shift=0.05, flip=0.5, contrast=0.1)
-    recipe = replace(STRONG, batch=8, epochs=14, average=0.9, dropout=0.0, augmentation=calm)
+    recipe = replace(STRONG, batch=8, epochs=14, ema_decay=0.9, dropout=0.0, augmentation=calm)
     quick = replace(settings(), recipe=recipe, deterministic=False, preprocess=replace(RECORD, size=48))
     fit(quick, prepared, part, tmp_path / "run", device="cpu")
     weights = export(tmp_path / "run", dataset, tmp_path / "phantom.safetensors")

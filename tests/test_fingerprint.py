@@ -6,14 +6,15 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATA, needs_data
+from records import make_record
 
 import monet_edge
 from monet_edge import fingerprint, phantom
 from monet_edge.errors import ModelError
-from monet_edge.preprocess import Preprocess, measure
+from monet_edge.preprocess import measure
 from monet_edge.volume import Voxels
 
-RECORD = Preprocess(size=64, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("lesion",))
+RECORD = make_record("lesion", size=64)
 WARNING = "does not look like"
 
 

@@ -17,7 +17,7 @@ from monet_edge.cli import app
 from monet_edge.engine import layers
 from monet_edge.engine.codegen.simd import AVX2
 from monet_edge.engine.plan import Plan
-from monet_edge.spec import INPUT, Op, Spec, count_macs, fold, infer_shapes
+from monet_edge.spec import INPUT, Op, Spec, count_macs, fold_batchnorm, infer_shapes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "monet_edge" / "engine" / "README.md"
@@ -43,7 +43,7 @@ def test_rows_are_the_stages_with_their_work_and_their_bytes():
 
 
 def test_shapes_name_the_parts_of_a_concat():
-    spec = fold(monet())
+    spec = fold_batchnorm(monet())
     shapes = infer_shapes(spec, 256, 256)
     found = {stage.name: layers.describe(stage, shapes) for stage in Plan(spec, random_tensors(spec), AVX2).layers}
     assert found["enc0.s1"] == "16x256x256 to 16x256x256, conv 3x3 dilation 4"
@@ -51,7 +51,7 @@ def test_shapes_name_the_parts_of_a_concat():
 
 
 def test_in_the_alternatives_every_suitable_algorithm_has_its_turn():
-    spec = fold(unet(4, depth=1))
+    spec = fold_batchnorm(unet(4, depth=1))
     tensors = random_tensors(spec)
     plans = layers.alternatives(spec, tensors)
     ran = {(stage.name, plan.algorithm(stage).name) for plan in plans for stage in plan.layers}
@@ -60,7 +60,7 @@ def test_in_the_alternatives_every_suitable_algorithm_has_its_turn():
 
 
 def test_all_alternatives_are_timed_as_often_and_agree():
-    spec = fold(monet(filters=4, depth=1))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
     tensors = random_tensors(spec)
     race = layers.Race(layers.alternatives(spec, tensors), 24, 20)
     image = np.random.default_rng(0).standard_normal((1, 24, 20)).astype(np.float32)

@@ -49,7 +49,7 @@ def test_parameters_are_the_papers(name, count):
 def test_folding_changes_no_value(name):
     spec = SMALL[name]
     network = trained(spec)
-    folded = Network(_spec.fold(spec)).eval()
+    folded = Network(_spec.fold_batchnorm(spec)).eval()
     tensors = fold_tensors(spec, {key: value.numpy() for key, value in network.state_dict().items()})
     folded.load_state_dict({key: torch.from_numpy(value) for key, value in tensors.items()})
     images = torch.randn(2, spec.in_channels, 24, 16)

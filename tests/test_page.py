@@ -10,9 +10,9 @@ import browser
 import nibabel
 import numpy as np
 import pytest
+from records import make_record
 
 from monet_edge import formats, phantom
-from monet_edge.preprocess import Preprocess
 from monet_edge.preprocess import measure as intensities
 from monet_edge.report import page
 from monet_edge.report.slices import Finding, window
@@ -103,10 +103,7 @@ def test_intensities_that_lie_further_apart_than_floats_go():
     image = nibabel.Nifti1Image(np.linspace(0, 1.3e308, 729).reshape(9, 9, 9), np.eye(4))
     scan = formats.from_image(image)
     with np.errstate(all="ignore"):
-        limits = window(
-            Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("a",)),
-            intensities(Voxels(scan.voxels)),
-        )
+        limits = window(make_record("a"), intensities(Voxels(scan.voxels)))
     mask = np.ones(scan.shape, np.uint8, order="F")
     with np.errstate(all="ignore"):
         text = page.build(Finding(scan, mask, measure(scan, mask, ("a",)), limits, "axial", "t"), "f", {}, "")

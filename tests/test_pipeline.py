@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import DATA, needs_data, random_tensors
+from records import make_record
 from scans import SHAPE, blob, image_of
 
 import monet_edge
@@ -20,9 +21,9 @@ from monet_edge.architectures import monet
 from monet_edge.formats import stem
 from monet_edge.model import Model
 from monet_edge.options import Options
-from monet_edge.preprocess import Preprocess, measure
+from monet_edge.preprocess import measure
 from monet_edge.runs import find_scans, plan_jobs
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 from monet_edge.volume import Voxels
 
 
@@ -125,8 +126,8 @@ def test_a_threshold_is_refused_where_there_is_no_file(rng, model):
 
 
 def test_a_threshold_for_several_labels_is_warned_of(tmp_path, rng):
-    spec = fold(monet(filters=4, depth=1, classes=3))
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("a", "b"))
+    spec = fold_batchnorm(monet(filters=4, depth=1, classes=3))
+    record = make_record("a", "b")
     weights.save(tmp_path / "two.safetensors", spec, random_tensors(spec), record, {})
     several = monet_edge.load(tmp_path / "two.safetensors", 1)
     scan = monet_edge.formats.from_image(image_of(blob(rng)))
@@ -205,7 +206,7 @@ def test_what_is_no_image_is_one_clear_error(given, model):
 
 
 def test_a_tensor_is_one_clear_error(model):
-    tensor = pytest.importorskip("torch").zeros(3, 16, 40)
+    tensor = pytest.importorskip("torch", reason="PyTorch is not installed").zeros(3, 16, 40)
     with pytest.raises(errors.ScanError, match=r"nibabel image or the path of a file, found torch\.Tensor"):
         model.segment(tensor)
     with pytest.raises(errors.ModelError, match=r"NumPy array, .*found torch\.Tensor"):
@@ -241,8 +242,8 @@ def test_a_model_works_in_another_process(rng, model):
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_a_scan_of_values_below_zero_is_segmented_as_any_other(dtype, rng, tmp_path):
     """A window is in HU, wherever they lie: part of a lung is all below 0, and no two of its voxels need be alike."""
-    spec = fold(monet(filters=4, depth=1))
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="window", low=-1000.0, high=-100.0, threshold=0.5, labels=("lung",))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    record = make_record("lung", intensity="window", low=-1000.0, high=-100.0)
     weights.save(tmp_path / "lung.safetensors", spec, random_tensors(spec), record, {})
     lung = monet_edge.load(tmp_path / "lung.safetensors", 1)
     voxels = (rng.permutation(30 * 26 * 9).reshape(30, 26, 9) / -7.8 - 1).astype(dtype)

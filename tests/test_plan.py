@@ -14,11 +14,11 @@ from monet_edge.engine.fuse import fuse
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program, lay_out
 from monet_edge.errors import SpecError
-from monet_edge.spec import INPUT, Op, Spec, fold
+from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm
 
 
 def test_monet_becomes_a_layer_a_convolution():
-    spec = fold(monet())
+    spec = fold_batchnorm(monet())
     layers = fuse(spec)
     assert len(layers) == sum(op.kind in ("conv", "deconv") for op in spec.ops) == 30
     by_name = {layer.name: layer for layer in layers}
@@ -28,31 +28,31 @@ def test_monet_becomes_a_layer_a_convolution():
 
 
 def test_unet_keeps_only_pooling_beside_convolutions():
-    assert {layer.op.kind for layer in fuse(fold(unet(16)))} == {"conv", "deconv", "maxpool"}
+    assert {layer.op.kind for layer in fuse(fold_batchnorm(unet(16)))} == {"conv", "deconv", "maxpool"}
 
 
 def test_attention_adds_its_gates_inside_a_convolution():
-    layers = {layer.name: layer for layer in fuse(fold(attention_unet(16)))}
+    layers = {layer.name: layer for layer in fuse(fold_batchnorm(attention_unet(16)))}
     gate = layers["dec0.attention.sum"]
     assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", epilogue.SUM)
 
 
 @pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16, classes=4)], ids=lambda spec: spec.name)
 def test_unfused_every_op_is_a_layer(network):
-    spec = fold(network)
+    spec = fold_batchnorm(network)
     assert [layer.name for layer in fuse(spec, fused=False)] == [op.name for op in spec.ops]
 
 
 @pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16)], ids=lambda spec: spec.name)
 def test_every_value_is_made_before_it_is_read(network):
     known = {INPUT}
-    for layer in fuse(fold(network)):
+    for layer in fuse(fold_batchnorm(network)):
         assert set(layer.reads) <= known
         known.add(layer.name)
 
 
 def test_monet_runs_on_its_fast_algorithms():
-    spec = fold(monet())
+    spec = fold_batchnorm(monet())
     plan = Plan(spec, random_tensors(spec), AVX512)
     chosen = {stage.name: plan.algorithm(stage).name for stage in plan.stages}
     assert chosen.pop("enc0.conv") == "direct"
@@ -61,7 +61,7 @@ def test_monet_runs_on_its_fast_algorithms():
 
 
 def test_what_is_excluded_does_not_run():
-    spec = fold(monet())
+    spec = fold_batchnorm(monet())
     tensors = random_tensors(spec)
     plan = Plan(spec, tensors, AVX2, exclude=("winograd", "head1x1"))
     assert plan.algorithms == {"direct", "im2col", "to_planes"}
@@ -108,7 +108,7 @@ def test_buffers_that_live_together_do_not_touch(rng):
 
 def test_memory_is_reused():
     """MoNet makes 30 values of up to 4 MB; no more than the skips and a few others exist at a time."""
-    spec = fold(monet())
+    spec = fold_batchnorm(monet())
     program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 256, 256)
     assert program.memory.arena.nbytes <= 20 << 20
 
@@ -116,7 +116,7 @@ def test_memory_is_reused():
 @pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_memory_estimate_is_what_a_program_takes(network, threads):
-    spec = fold(network)
+    spec = fold_batchnorm(network)
     plan = Plan(spec, random_tensors(spec), jit.target().isa)
     memory = Program(plan, jit.load(families()).addresses, 64, 48, threads).memory
     real = memory.arena.nbytes + memory.image.base.nbytes + memory.output.nbytes

@@ -4,13 +4,14 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from records import make_record
 
 from monet_edge import preprocess
 from monet_edge.errors import ModelError
 from monet_edge.preprocess import QUANTILES, Preprocess, measure, network_input, normalise, resize, to_mask
 from monet_edge.volume import Voxels
 
-RECORD = Preprocess(size=16, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("lesion",))
+RECORD = make_record("lesion", size=16)
 AXES = [(order, flips) for order in [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)] for flips in [(1, 1, 1), (-1, 1, -1), (1, -1, -1)]]
 
 

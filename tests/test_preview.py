@@ -4,10 +4,11 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from records import make_record
 from scans import ball
 
 from monet_edge import formats, phantom
-from monet_edge.preprocess import Preprocess, measure
+from monet_edge.preprocess import measure
 from monet_edge.report import preview
 from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure as statistics
@@ -37,7 +38,7 @@ def test_any_intensity_is_drawn(values, rng):
     voxels[:, :, 3:] = values
     voxels[4] = 1e308
     scan = formats.from_image(nibabel.Nifti1Image(voxels, np.eye(4)))
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("a",))
+    record = make_record("a")
     with np.errstate(all="ignore"):
         limits = window(record, measure(Voxels(scan.voxels)))
     preview.draw(Finding(scan, ball(voxels.shape), (), limits, "axial", ""))

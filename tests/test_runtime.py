@@ -18,7 +18,7 @@ from monet_edge.engine import Engine
 from monet_edge.engine.algorithms import families
 from monet_edge.engine.codegen import cache, jit
 from monet_edge.errors import SpecError
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 from monet_train.network import Network
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ NETWORKS = {
 def case(request):
     """A network, its tensors, an image and PyTorch's values in float64."""
     spec, height, width = NETWORKS[request.param]
-    spec = fold(spec)
+    spec = fold_batchnorm(spec)
     tensors = random_tensors(spec)
     image = np.random.default_rng(1).standard_normal((spec.in_channels, height, width)).astype(np.float32)
     network = Network(spec).double().eval()
@@ -69,7 +69,7 @@ def test_any_number_of_threads_gives_the_same_bits(case, threads):
 
 
 def tiny(threads=1):
-    spec = fold(monet(filters=4, depth=1))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
     return Engine(spec, random_tensors(spec), threads)
 
 
@@ -184,8 +184,8 @@ def test_ctrl_c_stops_within_a_few_slices(threads):
         from conftest import random_tensors
         from monet_edge.architectures import monet
         from monet_edge.engine import Engine
-        from monet_edge.spec import fold
-        spec = fold(monet())
+        from monet_edge.spec import fold_batchnorm
+        spec = fold_batchnorm(monet())
         engine = Engine(spec, random_tensors(spec), {threads})
         image, begun = np.zeros((1, 256, 256), np.float32), []
         def load(i):
@@ -239,8 +239,8 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
         from conftest import random_tensors
         from monet_edge.architectures import monet
         from monet_edge.engine import Engine
-        from monet_edge.spec import fold
-        spec = fold(monet(filters=4, depth=1, classes={classes}))
+        from monet_edge.spec import fold_batchnorm
+        spec = fold_batchnorm(monet(filters=4, depth=1, classes={classes}))
         Engine(spec, random_tensors(spec))
     """
     run(code, XDG_CACHE_HOME=str(tmp_path), PYTHONPATH=str(ROOT / "tests"))

@@ -13,7 +13,7 @@ from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
 from monet_train.data import Slices, build
 from monet_train.schedule import one_cycle
 from monet_train.state import make_optimiser, new_state, start_at_prior
-from monet_train.step import Step, _follow
+from monet_train.step import TrainStep, _follow
 
 
 def test_one_cycle_climbs_from_a_25th_to_its_peak_after_a_fifth():
@@ -34,17 +34,17 @@ def test_one_cycle_falls_along_a_cosine_to_nothing():
 
 
 def step_on(recipe, count=10):
-    """A Step over so many slices of nothing, of which cases, depths and strips play no part."""
+    """A TrainStep over so many slices of nothing, of which cases, depths and strips play no part."""
     empty, number, cases = torch.zeros(count, 16, 16), torch.arange(count), torch.zeros(count, dtype=torch.int64)
     training = Slices(empty, empty.byte(), empty.byte(), number[:, None], cases, torch.zeros(1, DEPTHS, 2), ("a",))
     found = replace(settings(), recipe=recipe, net="tiny", preprocess=replace(RECORD, size=16))
-    return Step(found, new_state(found, torch.device("cpu")), training, 1, False)
+    return TrainStep(found, new_state(found, torch.device("cpu")), training, 1, False)
 
 
 def taken(step, epochs, monkeypatch):
     """The rate and the number of every step of some epochs, none of which trains."""
     steps = []
-    monkeypatch.setattr(step, "step", lambda index, number: steps.append((step.state.rate, number)) or torch.zeros(()))
+    monkeypatch.setattr(step, "step", lambda index, number: steps.append((step.state.learning_rate, number)) or torch.zeros(()))
     for epoch in epochs:
         step.epoch(epoch, 0, 1)
     return steps
@@ -52,7 +52,7 @@ def taken(step, epochs, monkeypatch):
 
 def test_the_rate_changes_from_step_to_step_within_an_epoch(tiny, monkeypatch):
     """Ten slices in batches of four are three steps an epoch, twelve in four epochs."""
-    recipe = replace(STRONG, epochs=4, batch=4, rate=0.5)
+    recipe = replace(STRONG, epochs=4, batch=4, learning_rate=0.5)
     steps = taken(step_on(recipe), range(4), monkeypatch)
     assert [number for _, number in steps] == list(range(12))
     assert [rate for rate, _ in steps] == pytest.approx([0.5 * one_cycle(i / 12) for i in range(12)])
@@ -66,14 +66,14 @@ def test_an_epoch_has_the_rates_of_its_number_whatever_came_before(tiny, monkeyp
 
 def test_the_plateaus_rate_is_left_alone_within_an_epoch(tiny, monkeypatch):
     step = step_on(replace(PAPER, batch=4))
-    step.state.rate = 0.125
+    step.state.learning_rate = 0.125
     assert {rate for rate, _ in taken(step, [3], monkeypatch)} == {0.125}
 
 
 def test_the_optimiser_steps_at_the_rate_of_the_state(tiny):
     step = step_on(replace(STRONG, batch=4, augmentation=Augmentation()))
     step.state.network.train()
-    step.state.rate = 0.0625
+    step.state.learning_rate = 0.0625
     step.step(torch.arange(4), 0)
     assert [group["lr"] for group in step.state.optimiser.param_groups] == [0.0625]
 
@@ -127,7 +127,7 @@ def test_the_average_moves_towards_the_network_by_what_does_not_decay():
 @pytest.mark.parametrize(("number", "decay"), [(0, 0.1), (8, 0.5), (90, 0.91), (10**6, 0.98)])
 def test_a_young_average_follows_faster(tiny, number, decay):
     """(1 + n) / (10 + n) after n steps, until that passes the recipe's decay."""
-    step = step_on(replace(STRONG, average=0.98, batch=4, augmentation=Augmentation()))
+    step = step_on(replace(STRONG, ema_decay=0.98, batch=4, augmentation=Augmentation()))
     step.state.network.train()
     before = {name: tensor.double().numpy().copy() for name, tensor in step.state.average.state_dict().items()}
     for tensor in step.state.network.parameters():
@@ -144,15 +144,15 @@ def test_without_an_average_the_network_itself_is_shown(tiny):
     step.state.network.train()
     step.step(torch.arange(4), 0)
     assert all(torch.equal(old, new) for old, new in zip(before, step.state.average.state_dict().values(), strict=True))
-    assert step.state.shown(PAPER) is step.state.network
-    assert step.state.shown(STRONG) is step.state.average
+    assert step.state.validated(PAPER) is step.state.network
+    assert step.state.validated(STRONG) is step.state.average
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01, 0.5])
 def test_decay_shrinks_every_weight_by_its_share_of_the_rate(rng, decay):
     """AdamW in NumPy, three steps: the decay acts on the weights themselves, not through the gradient's moments."""
     rate, module = 0.1, torch.nn.Linear(3, 2, dtype=torch.float64)
-    optimiser = make_optimiser(replace(STRONG, rate=rate, decay=decay), module)
+    optimiser = make_optimiser(replace(STRONG, learning_rate=rate, weight_decay=decay), module)
     refs = [parameter.detach().numpy().copy() for parameter in module.parameters()]
     moments = [(np.zeros_like(ref), np.zeros_like(ref)) for ref in refs]
     for step in range(1, 4):

@@ -12,13 +12,13 @@ import nibabel
 import numpy as np
 import pytest
 from conftest import random_tensors
+from records import make_record
 from test_train_cli import call
 
 from monet_edge import weights
 from monet_edge.architectures import monet
 from monet_edge.errors import DatasetError, ModelError
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 from monet_train import evaluate as scoring
 from monet_train import figures
 from monet_train.cli import app
@@ -50,8 +50,8 @@ def make_dataset(folder, labels, affine=None, cases=2, name="data"):
 
 
 def make_weights(path, labels, merged=False):
-    spec = fold(monet(classes=1 if len(labels) == 1 else len(labels) + 1, filters=4, depth=1))
-    record = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=labels)
+    spec = fold_batchnorm(monet(classes=1 if len(labels) == 1 else len(labels) + 1, filters=4, depth=1))
+    record = make_record(*labels)
     weights.save(path, spec, random_tensors(spec), record, {"training": {"settings": {"merged": merged}}})
     return weights.load(path)
 
@@ -276,17 +276,9 @@ def test_many_names_of_any_alphabet_fit_into_a_file(tmp_path):
     from monet_train.config_text import from_json, to_json
 
     for names in (tuple(f"структура мозга {i}" for i in range(117)), tuple(f"{i:03d}" + "😀" * 97 for i in range(255))):
-        settings = Settings(
-            "d",
-            "monet",
-            Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=names),
-            False,
-            STRONG,
-            0,
-            False,
-        )
+        settings = Settings(dataset="d", net="monet", preprocess=make_record(*names), recipe=STRONG)
         assert from_json(to_json(settings)) == settings
-        spec = fold(monet(classes=len(names) + 1, filters=4, depth=1))
+        spec = fold_batchnorm(monet(classes=len(names) + 1, filters=4, depth=1))
         record = Provenance((Source("d", "", "", ""),), settings, 1).to_record()
         weights.save(tmp_path / "m.safetensors", spec, random_tensors(spec), settings.preprocess, record)
         assert weights.load(tmp_path / "m.safetensors").preprocess.labels == names
@@ -297,29 +289,22 @@ def test_many_names_of_any_alphabet_fit_into_a_file(tmp_path):
 
 def settings_of(intensity="window", context=0, recipe=STRONG, net="monet"):
     low, high = {"window": (0.0, 255.0), "zscore": (-3.0, 5.0), "percentile": (1.0, 99.0)}[intensity]
-    return Settings(
-        "d",
-        net,
-        Preprocess(size=32, slicing="axial", context=context, intensity=intensity, low=low, high=high, threshold=0.5, labels=("a",)),
-        False,
-        recipe,
-        0,
-        False,
-    )
+    record = make_record("a", context=context, intensity=intensity, low=low, high=high)
+    return Settings(dataset="d", net=net, preprocess=record, recipe=recipe)
 
 
-@pytest.mark.parametrize(("intensity", "strip"), [("window", 0.0), ("percentile", 0.0), ("zscore", 0.5)])
-@pytest.mark.parametrize(("context", "alone"), [(0, 0.0), (1, 0.1)])
-def test_a_provenance_claims_the_augmentation_that_ran(intensity, strip, context, alone):
+@pytest.mark.parametrize(("intensity", "skull_strip"), [("window", 0.0), ("percentile", 0.0), ("zscore", 0.5)])
+@pytest.mark.parametrize(("context", "drop_context"), [(0, 0.0), (1, 0.1)])
+def test_a_provenance_claims_the_augmentation_that_ran(intensity, skull_strip, context, drop_context):
     settings = settings_of(intensity, context)
     told = Provenance((Source("d", "", "", ""),), settings, 3).to_record()["training"]["settings"]["recipe"]
-    assert (told["augmentation"]["strip"], told["augmentation"]["alone"]) == (strip, alone)
+    assert (told["augmentation"]["skull_strip"], told["augmentation"]["drop_context"]) == (skull_strip, drop_context)
     assert told["augmentation"]["rotate"] == STRONG.augmentation.rotate
 
 
 def test_a_provenance_claims_no_decay_of_an_optimiser_without():
-    assert as_run(settings_of(recipe=replace(PAPER, decay=0.1))).recipe.decay == 0
-    assert as_run(settings_of(recipe=STRONG)).recipe.decay == STRONG.decay
+    assert as_run(settings_of(recipe=replace(PAPER, weight_decay=0.1))).recipe.weight_decay == 0
+    assert as_run(settings_of(recipe=STRONG)).recipe.weight_decay == STRONG.weight_decay
 
 
 def test_a_provenance_of_several_sources_hides_none_of_their_licences():
@@ -344,7 +329,7 @@ def test_no_line_break_in_a_licence_makes_a_training_worthless(tmp_path):
     settings = replace(settings_of(), dataset=dataset.name)
     record = Provenance((Source.of(dataset),), settings, 1, {"command": "a\u00a0b"}).to_record()
     assert record["licence"] == "CC BY 4.0"
-    spec = fold(monet(filters=4, depth=1))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
     weights.save(tmp_path / "m.safetensors", spec, random_tensors(spec), settings.preprocess, record)
 
 

@@ -13,7 +13,7 @@ from monet_edge.spec import (
     Spec,
     count_floats,
     count_macs,
-    fold,
+    fold_batchnorm,
     from_json,
     infer_shapes,
     multiple_of,
@@ -37,7 +37,7 @@ def test_counts_are_those_of_the_paper(name):
     running = sum(shape[0] for tensor, shape in tensor_shapes(spec).items() if ".running_" in tensor)
     assert count_floats(spec) == keras
     assert count_floats(spec) - running == pytorch
-    assert count_floats(fold(spec)) == folded
+    assert count_floats(fold_batchnorm(spec)) == folded
     assert sum(count_macs(spec, 256, 256).values()) / 1e9 == pytest.approx(gmac, rel=1e-3)
 
 
@@ -45,7 +45,7 @@ def test_counts_are_those_of_the_paper(name):
 @pytest.mark.parametrize("folded", [False, True])
 def test_json_and_back_is_the_same_network(name, folded):
     spec = ARCHITECTURES[name](in_channels=3, classes=4)
-    spec = fold(spec) if folded else spec
+    spec = fold_batchnorm(spec) if folded else spec
     assert from_json(to_json(spec)) == spec
     assert spec.folded == folded
 
@@ -142,7 +142,7 @@ def test_strides_cannot_leave_what_a_number_can_hold():
 
 
 def test_folding_adds_a_bias_and_keeps_the_affine():
-    folded = {op.name: op for op in fold(unet(16)).ops}
+    folded = {op.name: op for op in fold_batchnorm(unet(16)).ops}
     assert dict(folded["enc0.conv1.norm"].attrs) == {}
-    assert all(op["bias"] for op in fold(monet()).ops if op.kind == "conv")
-    assert validate(replace(fold(monet()), name="again"))
+    assert all(op["bias"] for op in fold_batchnorm(monet()).ops if op.kind == "conv")
+    assert validate(replace(fold_batchnorm(monet()), name="again"))

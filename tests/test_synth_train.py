@@ -37,7 +37,7 @@ def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
     folder = heads.write_folder(tmp_path / "heads")
     packed = tmp_path / "heads.zip"
     assert "2 label maps" in run(folder, "--pack", packed)
-    steps = [word for change in ("epochs=5", "epoch_steps=8", "batch=4", "average=0.8", "validate_every=5") for word in ("--set", change)]
+    steps = [word for change in ("epochs=5", "epoch_steps=8", "batch=4", "ema_decay=0.8", "validate_every=5") for word in ("--set", change)]
     run(packed, "-o", tmp_path / "run", *QUICK, *steps)
     rows = (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()
     losses = [float(row.split(",")[rows[0].split(",").index("train_loss")]) for row in rows[1:]]

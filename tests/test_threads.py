@@ -12,7 +12,7 @@ from conftest import random_tensors
 from monet_edge.architectures import monet
 from monet_edge.engine import Engine
 from monet_edge.engine.threads import Task, Threads
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 
 ROOT = Path(__file__).parents[1]
 IMAGES = np.random.default_rng(0).standard_normal((6, 1, 8, 8)).astype(np.float32)
@@ -20,7 +20,7 @@ HANGS = 60  # seconds after which something hangs; nothing here takes one
 
 
 def tiny(threads):
-    spec = fold(monet(filters=4, depth=1))
+    spec = fold_batchnorm(monet(filters=4, depth=1))
     return Engine(spec, random_tensors(spec), threads)
 
 

@@ -100,7 +100,7 @@ die_at({moment})
 main()
 """
 MOMENTS = {
-    "within an epoch": "step.Step, 'step', 3, False",
+    "within an epoch": "step.TrainStep, 'step', 3, False",
     "before a checkpoint": "checkpoint, 'save', 1, False",
     "after a checkpoint and before the table": "checkpoint, 'save', 1, True",
 }

@@ -11,11 +11,11 @@ from synthetic import settings
 
 from monet_train.augment import augment
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation, training_spec
-from monet_train.config_text import from_json, to_json
+from monet_train.config_text import from_json, renamed, to_json
 from monet_train.network import BatchNorm
 from monet_train.schedule import after_epoch, finished, one_cycle
 from monet_train.state import State, new_state
-from monet_train.step import Step, _order, describe_epoch
+from monet_train.step import TrainStep, _order, describe_epoch
 from monet_train.train import training_slices
 
 RECORDED = Path(__file__).parents[1] / "benchmarks" / "results" / "training-h200.json"
@@ -25,11 +25,11 @@ NETS = ("monet", "unet-16", "unet-64", "attention-unet")
 def follow(losses, recipe=PAPER):
     """The rates of a training with these validation losses (None: not validated), until it stops, and its state."""
     network, average, best = (torch.nn.Linear(1, 1) for _ in range(3))
-    state, rates = State(network, average, best, torch.optim.SGD(network.parameters()), [], recipe.rate), []
+    state, rates = State(network, average, best, torch.optim.SGD(network.parameters()), [], recipe.learning_rate), []
     for epoch, loss in enumerate(losses):
         if finished(recipe, state):
             break
-        rates.append(state.rate)
+        rates.append(state.learning_rate)
         network.weight.data.fill_(epoch)
         after_epoch(recipe, state, {"epoch": epoch} if loss is None else {"epoch": epoch, "val_loss": loss})
     return rates, state
@@ -51,12 +51,12 @@ def follow(losses, recipe=PAPER):
 )
 def test_the_rate_falls_after_the_second_validation_that_is_not_better_by_1e_4(losses, cuts):
     _, state = follow(losses)
-    assert state.rate == pytest.approx(5e-4 / 10**cuts)
+    assert state.learning_rate == pytest.approx(5e-4 / 10**cuts)
 
 
 def test_only_the_plateau_lowers_the_rate():
     _, state = follow([1.0] * 5, replace(PAPER, schedule="one-cycle"))
-    assert state.rate == PAPER.rate
+    assert state.learning_rate == PAPER.learning_rate
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_patience_counts_validations():
 def test_the_recorded_trainings_followed_this_rule(net):
     found = json.loads(RECORDED.read_text())["paper_recipe_on_brain_flair"][net]
     rates, state = follow([row["val_loss"] for row in found["epochs"]])
-    assert rates == pytest.approx([row["rate"] for row in found["epochs"]])
+    assert rates == pytest.approx([renamed(row)["learning_rate"] for row in found["epochs"]])
     assert state.best.weight.item() == found["best_epoch"]
     assert finished(PAPER, state) == found["state"].startswith("converged")
 
@@ -143,10 +143,10 @@ def test_a_flip_is_left_for_right(monkeypatch, image):
 
 def test_the_papers_constants():
     assert PAPER.augmentation == Augmentation(rotate=10, zoom=0.25, shift=0.2)
-    assert (PAPER.optimiser, PAPER.rate, PAPER.decay, PAPER.batch) == ("nadam", 5e-4, 0, 32)
+    assert (PAPER.optimiser, PAPER.learning_rate, PAPER.weight_decay, PAPER.batch) == ("nadam", 5e-4, 0, 32)
     assert PAPER.epoch_steps == 264  # 8,448 slices, 32 a step
     assert (PAPER.schedule, PAPER.patience, PAPER.validate_every, PAPER.keep) == ("plateau", 20, 1, "best")
-    assert (PAPER.cross_entropy, PAPER.average, PAPER.prior, PAPER.dropout, PAPER.momentum) == (0, 0, False, 1, 0.01)
+    assert (PAPER.cross_entropy, PAPER.ema_decay, PAPER.prior, PAPER.dropout, PAPER.momentum) == (0, 0, False, 1, 0.01)
 
 
 @pytest.mark.parametrize(("count", "batch", "world", "steps"), [(10, 4, 1, 7), (10, 4, 2, 3), (3, 4, 1, 5), (64, 4, 1, 2)])
@@ -174,13 +174,13 @@ def test_a_step_is_counted_and_the_rate_follows_the_length_of_an_epoch(small):
     recipe = replace(STRONG, batch=4, epochs=2, epoch_steps=5)
     given = replace(settings(), recipe=recipe)
     training = training_slices(given, small[1], ["case_000"], torch.device("cpu"))
-    step = Step(given, new_state(given, torch.device("cpu")), training, 1, False)
+    step = TrainStep(given, new_state(given, torch.device("cpu")), training, 1, False)
     seen = []
-    step.step = lambda index, number: seen.append((number, step.state.rate)) or torch.zeros(())
+    step.step = lambda index, number: seen.append((number, step.state.learning_rate)) or torch.zeros(())
     for epoch in range(2):
         step.epoch(epoch, 0, 1)
     assert [number for number, _ in seen] == list(range(10))
-    assert [rate for _, rate in seen] == pytest.approx([recipe.rate * one_cycle(i / 10) for i in range(10)])
+    assert [rate for _, rate in seen] == pytest.approx([recipe.learning_rate * one_cycle(i / 10) for i in range(10)])
 
 
 def test_how_long_an_epoch_is_and_why_is_one_line():

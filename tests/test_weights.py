@@ -16,17 +16,17 @@ import pytest
 import safetensors
 import safetensors.numpy
 from conftest import random_tensors
+from records import make_record
 
 from monet_edge import weights
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.errors import ModelError, ResourceError
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import Op, fold, infer_shapes, tensor_shapes
+from monet_edge.spec import Op, fold_batchnorm, infer_shapes, tensor_shapes
 
 ROOT = Path(__file__).parents[1]
-RECORD = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
+RECORD = make_record("blob")
 PERCENTILES = replace(RECORD, intensity="percentile", low=2.0, high=99.0)
-SPEC = fold(monet(filters=4, depth=1))
+SPEC = fold_batchnorm(monet(filters=4, depth=1))
 TENSORS = random_tensors(SPEC)
 FIRST = next(iter(TENSORS))
 
@@ -40,7 +40,7 @@ def saved(tmp_path):
 
 @pytest.mark.parametrize("spec", [monet(filters=4, depth=1), unet(2), attention_unet(2)], ids=lambda spec: spec.name)
 def test_load_gives_what_was_saved(tmp_path, spec):
-    spec = fold(spec)
+    spec = fold_batchnorm(spec)
     tensors = random_tensors(spec)
     weights.save(tmp_path / "a.safetensors", spec, tensors, RECORD, {"dice": "0.75"})
     loaded = weights.load(tmp_path / "a.safetensors")

@@ -7,11 +7,12 @@ import safetensors.numpy
 from conftest import random_tensors
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
+from records import make_record
 
 from monet_edge import fingerprint, weights
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.preprocess import Preprocess, to_json
-from monet_edge.spec import count_floats, fold, from_json, tensor_shapes
+from monet_edge.spec import count_floats, fold_batchnorm, from_json, tensor_shapes
 from monet_edge.spec import to_json as spec_to_json
 
 from .build import extension, gz, head, nifti
@@ -141,8 +142,13 @@ def hostile_scan(rng):
 
 # ---- weights ----
 
-RECORD = Preprocess(size=32, slicing="axial", context=0, intensity="zscore", low=-3.0, high=5.0, threshold=0.5, labels=("blob",))
-NETWORKS = [fold(monet(filters=4, depth=1)), fold(unet(2)), fold(attention_unet(2)), fold(monet(filters=2, depth=1, classes=3))]
+RECORD = make_record("blob")
+NETWORKS = [
+    fold_batchnorm(monet(filters=4, depth=1)),
+    fold_batchnorm(unet(2)),
+    fold_batchnorm(attention_unet(2)),
+    fold_batchnorm(monet(filters=2, depth=1, classes=3)),
+]
 VALUES = [0, 1, -1, 2, 3, 4, 5, 7, 64, 65, 8192, 2**31, 1.5, None, True, "", "relu", "conv", "image", [], {}, "x" * 200, 1e400, "\ud800"]
 
 

@@ -17,7 +17,7 @@ from .config import Augmentation
 
 
 def augment(
-    images: Tensor, labels: Tensor, depths: Tensor, strips: Tensor, settings: Augmentation, clip: tuple[float, float]
+    images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clip: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Change a batch at random.
 
@@ -29,7 +29,7 @@ def augment(
         One-hot; the label of a moved pixel is what covers most of it.
     depths : (N, H, W) uint8
         How deep a pixel lies inside the head.
-    strips : (N, DEPTHS, 2) float32
+    rims : (N, DEPTHS, 2) float32
         Mean and SD of the foreground without a rim of every depth.
     settings : Augmentation
     clip : (float, float)
@@ -39,11 +39,11 @@ def augment(
     -------
     images, labels : as given, new tensors
     """
-    if settings.alone:
+    if settings.drop_context:
         centre = images[:, images.shape[1] // 2, None]
-        images = torch.where(_chance(images, settings.alone), centre, images)
-    if settings.strip:
-        images, labels = _strip(images, labels, depths, strips, settings, clip)
+        images = torch.where(_chance(images, settings.drop_context), centre, images)
+    if settings.skull_strip:
+        images, labels = _strip_skull(images, labels, depths, rims, settings, clip)
     images = _intensities(images, settings)
     return _move(images, labels, settings)
 
@@ -74,14 +74,14 @@ def standardise(images: Any, mean: Any, sd: Any, clip: tuple[float, float]) -> A
     return (((images - mean) / sd - clip[0]) / (clip[1] - clip[0])).clip(0, 1)
 
 
-def _strip(
-    images: Tensor, labels: Tensor, depths: Tensor, strips: Tensor, settings: Augmentation, clip: tuple[float, float]
+def _strip_skull(
+    images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clip: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    low, high = settings.strip_depth
+    low, high = settings.skull_strip_depth
     depth = torch.randint(low, high + 1, (len(images),), device=images.device)
-    mean, sd = strips[torch.arange(len(images), device=images.device), depth].T[:, :, None, None, None]
+    mean, sd = rims[torch.arange(len(images), device=images.device), depth].T[:, :, None, None, None]
     anew = standardise(images, mean, sd, clip)
-    chosen, kept = _chance(images, settings.strip), (depths >= depth[:, None, None])[:, None]
+    chosen, kept = _chance(images, settings.skull_strip), (depths >= depth[:, None, None])[:, None]
     images = torch.where(chosen, torch.where(kept & (images > 0), anew, 0.0), images)
     # what is cut away is background in the truth too, or the network would learn to see structures in nothing
     background = torch.zeros_like(labels)
@@ -95,22 +95,22 @@ def _intensities(images: Tensor, settings: Augmentation) -> Tensor:
     changed = images
     if settings.blur:
         changed = torch.where(_chance(images, settings.blur), F.avg_pool2d(changed, 3, 1, 1, count_include_pad=False), changed)
-    if settings.shade:
-        coarse = torch.randn(len(images), 1, 4, 4, device=images.device) * settings.shade
+    if settings.bias_field:
+        coarse = torch.randn(len(images), 1, 4, 4, device=images.device) * settings.bias_field
         changed = changed * F.interpolate(coarse, images.shape[2:], mode="bicubic", align_corners=False).exp()
     if settings.contrast:
         mean = (changed * inside).sum((1, 2, 3), keepdim=True) / inside.sum((1, 2, 3), keepdim=True).clamp_min(1)
         changed = (changed - mean) * _normal(images, settings.contrast).exp() + mean * _normal(images, settings.contrast).exp()
     if settings.gamma:
         changed = changed.clamp(1e-4, 1) ** _normal(images, settings.gamma).exp()
-    if settings.curve:
-        changed = changed + _uniform(images, 0, settings.curve) * (_curve(changed.clamp(0, 1)) - changed)
+    if settings.intensity_curve:
+        changed = changed + _uniform(images, 0, settings.intensity_curve) * (_intensity_curve(changed.clamp(0, 1)) - changed)
     if settings.noise:
         changed = changed + _uniform(images, 0, settings.noise) * torch.randn_like(images)
     return torch.where(inside, changed.clamp(0, 1), 0.0) if changed is not images else images
 
 
-def _curve(x: Tensor, knots: int = 5) -> Tensor:
+def _intensity_curve(x: Tensor, knots: int = 5) -> Tensor:
     """A random monotonic curve through (0, 0) and (1, 1), one per slice: piecewise linear with slopes of random size."""
     slopes = torch.rand(len(x), knots, 1, 1, 1, device=x.device) + 0.1
     slopes = slopes / slopes.sum(1, keepdim=True)

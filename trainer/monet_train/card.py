@@ -33,7 +33,7 @@ def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides
     if validation:
         words += ["--splits", output.with_suffix(".splits.json").name]
     if channel:
-        words += ["--channel", str(channel)]
+        words += ["--volume", str(channel)]
     if sides_as_one:
         words.append("--sides-as-one")
     return shlex.join(words)
@@ -88,18 +88,22 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_row(heading, label, row) for heading, summary in summaries.items() for label, row in summary.items()),
     ]
+    lines += _institutions(summaries)
+    worst = [case for summary in summaries.values() for row in summary.values() for case in row["worst"]]
+    lowest = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
+    lines += ["", f"Lowest Dice: {', '.join(lowest)}.", "", DISCLAIMER, ""]
+    return "\n".join(lines)
+
+
+def _institutions(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of the institutions' scores, where cases say which one they are of."""
     places = [
         f"| {place} | {label} | {values['n']} | {values['mean']:.3f} ({values['se']:.3f}) |"
         for summary in summaries.values()
         for label, row in summary.items()
         for place, values in row["institutions"].items()
     ]
-    if places:
-        lines += ["", "| institution | label | patients | Dice mean (SE) |", "|---|---|---|---|", *places]
-    worst = [case for summary in summaries.values() for row in summary.values() for case in row["worst"]]
-    told = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
-    lines += ["", f"Lowest Dice: {', '.join(told)}.", "", DISCLAIMER, ""]
-    return "\n".join(lines)
+    return ["", "| institution | label | patients | Dice mean (SE) |", "|---|---|---|---|", *places] if places else []
 
 
 def _row(heading: str, label: str, row: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ def read(run: Path) -> Cases | None:
 def changes(then: Cases | None, now: Cases) -> str:
     """What is another now than it was then, in words; empty where nothing is, or nothing else is known than the channel."""
     if now.channel != (then.channel if then else 0):
-        return f"it was trained on channel {then.channel if then else 0}, not {now.channel}"
+        return f"it was trained on volume {then.channel if then else 0}, not {now.channel}"
     if then is None:
         return ""
     if then.labels != now.labels:
@@ -98,7 +98,7 @@ def run_channel(run: Path, channel: int | None) -> int:
     found = read(run)
     recorded = found.channel if found else 0
     if channel not in (None, recorded):
-        raise MonetError(f"{run}: it was trained on channel {recorded}, not {channel}")
+        raise MonetError(f"{run}: it was trained on volume {recorded}, not {channel}")
     return recorded
 
 

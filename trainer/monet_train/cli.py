@@ -20,17 +20,18 @@ from monet_edge.terminal import make_app, progress_bar, steady_streams
 from monet_edge.text import printable
 
 from . import options
+from .defaults import NET, RECIPE, SLICES
 from .federated.commands import federated, federated_server, federated_site
 from .options import (
     ChangesOption,
-    ChannelOption,
     DeviceOption,
     GroupOption,
     NetOption,
     QuietOption,
     RunOption,
     SizeOption,
-    TrainedChannelOption,
+    TrainedVolumeOption,
+    VolumeOption,
 )
 from .synth.commands import synth
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from .splits import Split
 
 EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
+
+OLD_OPTIONS = {"channel": "volume"}  # what options were called before: still understood, no longer shown
 
 app = make_app("Train, evaluate and export networks for monet-edge.")
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -62,7 +65,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [*signature.parameters.values(), option]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command()(run)
+    app.command(context_settings={"token_normalize_func": lambda name: OLD_OPTIONS.get(name, name)})(run)
     return function
 
 
@@ -70,7 +73,7 @@ DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A fold
 
 
 @command
-def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
+def check(dataset: DatasetArgument, channel: VolumeOption = 0) -> None:
     """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
     from .dataset import check as check_dataset
 
@@ -89,7 +92,7 @@ def check(dataset: DatasetArgument, channel: ChannelOption = 0) -> None:
 def prepare(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
-    channel: ChannelOption = 0,
+    channel: VolumeOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
@@ -101,16 +104,16 @@ def prepare(
 def fit(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A data set, or a folder that `prepare` wrote.")],
     output: RunOption,
-    net: NetOption = "monet",
-    recipe: Annotated[str, typer.Option(help="paper or strong.")] = "strong",
+    net: NetOption = NET,
+    recipe: Annotated[str, typer.Option(help="paper or strong.")] = RECIPE,
     changes: ChangesOption = None,
-    size: SizeOption = 256,
-    slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = "axial",
-    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 0,
-    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = "zscore",
-    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = -3.0,
-    high: Annotated[float, typer.Option(help="What becomes 1.")] = 6.0,
-    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = 0.5,
+    size: SizeOption = SLICES.size,
+    slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = SLICES.slicing,
+    context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = SLICES.context,
+    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = SLICES.intensity,
+    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = SLICES.low,
+    high: Annotated[float, typer.Option(help="What becomes 1.")] = SLICES.high,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = SLICES.threshold,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
@@ -120,15 +123,14 @@ def fit(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
-    from monet_edge.preprocess import Preprocess
 
     from .cases import run_channel
-    from .config import RECIPES, Settings
+    from .config import RECIPES, Settings, make_preprocess
     from .config_text import override
 
     check_folder(output)
@@ -139,7 +141,8 @@ def fit(
         channel = run_channel(output, channel)
     silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
     ready = options.prepared(dataset, output / "prepared", channel, silent)
-    record = Preprocess(
+    record = make_preprocess(
+        (merge,) if merge else ready.labels,
         size=size,
         slicing=slicing,
         context=context,
@@ -147,9 +150,10 @@ def fit(
         low=low,
         high=high,
         threshold=threshold,
-        labels=(merge,) if merge else ready.labels,
     )
-    settings = Settings(ready.name, net, record, merge is not None, chosen, seed, deterministic)
+    settings = Settings(
+        dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic
+    )
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
     _fit(settings, ready, part, rule, output, resume, device, silent)
 
@@ -174,7 +178,7 @@ def evaluate(
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -188,7 +192,7 @@ def evaluate(
     from .evaluate import FILES, check_names, make_model, summarise, tell, write_scores
     from .evaluate import evaluate as evaluate_model
     from .labels import match
-    from .splits import read_splits
+    from .splits import choose_split, read_splits
 
     options.one_of("--engine", engine, ("runtime", "torch"))
     if output is not None:
@@ -197,7 +201,7 @@ def evaluate(
             refuse_special(output / name)
     if fold is not None and splits is None:
         raise MonetError("--fold chooses a split of --splits, which is not given")
-    held = options.choose_split(read_splits(splits), fold)["val"] if splits else None
+    held = choose_split(read_splits(splits), fold)["val"] if splits else None
     ready = load(weights)
     channel = weights_channel(ready.provenance, channel)
     found = options.read(dataset, channel, quiet)
@@ -235,7 +239,7 @@ def export(
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -258,7 +262,7 @@ def figures(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
-    channel: TrainedChannelOption = None,
+    channel: TrainedVolumeOption = None,
 ) -> None:
     """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
     from .figures import draw

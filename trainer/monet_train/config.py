@@ -6,17 +6,20 @@ Saved in the run's config.json and in the exported file's provenance.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import Op, Spec, multiple_of
 
+from .defaults import SLICES
+
 OPTIMISERS, SCHEDULES, KEPT = ("nadam", "adamw"), ("plateau", "one-cycle"), ("best", "last")
 DEPTHS = 64  # a rim that skull stripping removes is less than so many pixels deep
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What happens to a batch before the network sees it; every value 0 leaves that step out.
 
@@ -30,22 +33,22 @@ class Augmentation:
         Shift by up to this share of height and width.
     flip : float
         Probability of a left-right flip.
-    strip : float
-        Probability of a poor man's skull stripping: a rim of the head, `strip_depth` pixels deep, becomes background and
+    skull_strip : float
+        Probability of a poor man's skull stripping: a rim of the head, `skull_strip_depth` pixels deep, becomes background and
         the z-score is taken anew. Only where the preprocessing is a z-score.
-    strip_depth : tuple of int
+    skull_strip_depth : tuple of int
         Least and most pixels.
     contrast, gamma : float
         SD of the logarithm of a factor around the slice's mean, and of an exponent.
-    shade : float
+    bias_field : float
         SD of the logarithm of a bias field of 4x4 control points.
-    curve : float
+    intensity_curve : float
         Share of a random monotonic intensity curve that is mixed in.
     noise : float
         Largest SD of white noise.
     blur : float
         Probability of losing resolution: averaging over 3x3 pixels.
-    alone : float
+    drop_context : float
         Probability that the neighbouring slices are replaced by the slice itself, where the model has context.
     """
 
@@ -53,37 +56,39 @@ class Augmentation:
     zoom: float = 0.0
     shift: float = 0.0
     flip: float = 0.0
-    strip: float = 0.0
-    strip_depth: tuple[int, int] = (6, 20)
+    skull_strip: float = 0.0
+    skull_strip_depth: tuple[int, int] = (6, 20)
     contrast: float = 0.0
     gamma: float = 0.0
-    shade: float = 0.0
-    curve: float = 0.0
+    bias_field: float = 0.0
+    intensity_curve: float = 0.0
     noise: float = 0.0
     blur: float = 0.0
-    alone: float = 0.0
+    drop_context: float = 0.0
 
     def __post_init__(self) -> None:
-        depth = self.strip_depth
+        depth = self.skull_strip_depth
         if len(depth) != 2 or not all(type(pixels) is int for pixels in depth) or not 0 <= depth[0] <= depth[1] < DEPTHS:
-            raise MonetError(f"strip_depth must be two whole numbers of pixels, 0 to {DEPTHS - 1}, the smaller one first, found {depth}")
+            raise MonetError(
+                f"skull_strip_depth must be two whole numbers of pixels, 0 to {DEPTHS - 1}, the smaller one first, found {depth}"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "strip_depth" and not 0 <= value < float("inf"):
+            if field.name != "skull_strip_depth" and not 0 <= value < float("inf"):
                 raise MonetError(f"{field.name} must be at least 0, found {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train.
 
     Attributes
     ----------
     optimiser : {"nadam", "adamw"}
-    rate : float
-        Learning rate; the highest one of a one-cycle schedule.
-    decay : float
-        Weight decay.
+    learning_rate : float
+        The highest one of a one-cycle schedule.
+    weight_decay : float
+        Of AdamW; NAdam has none.
     schedule : {"plateau", "one-cycle"}
         Divide by 10 after 2 validations without a better loss; or up over the first fifth and down along a cosine.
     epochs : int
@@ -99,8 +104,8 @@ class Recipe:
         BatchNorm's statistics have settled (0.99^264 = 0.07, 0.99^10 = 0.90), and nothing is learnt.
     cross_entropy : float
         Weight of the cross-entropy that is added to the Dice loss.
-    average : float
-        Decay of the exponential average of all weights that is validated and kept; 0 keeps the weights themselves.
+    ema_decay : float
+        Of the exponential average of all weights that is validated and kept; 0 keeps the weights themselves.
     dropout : float
         Factor on the architecture's own dropout.
     momentum : float
@@ -115,15 +120,15 @@ class Recipe:
 
     name: str
     optimiser: str
-    rate: float
-    decay: float
+    learning_rate: float
+    weight_decay: float
     schedule: str
     epochs: int
     patience: int
     batch: int
     epoch_steps: int
     cross_entropy: float
-    average: float
+    ema_decay: float
     dropout: float
     momentum: float
     prior: bool
@@ -135,30 +140,30 @@ class Recipe:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("keep", KEPT)):
             if getattr(self, name) not in known:
                 raise MonetError(f"{name} must be {' or '.join(known)}, found {getattr(self, name)!r:.40}")
-        at_least = {"epochs": 1, "batch": 1, "validate_every": 1, "epoch_steps": 0, "patience": 0, "decay": 0, "cross_entropy": 0}
+        at_least = {"epochs": 1, "batch": 1, "validate_every": 1, "epoch_steps": 0, "patience": 0, "weight_decay": 0, "cross_entropy": 0}
         for name, least in at_least.items():
             if not least <= getattr(self, name) < float("inf"):
                 raise MonetError(f"{name} must be at least {least}, found {getattr(self, name)}")
-        for name in ("average", "momentum", "dropout"):
+        for name in ("ema_decay", "momentum", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MonetError(f"{name} must lie between 0 and 1, found {getattr(self, name)}")
-        if not 0 < self.rate < float("inf"):
-            raise MonetError(f"rate must be more than 0, found {self.rate}")
+        if not 0 < self.learning_rate < float("inf"):
+            raise MonetError(f"learning_rate must be more than 0, found {self.learning_rate}")
 
 
 # Knolle et al. 2021, "Training, validation and independent testing datasets"
 PAPER = Recipe(
     name="paper",
     optimiser="nadam",
-    rate=5e-4,
-    decay=0.0,
+    learning_rate=5e-4,
+    weight_decay=0.0,
     schedule="plateau",
     epochs=1000,
     patience=20,
     batch=32,
     epoch_steps=264,  # as long as the authors' epochs, see `Recipe`
     cross_entropy=0.0,
-    average=0.0,
+    ema_decay=0.0,
     dropout=1.0,
     momentum=0.01,
     prior=False,
@@ -170,15 +175,15 @@ PAPER = Recipe(
 STRONG = Recipe(
     name="strong",
     optimiser="adamw",
-    rate=3e-3,
-    decay=0.01,
+    learning_rate=3e-3,
+    weight_decay=0.01,
     schedule="one-cycle",
     epochs=100,
     patience=0,
     batch=32,
     epoch_steps=0,
     cross_entropy=1.0,
-    average=0.999,
+    ema_decay=0.999,
     dropout=0.25,
     momentum=0.1,
     prior=True,
@@ -189,21 +194,21 @@ STRONG = Recipe(
         zoom=0.25,
         shift=0.1,
         flip=0.5,
-        strip=0.5,
+        skull_strip=0.5,
         contrast=0.15,
         gamma=0.15,
-        shade=0.15,
-        curve=0.0,
+        bias_field=0.15,
+        intensity_curve=0.0,
         noise=0.03,
         blur=0.1,
-        alone=0.1,
+        drop_context=0.1,
     ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (PAPER, STRONG)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One run.
 
@@ -214,9 +219,9 @@ class Settings:
     net : str
         A key of `monet_edge.architectures.ARCHITECTURES`.
     preprocess : Preprocess
+    recipe : Recipe
     merged : bool
         All foreground labels count as one.
-    recipe : Recipe
     seed : int
     deterministic : bool
         Only algorithms that give the same bits twice.
@@ -225,27 +230,32 @@ class Settings:
     dataset: str
     net: str
     preprocess: Preprocess
-    merged: bool
     recipe: Recipe
-    seed: int
-    deterministic: bool
+    merged: bool = False
+    seed: int = 0
+    deterministic: bool = False
+
+
+def make_preprocess(labels: tuple[str, ...], **changes: Any) -> Preprocess:
+    """How slices are made where nothing else is said, see `defaults.SLICES`, with changes by field."""
+    return Preprocess(**{**SLICES._asdict(), **changes}, labels=labels)
 
 
 def as_run(settings: Settings) -> Settings:
     """The settings without what has no effect in this run, which its record must not claim.
 
-    Skull stripping needs a z-score, `alone` needs neighbours, dropout a network that has some, weight decay AdamW.
+    Skull stripping needs a z-score, `drop_context` needs neighbours, dropout a network that has some, weight decay AdamW.
     """
     record, recipe = settings.preprocess, settings.recipe
     augmentation = replace(
         recipe.augmentation,
-        strip=recipe.augmentation.strip if record.intensity == "zscore" else 0.0,
-        alone=recipe.augmentation.alone if record.context else 0.0,
+        skull_strip=recipe.augmentation.skull_strip if record.intensity == "zscore" else 0.0,
+        drop_context=recipe.augmentation.drop_context if record.context else 0.0,
     )
     network = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
     drops = any(op.attrs.get("dropout") for op in network.ops)
-    decay = recipe.decay if recipe.optimiser == "adamw" else 0.0
-    recipe = replace(recipe, augmentation=augmentation, dropout=recipe.dropout if drops else 0.0, decay=decay)
+    weight_decay = recipe.weight_decay if recipe.optimiser == "adamw" else 0.0
+    recipe = replace(recipe, augmentation=augmentation, dropout=recipe.dropout if drops else 0.0, weight_decay=weight_decay)
     return replace(settings, recipe=recipe)
 
 

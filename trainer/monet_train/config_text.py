@@ -15,7 +15,34 @@ from monet_edge.errors import ModelError, MonetError
 from .config import STRONG, Augmentation, Settings
 
 R = TypeVar("R")  # a settings dataclass
+# What settings were called before, in files that stay as they are: runs' config.json, checkpoints, weights files, records of benchmarks
+OLD_NAMES = {
+    "rate": "learning_rate",
+    "decay": "weight_decay",
+    "average": "ema_decay",
+    "strip": "skull_strip",
+    "strip_depth": "skull_strip_depth",
+    "shade": "bias_field",
+    "curve": "intensity_curve",
+    "alone": "drop_context",
+}
 MAX_TEXT = 400_000  # characters of a run's settings: about 2000, and 255 labels of 100 characters, each escaped with up to 12
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, or an epoch's metrics, by their names of today. Only this level: within, the old words may mean something else.
+
+    Raises
+    ------
+    MonetError
+        If they are no mapping, or a value has both its names.
+    """
+    if not isinstance(values, Mapping):
+        raise MonetError(f"expected settings by name, found {values!r:.40}")
+    twice = [new for old, new in OLD_NAMES.items() if old in values and new in values]
+    if twice:
+        raise MonetError(f"{', '.join(twice)}: given twice, by the old name too")
+    return {OLD_NAMES.get(name, name): value for name, value in values.items()}
 
 
 def changed(record: Any, values: Mapping[str, Any]) -> Any:
@@ -36,7 +63,8 @@ def changed(record: Any, values: Mapping[str, Any]) -> Any:
     typed = {}
     for name, value in values.items():
         if name not in known:
-            raise MonetError(f"{name:.40}: no such setting; there are {', '.join(known)}")
+            there_are = f"it is called {OLD_NAMES[name]} now" if OLD_NAMES.get(name) in known else f"there are {', '.join(known)}"
+            raise MonetError(f"{name:.40}: no such setting; {there_are}")
         wanted = type(known[name])
         if (type(value), wanted) in ((int, float), (list, tuple)):
             value = wanted(value)
@@ -104,11 +132,12 @@ def from_json(text: str) -> Settings:
         if len(text) > MAX_TEXT:
             raise ValueError(f"{len(text)} characters")
         data = json.loads(text)
-        augmentation = _whole(Augmentation(), data["recipe"]["augmentation"])
+        augmentation = _whole(Augmentation(), renamed(data["recipe"]["augmentation"]))
         # written before an epoch could have a length of its own: once over all slices
-        recipe = _whole(STRONG, {"epoch_steps": 0, **data["recipe"], "augmentation": augmentation})
+        recipe = _whole(STRONG, {"epoch_steps": 0, **renamed(data["recipe"]), "augmentation": augmentation})
         record = preprocess.from_json(json.dumps(data["preprocess"]))
-        settings: Settings = _whole(Settings("", "", record, False, recipe, 0, False), {**data, "recipe": recipe, "preprocess": record})
+        known = Settings(dataset="", net="", preprocess=record, recipe=recipe)
+        settings: Settings = _whole(known, {**data, "recipe": recipe, "preprocess": record})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MonetError) as error:
         raise ModelError(f"the settings of the training are not valid: {error}") from None
     if settings.net not in ARCHITECTURES:

@@ -34,7 +34,7 @@ class Slices:
         Indices of the slices that enter as channels.
     cases : (N,) int64
         Index into ``names``.
-    strips : (len(names), DEPTHS, 2) float32
+    rims : (len(names), DEPTHS, 2) float32
         Mean and SD of a case's foreground when a rim so many pixels deep is gone.
     names : tuple of str
     """
@@ -44,7 +44,7 @@ class Slices:
     depths: Tensor
     neighbours: Tensor
     cases: Tensor
-    strips: Tensor
+    rims: Tensor
     names: tuple[str, ...]
 
     def inputs(self, index: Tensor) -> Tensor:
@@ -52,7 +52,9 @@ class Slices:
         return self.images[self.neighbours[index]]
 
 
-def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: bool, device: str | torch.device, strip: bool) -> Slices:
+def build(
+    prepared: Prepared, names: Sequence[str], record: Preprocess, merged: bool, device: str | torch.device, skull_strip: bool
+) -> Slices:
     """Load, normalise and resize cases.
 
     Parameters
@@ -64,8 +66,8 @@ def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: 
     merged : bool
         Whether all labels count as one.
     device : torch device
-    strip : bool
-        Whether ``depths`` and ``strips`` are needed; they are zeros otherwise.
+    skull_strip : bool
+        Whether ``depths`` and ``rims`` are needed; they are zeros otherwise.
 
     Raises
     ------
@@ -73,15 +75,15 @@ def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: 
         If the file of a case is not intact.
     """
 
-    def one(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def arrays_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         case = oriented(prepared.load(name), record.slicing)
         images = slices_of(case, record)
         labels = labels_of(case, record, merged)
-        return images, labels, *(_rim(images) if strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32)))
+        return images, labels, *(_rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32)))
 
     with ThreadPoolExecutor() as pool:  # NumPy and SciPy let go of the interpreter lock
-        parts = list(pool.map(one, names))
-    images, labels, depths, strips = zip(*parts, strict=True)
+        parts = list(pool.map(arrays_of, names))
+    images, labels, depths, rims = zip(*parts, strict=True)
     counts = [len(part) for part in images]
     starts = np.cumsum([0, *counts])
     offsets = np.arange(-record.context, record.context + 1)
@@ -96,7 +98,7 @@ def build(prepared: Prepared, names: Sequence[str], record: Preprocess, merged: 
         on_device(depths),
         on_device(neighbours),
         torch.repeat_interleave(torch.tensor(counts)).to(device),
-        torch.from_numpy(np.stack(strips)).to(device),
+        torch.from_numpy(np.stack(rims)).to(device),
         tuple(names),
     )
 
@@ -105,8 +107,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
     """How many slices train and validate, and how many bytes all of them take at their worst moment."""
     axis = list(SLICINGS).index(record.slicing)
     training, validation = (sum(prepared.shape(name)[axis] for name in names) for names in (train, val))
-    one = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
-    return training, validation, one * max(2 * training, training + 2 * validation)
+    slice_bytes = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
+    return training, validation, slice_bytes * max(2 * training, training + 2 * validation)
 
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:
@@ -123,7 +125,7 @@ def labels_of(case: Case, record: Preprocess, merged: bool) -> np.ndarray:
     return np.stack([resize(cover, record.size, record.size).argmax(axis=0).astype(np.uint8) for cover in covers])
 
 
-def _rim(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rims(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How deep every pixel lies inside the head, and the foreground's mean and SD without a rim of every depth."""
     heads = (ndimage.binary_fill_holes(ndimage.binary_opening(image > 0)) for image in images)
     depths = np.stack([ndimage.distance_transform_cdt(np.pad(head, 1), "chessboard")[1:-1, 1:-1] for head in heads])
@@ -138,9 +140,9 @@ def _rim(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return depths, np.stack([mean, sd], axis=1).astype(np.float32)
 
 
-def strip(images: np.ndarray, depth: int, record: Preprocess) -> np.ndarray:
+def strip_skull(images: np.ndarray, depth: int, record: Preprocess) -> np.ndarray:
     """Slices (N, S, S) of a z-scored head without a rim so many pixels deep, the z-score taken anew."""
-    depths, rims = _rim(images)
-    mean, sd = rims[depth]
+    depths, rim = _rims(images)
+    mean, sd = rim[depth]
     anew = standardise(images, mean, sd, (record.low, record.high))
     return np.where((depths >= depth) & (images > 0), anew, 0).astype(np.float32)

@@ -175,7 +175,7 @@ def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
     """Which volume of a case's file is a channel; None where the file holds one only."""
     volumes = formats.peek(dataset.pairs[name][0]).volumes
     if name in dataset.separate and channel and volumes > 1:
-        raise DatasetError(f"{name}: expected one channel in every file, found {volumes} in {dataset.pairs[name][0].name}")
+        raise DatasetError(f"{name}: expected one volume in every file, found {volumes} in {dataset.pairs[name][0].name}")
     if name in dataset.separate or (volumes == 1 and channel == 0):
         return 0
     if channel >= volumes:

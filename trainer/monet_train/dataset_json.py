@@ -170,7 +170,7 @@ def _pair(folder: Path, where: str, image: Any, label: Any, ending: str, channel
     several = isinstance(image, list) and len(image) > 1
     if isinstance(image, list):
         if several and channel >= len(image):
-            raise DatasetError(f"{folder / FILE}: {where} has no channel {channel}; it lists {len(image)}, counted from 0")
+            raise DatasetError(f"{folder / FILE}: {where} has no volume {channel}; it lists {len(image)}, counted from 0")
         image = image[channel] if several else (image or [None])[0]
     scan, mask = _inside(folder, where, image), _inside(folder, where, label)
     numbered = scan.with_name(f"{_stem(scan, ending)}_{channel:04d}{_ending(scan, ending)}")
@@ -226,7 +226,7 @@ def _by_name(folder: Path, ending: str, channel: int) -> list[Pair]:
     for name in sorted(names):
         image = images.get(f"{name}_{channel:04d}" if numbered else name)
         if image is None:
-            problems.append(f"{name} has no scan in imagesTr for channel {channel}")
+            problems.append(f"{name} has no scan in imagesTr for volume {channel}")
         elif name not in labels:
             problems.append(f"{name} has no labels in labelsTr")
         else:

@@ -15,7 +15,7 @@ from monet_edge.engine import Engine
 from monet_edge.errors import DatasetError, ModelError, OutputError
 from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
-from monet_edge.spec import Spec, fold
+from monet_edge.spec import Spec, fold_batchnorm
 from monet_edge.weights import Weights, load, pack, parse
 
 from . import checkpoint
@@ -23,7 +23,7 @@ from .card import card, measuring
 from .cases import check_dataset
 from .config import DEPTHS, Settings, as_run, training_spec
 from .config_text import read_settings
-from .data import strip
+from .data import strip_skull
 from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
 from .evaluate import check_names, evaluate, make_model, summarise
@@ -34,7 +34,7 @@ from .splits import read_rule, read_splits
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge every BatchNorm into the tensors of `monet_edge.spec.fold(spec)`.
+    """Merge every BatchNorm into the tensors of `monet_edge.spec.fold_batchnorm(spec)`.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Folded:
 
     def pack(self, output: Path) -> bytes:
         """The bytes of its weights file."""
-        spec = fold(training_spec(self.settings))
+        spec = fold_batchnorm(training_spec(self.settings))
         return pack(output.stem, spec, self.tensors, self.settings.preprocess, self.provenance.to_record(), self.looks)
 
     def files(self, output: Path) -> dict[Path, bytes]:
@@ -171,7 +171,7 @@ def release(
     """
     measured = plan(run, dataset, output, others, sides_as_one)
     training = read_splits(run / "splits.json")[0]["train"]
-    done, total = 0, len(training) + sum(len(one.names) for one in measured)
+    done, total = 0, len(training) + sum(len(part.names) for part in measured)
 
     def count(_: str) -> None:
         nonlocal done
@@ -182,16 +182,16 @@ def release(
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
     summaries = {}
-    for one in measured:
-        scores = evaluate(model, one.dataset, one.names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[one.heading] = summarise(list(scores), named)
+    for part in measured:
+        scores = evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count)
+        summaries[part.heading] = summarise(list(scores), named)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries}))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
-    commands = [measuring(output, one.dataset.name, one.dataset is dataset, channel, sides_as_one) for one in measured]
-    unscored = [f"Not scored on {one.heading}: {one.match}." for one in measured if str(one.match)]
+    commands = [measuring(output, part.dataset.name, part.dataset is dataset, channel, sides_as_one) for part in measured]
+    unscored = [f"Not scored on {part.heading}: {part.match}." for part in measured if str(part.match)]
     text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
     write_together({**files, output.with_suffix(".md"): text.encode()})
     return load(output)
@@ -231,7 +231,7 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
         if headings.count(heading) > 1:
             raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
     matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
-    return [Measured(*one, matched) for one, matched in zip(given, matches, strict=True)]
+    return [Measured(*part, matched) for part, matched in zip(given, matches, strict=True)]
 
 
 def _finished(run: Path) -> Settings:
@@ -302,14 +302,14 @@ def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Finge
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
     record, augmentation = settings.preprocess, as_run(settings).recipe.augmentation
     depths = []
-    if augmentation.strip:
+    if augmentation.skull_strip:
         scale = fingerprint.SIDE / record.size
-        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.strip_depth, 3)]
+        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.skull_strip_depth, 3)]
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)
         slices = fingerprint.look(case.voxels, record, case.statistics)
-        rows.append([fingerprint.features(slices), *(fingerprint.features(strip(slices, depth, record)) for depth in depths)])
+        rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)
 
@@ -323,6 +323,6 @@ def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Map
     images = np.random.default_rng(0).random(shape, np.float32)
     with torch.no_grad():
         reference = network(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(Engine(fold(spec), tensors).run(images) - reference).max())
+    difference = float(np.abs(Engine(fold_batchnorm(spec), tensors).run(images) - reference).max())
     if not difference <= 1e-4:
         raise ModelError(f"the runtime's probabilities differ from PyTorch's by {difference:.2g}, more than 1e-4")

@@ -120,17 +120,19 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     check_names(found, names)
     engine = make_model(weights)
     output.mkdir(parents=True, exist_ok=True)
-    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scores: list[Score] = []
     for name in names:
         case = load_case(found, name, channel)
-        shown.append(example(engine, case, matched))
+        examples.append(example(engine, case, matched))
         scores.extend(score(engine, case, matched, found.spacing_known))
-    overlays(output / "overlays.png", [image[record.context] for image, _, _ in shown], *zip(*(rest for _, *rest in shown), strict=True))
+    overlays(
+        output / "overlays.png", [image[record.context] for image, _, _ in examples], *zip(*(rest for _, *rest in examples), strict=True)
+    )
     yield output / "overlays.png", {}
     boxes(output / "boxes.png", {weights.name: scores})
     yield output / "boxes.png", {}
-    yield output / "activations.png", activations(output / "activations.png", weights, shown[0][0])
+    yield output / "activations.png", activations(output / "activations.png", weights, examples[0][0])
 
 
 def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -39,8 +39,8 @@ class Match:
 
     def __str__(self) -> str:
         """What is not scored, in words; empty if everything is."""
-        told = [f"{name} (only the model has it)" for name in self.model_only]
-        return ", ".join([*told, *(f"{name} (only the data set has it)" for name in self.data_only)])
+        model_only = [f"{name} (only the model has it)" for name in self.model_only]
+        return ", ".join([*model_only, *(f"{name} (only the data set has it)" for name in self.data_only)])
 
     def masks(self, truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Two masks (uint8, any shape) in one numbering: the pairs count from 1, all else is background."""

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from .prepare import Prepared
     from .splits import Split
 
-ChannelOption = Annotated[int, typer.Option(min=0, help="Which channel of a scan with several.")]
-TrainedChannelOption = Annotated[
-    int | None, typer.Option(min=0, help="Which channel of a scan with several. Default: the one trained on, or 0.")
+VolumeOption = Annotated[
+    int, typer.Option("--volume", min=0, help="Which volume (channel) of a scan with several: in a 4-D file, or nnU-Net's _0000, _0001.")
+]
+TrainedVolumeOption = Annotated[
+    int | None, typer.Option("--volume", min=0, help="Which volume (channel) of a scan with several. Default: the one trained on, or 0.")
 ]
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
@@ -110,7 +112,7 @@ def prepared(dataset: Path, folder: Path, channel: int | None, quiet: bool) -> P
         return prepare(dataset, folder, channel or 0, quiet)
     found = open_prepared(dataset)
     if channel not in (None, found.channel):
-        raise DatasetError(f"{dataset} was prepared with --channel {found.channel}, not {channel}; prepare the data set again for that")
+        raise DatasetError(f"{dataset} was prepared with --volume {found.channel}, not {channel}; prepare the data set again for that")
     return found
 
 
@@ -121,7 +123,7 @@ def plan(
 
     A run that goes on keeps its own split unless another is asked for, which `state.start` then refuses.
     """
-    from .splits import BY_CASE, LISTED, look_alikes, patients, read_rule, read_splits, rule_of, split
+    from .splits import BY_CASE, LISTED, choose_split, look_alikes, patients, read_rule, read_splits, rule_of, split
 
     names, own = list(ready.keys), run / "splits.json"
     if splits is not None:
@@ -136,18 +138,3 @@ def plan(
     if rule == BY_CASE and alike and not quiet:
         warn(f"split by case, though {alike[0]} and {alike[1]} may be of one patient; if so, say who is one with --group REGEX")
     return part, rule
-
-
-def choose_split(splits: list[Split], fold: int | None) -> Split:
-    """The split that ``--fold`` means, of those that `splits.split` or `splits.read_splits` gave.
-
-    Raises
-    ------
-    DatasetError
-        If there is none of that number, or there are several and none is said: one split trains on what another one validates on.
-    """
-    if fold is None and len(splits) > 1:
-        raise DatasetError(f"there are {len(splits)} splits; say --fold 0 to {len(splits) - 1}, the one that the model was trained with")
-    if fold is not None and fold >= len(splits):
-        raise DatasetError(f"there are {len(splits)} splits, --fold counts them from 0")
-    return splits[fold or 0]

@@ -26,12 +26,12 @@ def after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:
         return
     state.bad_epochs, state.waited = state.bad_epochs + 1, state.waited + 1
     if row["val_loss"] < state.lowest:
-        state.best.load_state_dict(state.shown(recipe).state_dict())
+        state.best.load_state_dict(state.validated(recipe).state_dict())
         state.lowest, state.waited = row["val_loss"], 0
     if row["val_loss"] < state.reference - 1e-4:
         state.reference, state.bad_epochs = row["val_loss"], 0
     if recipe.schedule == "plateau" and state.bad_epochs >= 2:
-        state.rate, state.bad_epochs = state.rate / 10, 0
+        state.learning_rate, state.bad_epochs = state.learning_rate / 10, 0
 
 
 def finished(recipe: Recipe, state: State) -> bool:

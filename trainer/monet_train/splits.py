@@ -131,6 +131,21 @@ def split(names: Sequence[str], seed: int = 0, folds: int = 0, pattern: str = ""
     ]
 
 
+def choose_split(splits: Sequence[Split], fold: int | None) -> Split:
+    """One split of those that `split` or `read_splits` gave: that of a number, or the only one.
+
+    Raises
+    ------
+    DatasetError
+        If there is none of that number, or there are several and none is said: one split trains on what another one validates on.
+    """
+    if fold is None and len(splits) > 1:
+        raise DatasetError(f"there are {len(splits)} splits; say --fold 0 to {len(splits) - 1}, the one that the model was trained with")
+    if fold is not None and fold >= len(splits):
+        raise DatasetError(f"there are {len(splits)} splits, --fold counts them from 0")
+    return splits[fold or 0]
+
+
 def rule_of(part: Split, pattern: str = "", otherwise: str = GIVEN) -> str:
     """The rule that a split from elsewhere keeps: "by patient: ..." where the names tell who is who, ``otherwise`` where they do not.
 

@@ -19,13 +19,13 @@ from monet_edge.files import atomic_write
 from . import cases, checkpoint
 from .cases import Cases
 from .config import Recipe, Settings, training_spec
-from .config_text import read_settings
+from .config_text import read_settings, renamed
 from .data import Slices
 from .network import BatchNorm, Network
 from .splits import Split, read_splits
 
 NETWORKS = ("network", "average", "best")
-SCALARS = ("history", "rate", "lowest", "reference", "bad_epochs", "waited")
+SCALARS = ("history", "learning_rate", "lowest", "reference", "bad_epochs", "waited")
 
 
 @dataclass
@@ -39,16 +39,15 @@ class State:
     optimiser : Optimizer
     history : list of dict
         A row of metrics an epoch.
-    rate : float
-        Learning rate.
+    learning_rate : float
     lowest : float
-        Validation loss.
+        The best validation loss.
     reference : float
-        The validation loss that an epoch must better by 1e-4, for the schedule.
+        The validation loss that the next validation must better by 1e-4, for the plateau schedule.
     bad_epochs : int
-        Validations since one did.
+        Validations since one was better by that much.
     waited : int
-        Validations since the lowest loss, for stopping.
+        Validations since the best one: the recipe's patience counts them.
     """
 
     network: Network
@@ -56,15 +55,15 @@ class State:
     best: Network
     optimiser: torch.optim.Optimizer
     history: list[dict[str, float]]
-    rate: float
+    learning_rate: float
     lowest: float = math.inf
     reference: float = math.inf
     bad_epochs: int = 0
     waited: int = 0
 
-    def shown(self, recipe: Recipe) -> Network:
+    def validated(self, recipe: Recipe) -> Network:
         """The network that is validated: the average where the recipe keeps one."""
-        return self.average if recipe.average else self.network
+        return self.average if recipe.ema_decay else self.network
 
 
 def new_state(settings: Settings, place: torch.device) -> State:
@@ -77,15 +76,15 @@ def new_state(settings: Settings, place: torch.device) -> State:
         if isinstance(module, BatchNorm):
             module.momentum = recipe.momentum
     average, best = copy.deepcopy(network), copy.deepcopy(network)
-    return State(network, average, best, make_optimiser(recipe, network), [], recipe.rate)
+    return State(network, average, best, make_optimiser(recipe, network), [], recipe.learning_rate)
 
 
 def make_optimiser(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimiser."""
     parameters = list(network.parameters())
     if recipe.optimiser == "nadam":
-        return torch.optim.NAdam(parameters, recipe.rate)
-    return torch.optim.AdamW(parameters, recipe.rate, weight_decay=recipe.decay, fused=parameters[0].is_cuda)
+        return torch.optim.NAdam(parameters, recipe.learning_rate)
+    return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=parameters[0].is_cuda)
 
 
 @torch.no_grad()
@@ -169,5 +168,7 @@ def _restore(state: State, tensors: dict[str, Tensor], scalars: dict[str, Any]) 
     for name in NETWORKS:
         getattr(state, name).load_state_dict(part(f"{name}."))
     checkpoint.restore_optimiser(state.optimiser, part("optimiser."))
+    scalars = renamed(scalars)
     for key in SCALARS:
         setattr(state, key, scalars[key])
+    state.history = [renamed(row) for row in state.history]

@@ -23,7 +23,7 @@ from .state import State
 SETTLED = 230  # steps after which a tenth is left of what BatchNorm's statistics began with, at Keras's momentum (0.99^230)
 
 
-class Step:
+class TrainStep:
     """Takes a state through epochs, step by step; holds what torch.compile made.
 
     Parameters
@@ -56,7 +56,7 @@ class Step:
         data, record = self.training, self.settings.preprocess
         images, labels = data.inputs(index), one_hot(data.labels[index], record.classes)
         clip = (record.low, record.high)
-        return augment(images, labels, data.depths[index], data.strips[data.cases[index]], self.augmentation, clip)
+        return augment(images, labels, data.depths[index], data.rims[data.cases[index]], self.augmentation, clip)
 
     def epoch(self, epoch: int, rank: int, world: int) -> float:
         """Train for the steps of one epoch, as process ``rank`` of ``world``; returns the mean training loss of all."""
@@ -68,7 +68,7 @@ class Step:
         losses = []
         for i, index in enumerate(torch.from_numpy(order).to(place)):
             if recipe.schedule == "one-cycle":
-                state.rate = recipe.rate * one_cycle((epoch + i / len(order)) / recipe.epochs)
+                state.learning_rate = recipe.learning_rate * one_cycle((epoch + i / len(order)) / recipe.epochs)
             losses.append(self.step(index, epoch * len(order) + i))
         if world > 1:
             for buffer in (*state.network.buffers(), *state.average.buffers()):  # every process has its own running statistics
@@ -95,11 +95,11 @@ class Step:
         state.optimiser.zero_grad(set_to_none=True)
         value.backward()
         for group in state.optimiser.param_groups:
-            group["lr"] = state.rate
+            group["lr"] = state.learning_rate
         state.optimiser.step()
-        if settings.recipe.average:
+        if settings.recipe.ema_decay:
             # the first weights are forgotten sooner: a young average follows faster
-            _follow(state.average, state.network, min(settings.recipe.average, (1 + number) / (10 + number)))
+            _follow(state.average, state.network, min(settings.recipe.ema_decay, (1 + number) / (10 + number)))
         return value.detach()
 
 

@@ -29,7 +29,7 @@ from .prepare import Prepared
 from .schedule import after_epoch, finished
 from .splits import GIVEN, Split
 from .state import State, describe, start, start_at_prior, write
-from .step import Step, describe_epoch
+from .step import TrainStep, describe_epoch
 from .validate import agreed, validate
 
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # in the words of PyTorch and Python
@@ -108,7 +108,7 @@ def fit(
         if settings.recipe.prior and not state.history:
             start_at_prior(state, training)
         compiled = place.type == "cuda" if compiled is None else compiled
-        step = Step(settings, state, training, world, compiled)
+        step = TrainStep(settings, state, training, world, compiled)
         if rank == 0:
             announce(describe_epoch(len(training.images), settings.recipe, world))
 
@@ -155,13 +155,14 @@ def run_epochs(
         seconds = time.perf_counter() - started
         scores: dict[str, float] = {}
         if (number + 1) % recipe.validate_every == 0 or number + 1 == recipe.epochs:
-            scores = agreed(validate(state.shown(recipe), validation), place, world)
-        after_epoch(recipe, state, {"epoch": number, "rate": state.rate, "train_loss": trained, "seconds": seconds, **scores})
+            scores = agreed(validate(state.validated(recipe), validation), place, world)
+        measured = {"epoch": number, "learning_rate": state.learning_rate, "train_loss": trained, "seconds": seconds}
+        after_epoch(recipe, state, measured | scores)
         if rank == 0:
             if (number + 1) % checkpoint_every == 0 or finished(recipe, state):
                 write(state, folder)
             log(state.history[-1])
-    final = state.best if recipe.keep == "best" else state.shown(recipe)
+    final = state.best if recipe.keep == "best" else state.validated(recipe)
     if rank == 0:
         checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
         _draw_curves(folder)
@@ -187,11 +188,11 @@ def out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0]
         # PyTorch has a class of its own for a GPU's memory only
-        if not isinstance(error, MemoryError) and not any(words in told.lower() for words in _NO_MEMORY):
+        if not isinstance(error, MemoryError) and not any(words in message.lower() for words in _NO_MEMORY):
             raise
-        raise ResourceError(f"the memory ran out while training: {told or 'no more can be had'}") from None
+        raise ResourceError(f"the memory ran out while training: {message or 'no more can be had'}") from None
 
 
 def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.device) -> None:
@@ -255,7 +256,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = as_run(settings).recipe.augmentation.strip > 0
+    stripped = as_run(settings).recipe.augmentation.skull_strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 

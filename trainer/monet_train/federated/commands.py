@@ -13,6 +13,7 @@ from monet_edge.errors import MonetError
 from monet_edge.terminal import progress_bar
 
 from .. import options
+from ..defaults import NET, SLICES
 from ..options import DeviceOption, NetOption, QuietOption, RunOption, SizeOption
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def federated(
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="One data set or prepared folder for every site.")],
     output: RunOption,
     like: Annotated[Path | None, typer.Option(help="A run of `fit` whose settings to use.")] = None,
-    net: NetOption = "monet",
-    size: SizeOption = 256,
+    net: NetOption = NET,
+    size: SizeOption = SLICES.size,
     changes: ChangesOption = None,
     device: DeviceOption = "",
     resume: ResumeOption = False,
@@ -44,7 +45,7 @@ def federated(
 
     ours = [change for change in changes or [] if change.startswith(PREFIX)]
     recipe = [change for change in changes or [] if change not in ours]
-    if like and (net, size, recipe) != ("monet", 256, []):
+    if like and (net, size, recipe) != (NET, SLICES.size, []):
         raise MonetError(f"--like takes all settings from a run: leave out --net, --size and --set, but for --set {PREFIX}NAME=VALUE")
     names = [dataset.resolve().name for dataset in datasets]
     if len(set(names)) < len(names):
@@ -125,12 +126,9 @@ def _recipe(net: str, changes: list[str]) -> Recipe:
 
 
 def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> Settings:
-    from monet_edge.preprocess import Preprocess
+    from ..config import Settings, make_preprocess
 
-    from ..config import Settings
-
-    record = Preprocess(size=size, slicing="axial", context=0, intensity="zscore", low=-3.0, high=6.0, threshold=0.5, labels=labels)
-    return Settings("federated", net, record, False, recipe, 0, False)
+    return Settings(dataset="federated", net=net, preprocess=make_preprocess(labels, size=size), recipe=recipe)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from monet_edge import weights
 from monet_edge.errors import MonetError
 from monet_edge.files import atomic_write
-from monet_edge.spec import fold
+from monet_edge.spec import fold_batchnorm
 
 from ..config import Settings, training_spec
 from ..export import fold_tensors
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
 def export(path: Path, federation: Federation, settings: Settings, run: Run) -> None:
     """Write the network like any other; its provenance names sites and rounds."""
     spec = training_spec(settings)
-    weights.save(path, fold(spec), fold_tensors(spec, run.tensors), settings.preprocess, provenance(federation, settings, run))
+    weights.save(path, fold_batchnorm(spec), fold_tensors(spec, run.tensors), settings.preprocess, provenance(federation, settings, run))
 
 
 def provenance(federation: Federation, settings: Settings, run: Run) -> dict[str, Any]:

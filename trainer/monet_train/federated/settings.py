@@ -16,7 +16,7 @@ COMPRESSIONS = ("none", "float16", "int8")
 PREFIX = "federated."  # of these settings in `--set`, where all others are the recipe's
 # Of the recipe at a site. The server averages networks already; a site's own average, over its last 1000 steps, would be of the
 # round before
-AT_SITES: dict[str, Any] = {"patience": 0, "average": 0.0, "keep": "last"}
+AT_SITES: dict[str, Any] = {"patience": 0, "ema_decay": 0.0, "keep": "last"}
 
 
 @dataclass(frozen=True)

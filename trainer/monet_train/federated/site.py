@@ -18,12 +18,11 @@ from monet_edge.errors import DatasetError, ModelError
 from .. import checkpoint
 from ..config_text import from_json
 from ..data import Slices, build
-from ..options import choose_split
 from ..prepare import open_prepared
 from ..provenance import Source
-from ..splits import read_splits, split
+from ..splits import choose_split, read_splits, split
 from ..state import new_state, start_at_prior
-from ..step import Step
+from ..step import TrainStep
 from ..train import check_split, choose_device, set_up_torch, training_slices
 from ..validate import validate
 from .compress import Tensors
@@ -31,9 +30,9 @@ from .compress import Tensors
 
 @dataclass(frozen=True)
 class Site:
-    """One institution's scans in memory, what they are, and a network to train on them: the same `Step` as a pooled training's."""
+    """One institution's scans in memory, what they are, and a network to train on them: the same `TrainStep` as a pooled training's."""
 
-    step: Step
+    step: TrainStep
     validation: Slices
     source: Source
 
@@ -115,7 +114,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     set_up_torch(settings, place)
     training = training_slices(settings, prepared, parts["train"], place)
     validation = build(prepared, parts["val"], settings.preprocess, settings.merged, place, False)
-    step = Step(settings, new_state(settings, place), training, world=1, compiled=place.type == "cuda")
+    step = TrainStep(settings, new_state(settings, place), training, world=1, compiled=place.type == "cuda")
     return Site(step, validation, Source.of(prepared))
 
 

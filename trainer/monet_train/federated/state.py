@@ -15,7 +15,7 @@ from monet_edge.files import atomic_write
 
 from .. import checkpoint
 from ..config import Settings
-from ..config_text import to_json
+from ..config_text import from_json, to_json
 from ..state import new_state
 from .compress import Tensors
 from .settings import Federation
@@ -72,7 +72,7 @@ def start(federation: Federation, settings: Settings, folder: Path, resume: bool
     run, state = found
     if not resume:
         raise OutputError(f"{folder} holds a run already. Say --resume to go on with it, or choose another --output.")
-    if state["federation"] != asdict(federation) or state["settings"] != to_json(settings):
+    if state["federation"] != asdict(federation) or from_json(state["settings"]) != settings:
         raise OutputError(f"{folder} was started with other settings. Use the same ones, or another --output.")
     return run
 

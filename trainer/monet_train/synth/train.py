@@ -27,7 +27,7 @@ from ..provenance import Source
 from ..schedule import one_cycle
 from ..splits import Split, patients, split
 from ..state import State, describe, start, start_at_prior
-from ..step import Step, describe_epoch
+from ..step import TrainStep, describe_epoch
 from ..train import Log, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
 from .generator import Generator
 from .labels import label_names
@@ -147,7 +147,7 @@ def fit(
         sample = training.slices(settings.seed, 8)
         if recipe.prior and not state.history:
             start_at_prior(state, sample)
-        epoch = _epochs(settings, state, training, Step(settings, state, sample, 1, compiled), compiled)
+        epoch = _epochs(settings, state, training, TrainStep(settings, state, sample, 1, compiled), compiled)
         announce(describe_epoch(None, recipe))
         # the seed of validation is its own: two runs of different seeds are held to the same images
         return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log)
@@ -164,7 +164,7 @@ def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.devic
     limits.demand(held + step_memory(settings, batch, place), what)
 
 
-def _epochs(settings: Settings, state: State, generator: Generator, step: Step, compiled: bool) -> Callable[[int], float]:
+def _epochs(settings: Settings, state: State, generator: Generator, step: TrainStep, compiled: bool) -> Callable[[int], float]:
     """What trains the epoch of a number and tells its mean loss."""
     recipe, classes = settings.recipe, settings.preprocess.classes
     encode = torch.compile(one_hot) if compiled else one_hot
@@ -176,7 +176,7 @@ def _epochs(settings: Settings, state: State, generator: Generator, step: Step, 
         for i, (images, labels) in enumerate(generator.batches([settings.seed, number], recipe.epoch_steps, recipe.batch)):
             done = number * recipe.epoch_steps + i
             if recipe.schedule == "one-cycle":
-                state.rate = recipe.rate * one_cycle(done / (recipe.epochs * recipe.epoch_steps))
+                state.learning_rate = recipe.learning_rate * one_cycle(done / (recipe.epochs * recipe.epoch_steps))
             losses.append(step.learn(images, encode(labels, classes), done))
         return float(torch.stack(losses).mean())
 
@@ -218,4 +218,4 @@ def _to_json(origin: Origin) -> str:
 
 def make_settings(data: str, net: str, record: Preprocess, recipe: Recipe, seed: int) -> Settings:
     """Settings of a run on the label maps of a name."""
-    return Settings(data, net, record, False, recipe, seed, False)
+    return Settings(dataset=data, net=net, preprocess=record, merged=False, recipe=recipe, seed=seed, deterministic=False)
