@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["errors", "text"],
     ["spec", "files", "terminal", "limits"],
-    ["architectures", "preprocess", "postprocess", "memory", "flip"],
+    ["architectures", "nnunet", "preprocess", "postprocess", "memory", "flip"],
     ["volume.labels", "volume.nifti", "volume.orientation", "volume.stream"],
     ["volume.geometry"],
     ["volume.scan"],

@@ -37,7 +37,7 @@ def test_rows_are_the_stages_with_their_work_and_their_bytes():
     block = 4 * 16  # bytes of 16 channels of a pixel
     assert (way_in.read, way_in.written) == (4 * 17 * 120, 2 * block * 120)
     assert conv.written == 2 * block * 120
-    parameters, tables = 2 * 3 * block, 8 * (6 + 2 * 25)
+    parameters, tables = 2 * 3 * block, 8 * (7 + 2 * 25)
     assert conv.read == 2 * block * 120 + 25 * 32 * 32 * 4 + parameters + tables
     assert (way_out.read, way_out.written) == (block * 480, 4 * 3 * 480)
 

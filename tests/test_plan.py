@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine.algorithms import ALGORITHMS, families
@@ -37,13 +37,22 @@ def test_attention_adds_its_gates_inside_a_convolution():
     assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", epilogue.SUM)
 
 
+def test_a_residual_block_is_two_convolutions_and_what_they_are_normalised_by():
+    layers = [layer for layer in fuse(tiny_nnunet(residual=True)) if layer.name.startswith("encoder.stages.1.blocks.0")]
+    kinds = ["avgpool", "conv", "statistics", "instance_norm", "conv", "statistics", "instance_norm", "conv", "statistics", "instance_norm"]
+    assert [layer.op.kind for layer in layers] == kinds
+    last = layers[-1]
+    assert (last.name, last.other, last.activation, last.slope) == (
+        "encoder.stages.1.blocks.0", "encoder.stages.1.blocks.0.skip.1.norm", "leaky_relu", 0.01)  # fmt: skip
+
+
 @pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16, classes=4)], ids=lambda spec: spec.name)
 def test_unfused_every_op_is_a_layer(network):
     spec = fold(network)
     assert [layer.name for layer in fuse(spec, fused=False)] == [op.name for op in spec.ops]
 
 
-@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16), tiny_nnunet(residual=True)], ids=lambda spec: spec.name)
 def test_every_value_is_made_before_it_is_read(network):
     known = {INPUT}
     for layer in fuse(fold(network)):
@@ -113,7 +122,9 @@ def test_memory_is_reused():
     assert program.memory.arena.nbytes <= 20 << 20
 
 
-@pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3), tiny_nnunet(True)], ids=lambda spec: spec.name
+)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_memory_estimate_is_what_a_program_takes(network, threads):
     spec = fold(network)

@@ -133,11 +133,16 @@ class Memory:
     def target(self, value: str) -> Fields:
         """`codegen.step.TARGET`: where a value is made."""
         buffer = self._buffers[value]
-        return {"width": buffer.shape[2], "target_blocks": buffer.blocks} | self._at("target", buffer)
+        return {"width": buffer.shape[2], "target_blocks": buffer.blocks} | self.at("target", value)
 
     def other(self, layer: Layer) -> Fields:
         """``other`` and its strides, of `codegen.epilogue.EPILOGUE`: the layer's second operand, zeros if it has none."""
-        return self._at("other", self._buffers[layer.other]) if layer.other else {}
+        return self.at("other", layer.other) if layer.other else {}
+
+    def at(self, field: str, value: str) -> Fields:
+        """The address of a value in ``field``, and its strides in ``field_row`` and ``field_pixel``."""
+        buffer = self._buffers[value]
+        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
 
     def source_table(self, values: Sequence[str]) -> np.ndarray:
         """Every channel block of ``values`` side by side, as rows of `codegen.step.SOURCE`."""
@@ -165,9 +170,6 @@ class Memory:
         channels, height, width = buffer.shape
         rows = self.arena[buffer.offset : buffer.offset + buffer.size].view(np.float32)
         return rows.reshape(height, width, -1)[:, :, :channels].transpose(2, 0, 1).copy()
-
-    def _at(self, field: str, buffer: Buffer) -> Fields:
-        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
 
 
 def _bordered(shape: Shape, border: int) -> np.ndarray:

@@ -113,7 +113,8 @@ class Algorithm:
     reads_planes, writes_planes : bool
         Whether it reads the image, or writes the network's output, as planes (C, H, W) instead of values in NHWC16.
     family : str
-        The object file that it is compiled into: ``monet`` for all that a MoNet with one label needs.
+        The object file that it is compiled into: ``monet`` for all that a MoNet with one label needs, ``nnunet`` for what only
+        nnU-Net's networks need.
     """
 
     kernel: Kernel
