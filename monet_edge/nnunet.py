@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .errors import SpecError
-from .spec import INPUT, Op, Pair, Spec, pair, unpair, validate
+from .spec import INPUT, MAX_OPS, Op, Pair, Spec, pair, unpair, validate
 
 Sides = int | Sequence[int]  # of a kernel or a stride: one number, or rows and columns
 
@@ -131,6 +131,8 @@ class _Builder:
         self.bias, self.eps, self.slope = bias, eps, slope
 
     def op(self, name: str, kind: str, inputs: tuple[str, ...], **attrs: Any) -> str:
+        if len(self.ops) == MAX_OPS:
+            raise SpecError(f"a network has at most {MAX_OPS} ops, this one would have more")
         self.ops.append(Op(name, kind, inputs, attrs))
         return name
 
