@@ -267,6 +267,13 @@ def test_a_normalisation_and_a_sum(fused, activation, operands):
     assert not fused or "n" not in {layer.name for layer in plan.layers}  # the sum is fused
 
 
+def test_a_sum_after_an_activated_normalisation_is_not_activated():
+    plan, _ = assert_as_defined(
+        [conv("a", "image", 18), norm("m", "a", "leaky_relu"), op("s", "add", "a", "m", activation="none")], 17, 9, 11
+    )
+    assert plan.layers[-1].op.kind == "add"
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_leaky_relu_follows_any_convolution_and_any_sum(fused):
     leaky = {"activation": "leaky_relu", "slope": 0.3}

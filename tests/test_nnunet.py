@@ -183,9 +183,14 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path):
+@pytest.mark.parametrize("overlooked", [False, True])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path, monkeypatch, overlooked):
+    """Also where the list of what it asks for were not complete."""
     write_folder(tmp_path / "model", logging=Evil(tmp_path / "ran"))
-    with pytest.raises(ModelError, match=r"refused, nothing of it was run: it asks for posix.mkdir|nt.mkdir") as raised:
+    if overlooked:
+        monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda path: [])
+    message = "is no checkpoint" if overlooked else r"refused, nothing of it was run: it asks for (posix|nt)\.mkdir"
+    with pytest.raises(ModelError, match=message) as raised:
         read_model(tmp_path / "model")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "ran").exists()
