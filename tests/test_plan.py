@@ -14,7 +14,7 @@ from monet_edge.engine.fuse import fuse
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program, lay_out
 from monet_edge.errors import SpecError
-from monet_edge.spec import INPUT, Op, Spec, fold
+from monet_edge.spec import INPUT, Op, Spec, fold, validate
 
 
 def test_monet_becomes_a_layer_a_convolution():
@@ -120,6 +120,21 @@ def test_memory_is_reused():
     spec = fold(monet())
     program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 256, 256)
     assert program.memory.arena.nbytes <= 20 << 20
+
+
+@pytest.mark.parametrize("read_later", [False, True])
+def test_a_normalisation_is_written_over_what_it_is_made_from_unless_that_is_read_later(read_later):
+    about = {"filters": 8, "kernel": 5, "stride": 1, "dilation": 1, "padding": 2, "bias": True, "activation": "none"}
+    norm = {"eps": 1e-5, "activation": "none"}
+    ops = [Op("a", "conv", (INPUT,), about), Op("n", "instance_norm", ("a",), norm), Op("m", "instance_norm", ("n",), norm),
+           Op("b", "conv", ("m",), about), Op("s", "add", ("b", "a" if read_later else "m"), {"activation": "none"})]  # fmt: skip
+    spec = validate(Spec("net", 3, tuple(ops)))
+    plan = Plan(spec, random_tensors(spec), AVX2)
+    offsets = {value: buffer.offset for value, buffer in lay_out(plan, 9, 9).buffers.items()}
+    assert offsets["n"] == offsets["m"] != offsets["s"]  # m is the residual
+    assert (offsets["n"] == offsets["a"]) == (not read_later)
+    kept = lay_out(plan, 9, 9, keep=True).buffers
+    assert len({buffer.offset for buffer in kept.values()}) == len(kept)
 
 
 @pytest.mark.parametrize(

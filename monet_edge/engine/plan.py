@@ -38,6 +38,8 @@ class Plan:
         are needed.
     suitable : dict of str to list of Algorithm
         By a stage's name, all that can run it, best first: the first one does.
+    in_place : set of str
+        The values that may be written over the first of what they are made from.
     packed : dict of str to Packed
         By a stage's name.
     planes : set of str
@@ -70,6 +72,7 @@ class Plan:
         self.suitable |= {stage.name: _suitable(stage, network, choice) for stage in way_in + way_out}
         self.stages = way_in + self.layers + way_out
         self.planes = {stage.name for stage in self.stages if self.algorithm(stage).writes_planes} | ({INPUT} if not way_in else set())
+        self.in_place = {stage.name for stage in self.stages if self.algorithm(stage).in_place}
         self.packed = {stage.name: self.algorithm(stage).pack(stage, network) for stage in self.stages}
         self.border = max(packed.border for packed in self.packed.values())
         self.scratch: dict[str, int] = {}

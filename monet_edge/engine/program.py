@@ -17,7 +17,7 @@ from .plan import Plan
 def lay_out(plan: Plan, height: int, width: int, threads: int = 1, keep: bool = False) -> Layout:
     """The memory that a program needs, for images of ``height`` x ``width``; with ``keep`` no two values share any."""
     shapes = plan.shapes(height, width)
-    buffers, size = arrange(plan.stages, shapes, plan.planes, threads, keep)
+    buffers, size = arrange(plan.stages, shapes, plan.planes, plan.in_place, threads, keep)
     return Layout(shapes, buffers, size, plan.scratch, plan.border, shapes[plan.spec.output], threads)
 
 

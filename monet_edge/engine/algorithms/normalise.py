@@ -223,5 +223,5 @@ ALGORITHMS = (
     Algorithm(
         Kernel(statistics, STATISTICS_STEP), of_kind(STATISTICS), lambda layer, network: Packed({}), locate_statistics, family="nnunet"
     ),
-    Algorithm(Kernel(normalise, STEP), suits, pack, locate, family="nnunet"),
+    Algorithm(Kernel(normalise, STEP), suits, pack, locate, in_place=True, family="nnunet"),
 )
