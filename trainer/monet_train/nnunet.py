@@ -7,7 +7,6 @@ tensors and plain containers, and here the numbers of NumPy that nnU-Net's log c
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,15 +107,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} does not exist; expected a model folder of nnU-Net's, with fold_0/checkpoint_final.pth")
     with torch.serialization.safe_globals(_NUMBERS):  # type: ignore[arg-type]
         try:
-            foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-            if foreign:
-                raise ModelError(
-                    f"{path} is refused, nothing of it was run: it asks for {', '.join(sorted(foreign)[:5])}, which no weights need"
-                )
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
+            foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            found = None if foreign else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a damaged one may raise whatever its bytes lead to
             reason = (str(error).splitlines() or [""])[0][:200]
             raise ModelError(f"{path} is no checkpoint that PyTorch reads: {reason}") from None
+    if foreign:
+        raise ModelError(f"{path} is refused, nothing of it was run: it asks for {', '.join(foreign[:5])}, which no weights need")
     needed = {"network_weights", "init_args", "trainer_name"}
     if not isinstance(found, dict) or not needed <= found.keys() or not isinstance(found["network_weights"], dict):
         raise ModelError(f"{path} is no checkpoint of nnU-Net's: expected {', '.join(sorted(needed))}")
