@@ -1,7 +1,8 @@
 """A network is data: a list of Op records that PyTorch trains, the exporter folds and the runtime plans and runs.
 
 Standard library only. Shape letters used in the whole project: N slices, C channels, H rows, W columns, Z slices of a
-volume. Tensors follow PyTorch: convolution weights are (out, in, k, k), transposed ones (in, out, k, k).
+volume. Tensors follow PyTorch: convolution weights are (out, in, k, k), transposed ones (in, out, k, k). A kernel, stride
+or padding is one number, or where rows and columns differ a pair (rows, columns).
 """
 
 from __future__ import annotations
@@ -9,33 +10,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 from .errors import SpecError
 
 VERSION = 1
 INPUT = "image"
-ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
+ACTIVATIONS = ("none", "elu", "relu", "sigmoid", "leaky_relu")  # the last has an attribute ``slope`` beside it: x < 0 becomes slope * x
 MAX_OPS = 1000  # a U-Net has about 60; more is a bomb, not a network
 MAX_CHANNELS = 8192  # U-Net-64 concatenates to 2048
 MAX_KERNEL = 64
 MAX_SIDE = 1 << 20  # pixels of any value; beyond, sizes multiplied by a bomb of transposed convolutions leave what a float can hold
 
+Pair = tuple[int, int]  # (rows, columns)
 # Every kind with the attributes it must have, all of them, and nothing else.
-_KINDS: dict[str, dict[str, type]] = {
-    "conv": {"filters": int, "kernel": int, "stride": int, "dilation": int, "padding": int, "bias": bool, "activation": str},
-    "deconv": {"filters": int, "kernel": int, "stride": int, "padding": int, "bias": bool, "activation": str},
+_KINDS: dict[str, dict[str, Any]] = {
+    "conv": {"filters": int, "kernel": Pair, "stride": Pair, "dilation": int, "padding": Pair, "bias": bool, "activation": str},
+    "deconv": {"filters": int, "kernel": Pair, "stride": Pair, "padding": Pair, "bias": bool, "activation": str},
     "maxpool": {"kernel": int},
+    "avgpool": {"kernel": Pair},  # windows that do not overlap; rows and columns that fill none are left out
     "add": {"activation": str},
     "mul": {},
     "concat": {},
     "affine": {},
+    "instance_norm": {"eps": float, "activation": str},  # each channel of each slice by its own mean and variance; with weight and bias
     "softmax": {},
 }
 # What only training knows; gone after `fold_batchnorm`. A BatchNorm sits between convolution and activation; on an affine it is the op.
 _TRAINING: dict[str, tuple[str, ...]] = {"conv": ("bn", "dropout"), "deconv": ("bn", "dropout"), "affine": ("bn", "dropout")}
 _INPUTS = {"add": (2, 2), "mul": (2, 2), "concat": (2, 16)}  # least and most; every other kind takes one
+_LIMITS = {"filters": (1, MAX_CHANNELS), "kernel": (1, MAX_KERNEL), "stride": (1, MAX_KERNEL), "dilation": (1, MAX_KERNEL),
+           "padding": (0, MAX_KERNEL * MAX_KERNEL), "eps": (1e-12, 1), "slope": (0, 1)}  # fmt: skip
 
 Shape = tuple[int, int, int]  # (C, H, W)
 
@@ -64,7 +70,7 @@ class Spec:
     in_channels : int
         Channels of the input value ``image``.
     ops : tuple of Op
-        The last op's value is the output: probabilities.
+        The last op's value is the output: probabilities; of nnU-Net's networks the logits, which it resamples before the softmax.
     """
 
     name: str
@@ -118,26 +124,45 @@ def _validate_op(op: Op) -> None:
     if type(op.kind) is not str or op.kind not in _KINDS:
         raise SpecError(f"op {op.name!r} is of unknown kind {op.kind!r}; known are {', '.join(sorted(_KINDS))}")
     required, optional = _KINDS[op.kind], _TRAINING.get(op.kind, ())
+    if op.attrs.get("activation") == "leaky_relu":
+        required = {**required, "slope": float}
     missing = required.keys() - op.attrs.keys()
     unknown = op.attrs.keys() - required.keys() - set(optional)
     if missing or unknown:
         raise SpecError(f"op {op.name!r} ({op.kind}) lacks {sorted(missing)} and has unknown {sorted(unknown)}")
     for key, kind in required.items():
-        if type(op.attrs[key]) is not kind:
-            raise SpecError(f"op {op.name!r}: {key} must be {kind.__name__}, found {op.attrs[key]!r}")
+        _validate_attribute(op, key, kind)
     least, most = _INPUTS.get(op.kind, (1, 1))
     if not least <= len(op.inputs) <= most:
         raise SpecError(f"op {op.name!r} ({op.kind}) has {len(op.inputs)} inputs, expected {least} to {most}")
-    limits = {"filters": (1, MAX_CHANNELS), "kernel": (1, MAX_KERNEL), "stride": (1, MAX_KERNEL), "dilation": (1, MAX_KERNEL),
-              "padding": (0, MAX_KERNEL * MAX_KERNEL)}  # fmt: skip
-    for key, (low, high) in limits.items():
-        if key in op.attrs and not low <= op.attrs[key] <= high:
-            raise SpecError(f"op {op.name!r}: {key} must be {low} to {high}, found {op.attrs[key]}")
     if op.attrs.get("activation", "none") not in ACTIVATIONS:
         raise SpecError(f"op {op.name!r}: unknown activation {op.attrs['activation']!r}; known are {', '.join(ACTIVATIONS)}")
     bn = op.attrs.get("bn")
     if bn is not None and (not isinstance(bn, Mapping) or bn.keys() != {"eps", "momentum"}):
         raise SpecError(f"op {op.name!r}: bn must have eps and momentum, found {bn!r}")
+
+
+def _validate_attribute(op: Op, key: str, kind: Any) -> None:
+    value = op.attrs[key]
+    if kind is Pair and type(value) is tuple:
+        if len(value) != 2 or [type(number) for number in value] != [int, int] or value[0] == value[1]:
+            raise SpecError(f"op {op.name!r}: {key} must be a whole number, or two that differ, found {value!r}")
+    elif type(value) is not (int if kind is Pair else kind):
+        raise SpecError(f"op {op.name!r}: {key} must be {'int' if kind is Pair else kind.__name__}, found {value!r}")
+    if key in _LIMITS:
+        low, high = _LIMITS[key]
+        if not all(low <= number <= high for number in (pair(value) if kind is Pair else (value,))):
+            raise SpecError(f"op {op.name!r}: {key} must be {low} to {high}, found {value}")
+
+
+def pair(extent: int | Pair) -> Pair:
+    """(rows, columns) of an attribute that may be one number for both."""
+    return extent if isinstance(extent, tuple) else (extent, extent)
+
+
+def unpair(rows: int, columns: int) -> int | Pair:
+    """The attribute that says ``rows`` and ``columns``: one number where they are alike."""
+    return rows if rows == columns else (rows, columns)
 
 
 def infer_channels(spec: Spec) -> dict[str, int]:
@@ -175,7 +200,7 @@ def infer_shapes(spec: Spec, height: int, width: int) -> dict[str, Shape]:
         inputs = [sizes[value] for value in op.inputs]
         if any(size != inputs[0] for size in inputs):
             raise SpecError(f"op {op.name!r} joins sizes {inputs}: an input of {height}x{width} does not divide by {multiple_of(spec)}")
-        h, w = (_extent(op, extent) for extent in inputs[0])
+        h, w = (_extent(op, extent, axis) for axis, extent in enumerate(inputs[0]))
         if h < 1 or w < 1:
             raise SpecError(f"op {op.name!r} leaves nothing of an input of {height}x{width}")
         if max(h, w) > MAX_SIDE:
@@ -184,21 +209,33 @@ def infer_shapes(spec: Spec, height: int, width: int) -> dict[str, Shape]:
     return {value: (channels[value], h, w) for value, (h, w) in sizes.items()}
 
 
-def _extent(op: Op, extent: int) -> int:
+def _extent(op: Op, extent: int, axis: int) -> int:
+    kernel, stride, padding = (pair(op.attrs.get(key, 1))[axis] for key in ("kernel", "stride", "padding"))
     if op.kind == "conv":
-        return (extent + 2 * op["padding"] - op["dilation"] * (op["kernel"] - 1) - 1) // op["stride"] + 1
+        return (extent + 2 * padding - op["dilation"] * (kernel - 1) - 1) // stride + 1
     if op.kind == "deconv":
-        return (extent - 1) * op["stride"] - 2 * op["padding"] + op["kernel"]
-    if op.kind == "maxpool":
-        return extent // op["kernel"]
+        return (extent - 1) * stride - 2 * padding + kernel
+    if op.kind in ("maxpool", "avgpool"):
+        return extent // kernel
     return extent
 
 
 def multiple_of(spec: Spec) -> int:
-    """The number that both sides of an input must divide by: the product of strides on the deepest way down."""
+    """The number that both sides of an input must divide by."""
+    rows, columns = multiples(spec)
+    return min(lcm(rows, columns), MAX_SIDE)
+
+
+def multiples(spec: Spec) -> Pair:
+    """What the rows and the columns of an input must divide by: the product of strides on the deepest way down."""
+    return _multiple(spec, 0), _multiple(spec, 1)
+
+
+def _multiple(spec: Spec, axis: int) -> int:
     down = {INPUT: 1.0}
     for op in spec.ops:
-        step = {"conv": op.attrs.get("stride", 1), "deconv": 1 / op.attrs.get("stride", 1), "maxpool": op.attrs.get("kernel", 1)}
+        stride, kernel = (pair(op.attrs.get(key, 1))[axis] for key in ("stride", "kernel"))
+        step = {"conv": stride, "deconv": 1 / stride, "maxpool": kernel, "avgpool": kernel}
         down[op.name] = max(down[value] for value in op.inputs) * step.get(op.kind, 1)
     return round(min(max(down.values()), MAX_SIDE))  # a thousand strides of 64 are infinite
 
@@ -210,13 +247,15 @@ def tensor_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     for op in spec.ops:
         count = channels[op.name]
         if op.kind in ("conv", "deconv"):
-            pair = (count, channels[op.inputs[0]])
-            shapes[f"{op.name}.weight"] = (*(pair if op.kind == "conv" else pair[::-1]), op["kernel"], op["kernel"])
+            ends = (count, channels[op.inputs[0]])
+            shapes[f"{op.name}.weight"] = (*(ends if op.kind == "conv" else ends[::-1]), *pair(op["kernel"]))
             if op["bias"]:
                 shapes[f"{op.name}.bias"] = (count,)
         if "bn" in op.attrs:
             for tensor in ("weight", "bias", "running_mean", "running_var"):
                 shapes[f"{op.name}.bn.{tensor}"] = (count,)
+        elif op.kind == "instance_norm":
+            shapes[f"{op.name}.weight"] = shapes[f"{op.name}.bias"] = (count,)
         elif op.kind == "affine":
             shapes[f"{op.name}.scale"] = shapes[f"{op.name}.shift"] = (count,)
     return shapes
@@ -280,6 +319,10 @@ def from_json(text: str) -> Spec:
             raise SpecError("every op needs a name, a kind and inputs")
         if not isinstance(record["inputs"], list) or not all(isinstance(value, str) for value in record["inputs"]):
             raise SpecError(f"op {record['name']!r}: inputs must be a list of names")
-        attrs = {key: value for key, value in record.items() if key not in ("name", "kind", "inputs")}
+        attrs = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in record.items()
+            if key not in ("name", "kind", "inputs")
+        }
         ops.append(Op(record["name"], record["kind"], tuple(record["inputs"]), attrs))
     return validate(Spec(data["name"], data["in_channels"], tuple(ops)))

@@ -12,6 +12,7 @@ from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa:
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
+from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
@@ -47,7 +48,9 @@ def random_tensors(spec, seed=0):
     for name, shape in tensor_shapes(spec).items():
         fan_in = np.prod(shape[1:]) if len(shape) > 1 else 1
         spread = np.sqrt(2 / fan_in) if len(shape) > 1 else 0.3
-        tensors[name] = (rng.normal(0, spread, shape) + (1 if name.endswith(".scale") else 0)).astype(np.float32)
+        tensors[name] = (
+            rng.normal(0, spread, shape) + (1 if name.endswith(".scale") or (name.endswith(".weight") and len(shape) == 1) else 0)
+        ).astype(np.float32)
     return tensors
 
 
@@ -72,6 +75,14 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     dataset = read(synthetic.write_dataset(folder / "data"))
     return dataset, prepare(dataset, folder / "prepared")
+
+
+def tiny_nnunet(residual, channels=1, classes=3, features=(8, 20, 20)):
+    """One of nnU-Net's networks, with strides and kernels of unlike sides: rows must divide by 4, columns by 2."""
+    shared = {"features_per_stage": features, "kernel_sizes": [3, [3, 3], [1, 3]], "strides": [1, [2, 2], [2, 1]]}
+    if residual:
+        return residual_encoder_unet(channels, classes, **shared, n_blocks_per_stage=[1, 2, 1], n_conv_per_stage_decoder=[1, 1])
+    return plain_conv_unet(channels, classes, **shared, n_conv_per_stage=[2, 2, 2], n_conv_per_stage_decoder=[2, 1])
 
 
 def tiny_monet(channels=1, classes=1):

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import naive  # noqa: E402
-from conftest import random_tensors  # noqa: E402
+from conftest import random_tensors, tiny_nnunet  # noqa: E402
 
 from monet_edge import architectures, spec  # noqa: E402  the checkout's, also where nothing is installed
 
@@ -47,6 +47,8 @@ CASES = {
     "monet of 3 classes": (architectures.monet(in_channels=3, classes=3, filters=16, depth=1), 18, 14),
     "wide monet": (architectures.monet(filters=32, depth=1), 10, 14),
     "u-net": (architectures.unet(16, depth=2), 20, 28),
+    "nnU-Net, plain": (tiny_nnunet(residual=False), 20, 30),
+    "nnU-Net, residual": (tiny_nnunet(residual=True, channels=2), 12, 34),
     "attention u-net": (architectures.attention_unet(16, depth=2), 12, 20),
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from conftest import random_tensors  # noqa: E402
+from conftest import random_tensors, tiny_nnunet  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena  # noqa: E402
@@ -74,6 +74,8 @@ NETWORKS = [
     (architectures.monet(in_channels=40, classes=3, filters=16, depth=1), 6, 22),
     (architectures.unet(12, depth=2, in_channels=3), 12, 20),
     (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
+    (tiny_nnunet(residual=False), 28, 26),
+    (tiny_nnunet(residual=True, channels=20), 12, 50),
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
 ]
 

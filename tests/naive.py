@@ -6,19 +6,22 @@ Numba compiles the loops for speed; they stay the plain reading of the formula.
 import numba
 import numpy as np
 
+from monet_edge.spec import pair
+
 
 @numba.njit(cache=True)
 def _conv2d(x, weight, bias, stride, dilation, padding, out):
     filters, height, width = out.shape
-    _, channels, kernel, _ = weight.shape
+    _, channels, rows, columns = weight.shape
     for o in range(filters):
         for y in range(height):
             for z in range(width):
                 total = bias[o]
                 for c in range(channels):
-                    for i in range(kernel):
-                        for j in range(kernel):
-                            row, column = y * stride + i * dilation - padding, z * stride + j * dilation - padding
+                    for i in range(rows):
+                        for j in range(columns):
+                            row = y * stride[0] + i * dilation - padding[0]
+                            column = z * stride[1] + j * dilation - padding[1]
                             if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
                                 total += x[c, row, column] * weight[o, c, i, j]
                 out[o, y, z] = total
@@ -26,22 +29,22 @@ def _conv2d(x, weight, bias, stride, dilation, padding, out):
 
 @numba.njit(cache=True)
 def _deconv2d(x, weight, stride, padding, out):
-    channels, filters, kernel, _ = weight.shape
+    channels, filters, rows, columns = weight.shape
     for c in range(channels):
         for y in range(x.shape[1]):
             for z in range(x.shape[2]):
                 for o in range(filters):
-                    for i in range(kernel):
-                        for j in range(kernel):
-                            row, column = y * stride + i - padding, z * stride + j - padding
+                    for i in range(rows):
+                        for j in range(columns):
+                            row, column = y * stride[0] + i - padding[0], z * stride[1] + j - padding[1]
                             if 0 <= row < out.shape[1] and 0 <= column < out.shape[2]:
                                 out[o, row, column] += x[c, y, z] * weight[c, o, i, j]
 
 
 def conv2d(x, weight, bias=None, stride=1, dilation=1, padding=0):
     """(C, H, W) and (out, in, k, k) to (out, H', W')."""
-    reach = dilation * (weight.shape[2] - 1) + 1
-    size = [(extent + 2 * padding - reach) // stride + 1 for extent in x.shape[1:]]
+    stride, padding = pair(stride), pair(padding)
+    size = [(x.shape[1 + i] + 2 * padding[i] - dilation * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     out = np.zeros((len(weight), *size))
     bias = np.zeros(len(weight)) if bias is None else bias
     _conv2d(x.astype(np.float64), weight.astype(np.float64), bias.astype(np.float64), stride, dilation, padding, out)
@@ -50,25 +53,43 @@ def conv2d(x, weight, bias=None, stride=1, dilation=1, padding=0):
 
 def deconv2d(x, weight, bias=None, stride=1, padding=0):
     """(C, H, W) and (in, out, k, k) to (out, H', W')."""
-    size = [(extent - 1) * stride - 2 * padding + weight.shape[2] for extent in x.shape[1:]]
+    stride, padding = pair(stride), pair(padding)
+    size = [(x.shape[1 + i] - 1) * stride[i] - 2 * padding[i] + weight.shape[2 + i] for i in range(2)]
     out = np.zeros((weight.shape[1], *size))
     _deconv2d(x.astype(np.float64), weight.astype(np.float64), stride, padding, out)
     return out if bias is None else out + bias.astype(np.float64)[:, None, None]
 
 
+def windows(x, kernel):
+    """(C, H', k, W', k): what fills no window is left out."""
+    rows, columns = pair(kernel)
+    height, width = x.shape[1] // rows, x.shape[2] // columns
+    return x[:, : height * rows, : width * columns].reshape(len(x), height, rows, width, columns)
+
+
 def maxpool(x, kernel):
-    height, width = (extent // kernel for extent in x.shape[1:])
-    windows = x[:, : height * kernel, : width * kernel].reshape(len(x), height, kernel, width, kernel)
-    return windows.max((2, 4)).astype(np.float64)
+    return windows(x, kernel).max((2, 4))
 
 
-def activate(x, activation):
+def avgpool(x, kernel):
+    return windows(x, kernel).mean((2, 4))
+
+
+def instance_norm(x, weight, bias, eps):
+    """By the mean and the biased variance of each channel."""
+    centred = x - x.mean((1, 2), keepdims=True)
+    scale = weight[:, None, None] / np.sqrt((centred**2).mean((1, 2), keepdims=True) + eps)
+    return centred * scale + bias[:, None, None]
+
+
+def activate(x, activation, slope=None):
     with np.errstate(over="ignore"):
         return {
             "none": lambda: x,
             "elu": lambda: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
             "relu": lambda: np.maximum(x, 0),
             "sigmoid": lambda: 1 / (1 + np.exp(-x)),
+            "leaky_relu": lambda: np.where(x > 0, x, slope * x),
         }[activation]()
 
 
@@ -89,10 +110,14 @@ def values(spec, tensors, image):
             made = deconv2d(inputs[0], weight, bias, op["stride"], op["padding"])
         elif op.kind == "maxpool":
             made = maxpool(inputs[0], op["kernel"])
+        elif op.kind == "avgpool":
+            made = avgpool(inputs[0], op["kernel"])
+        elif op.kind == "instance_norm":
+            made = instance_norm(inputs[0], weight, bias, op["eps"])
         elif op.kind == "affine":
             made = inputs[0] * tensors[f"{op.name}.scale"][:, None, None] + tensors[f"{op.name}.shift"][:, None, None]
         else:
             made = {"add": lambda x, *y: x + y[0], "mul": lambda x, *y: x * y[0], "softmax": softmax,
                     "concat": lambda *x: np.concatenate(x)}[op.kind](*inputs)  # fmt: skip
-        known[op.name] = activate(made, op.attrs.get("activation", "none"))
+        known[op.name] = activate(made, op.attrs.get("activation", "none"), op.attrs.get("slope"))
     return known

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["about", "errors", "text", "system"],
     ["spec", "files", "terminal", "limits", "options"],
-    ["architectures", "postprocess", "flip"],
+    ["architectures", "nnunet", "postprocess", "flip"],
     ["volume.voxels", "volume.labels", "volume.orientation"],
     ["volume.geometry"],
     ["volume.scan"],

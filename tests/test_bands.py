@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine.algorithms import families
@@ -37,6 +37,8 @@ NETWORKS = {
     "u-net": (unet(4, depth=2, in_channels=3), 96, 64),
     "attention u-net": (attention_unet(4, depth=2, classes=3), 96, 64),
     "other sizes, strides and dilations": (Spec("others", 20, OTHERS), 96, 50),
+    "nnU-Net, plain": (tiny_nnunet(residual=False), 96, 48),
+    "nnU-Net, residual": (tiny_nnunet(residual=True), 96, 48),
     "a value read twice": (Spec("narrow", 20, NARROW), 64, 64),
 }
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import random_tensors, tiny_nnunet
+from records import make_record
 from typer.testing import CliRunner
 
 from monet_edge import DEFAULT, weights
@@ -17,7 +18,7 @@ from monet_edge.cli import app
 from monet_edge.engine import layers
 from monet_edge.engine.codegen.simd import AVX2
 from monet_edge.engine.plan import Plan
-from monet_edge.spec import INPUT, Op, Spec, count_macs, fold_batchnorm, infer_shapes
+from monet_edge.spec import INPUT, Op, Spec, count_floats, count_macs, fold_batchnorm, infer_shapes
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "monet_edge" / "engine" / "README.md"
@@ -37,9 +38,38 @@ def test_rows_are_the_stages_with_their_work_and_their_bytes():
     block = 4 * 16  # bytes of 16 channels of a pixel
     assert (way_in.read, way_in.written) == (4 * 17 * 120, 2 * block * 120)
     assert conv.written == 2 * block * 120
-    parameters, tables = 2 * 3 * block, 8 * (6 + 2 * 25)
+    parameters, tables = 2 * 3 * block, 8 * (7 + 2 * 25)
     assert conv.read == 2 * block * 120 + 25 * 32 * 32 * 4 + parameters + tables
     assert (way_out.read, way_out.written) == (block * 480, 4 * 3 * 480)
+
+
+def test_a_normalisation_is_shown_as_its_two_stages():
+    spec = tiny_nnunet(residual=True)
+    found = layers.rows(Plan(spec, random_tensors(spec), AVX2), 8, 8)
+    rows = [(row.algorithm, row.shape) for row in found if row.name == "encoder.stages.2.blocks.0.conv1.norm"]
+    assert rows == [("statistics", "20x2x4 to 20x2x3"), ("normalise", "20x2x4 to 20x2x4")]
+    shapes = {row.name: row.shape for row in found}
+    assert shapes["encoder.stages.2.blocks.0.conv1.conv"] == "20x4x4 to 20x2x4, conv 1x3 stride 2x1"
+    assert shapes["encoder.stages.2.blocks.0.skip.0"] == "20x4x4 to 20x2x4, avgpool 2x1"
+    assert shapes["decoder.transpconvs.0"] == "20x2x4 to 20x4x4, conv_transpose 2x1 stride 2x1"
+    assert sum(row.macs for row in found) == sum(count_macs(spec, 8, 8).values())
+
+
+def test_a_convolution_with_leaky_relu_is_counted_once():
+    attributes = {
+        "filters": 5,
+        "kernel": 3,
+        "stride": 1,
+        "dilation": 1,
+        "padding": 1,
+        "bias": True,
+        "activation": "leaky_relu",
+        "slope": 0.1,
+    }
+    spec = Spec("leaky", 17, (Op("c", "conv", (INPUT,), attributes),))
+    found = layers.rows(Plan(spec, random_tensors(spec), AVX2), 4, 4)
+    assert [(row.name, row.algorithm, row.macs) for row in found] == [
+        ("way in", "from_planes", 0), ("c", "winograd", 16 * 9 * 17 * 5), ("c", "normalise", 0), ("way out", "to_planes", 0)]  # fmt: skip
 
 
 def test_shapes_name_the_parts_of_a_concat():
@@ -86,6 +116,17 @@ def test_the_command_shows_every_layer_and_their_sum(weights_file):
     assert [line.split()[0] for line in lines[2:-1]] == [stage.name for stage in plan.stages]
     assert f"{sum(count_macs(spec, 32, 32).values()) / 1e9:.3f}" in lines[-1]
     assert "ms" not in lines[1]
+
+
+def test_the_command_knows_networks_of_nnunet(tmp_path):
+    spec, path = tiny_nnunet(residual=False), tmp_path / "nnunet.safetensors"
+    weights.save(path, spec, random_tensors(spec), make_record("a", "b", size=16), {})
+    lines = CliRunner().invoke(app, ["info", "--plan", str(path)]).output.splitlines()
+    algorithms = [line.split()[:2] for line in lines if line.startswith("encoder.stages.0.0.convs.0.")]
+    name = "encoder.stages.0.0.convs.0"
+    assert algorithms == [[f"{name}.conv", "direct"], [f"{name}.norm", "statistics"], [f"{name}.norm", "normalise"]]
+    said = CliRunner().invoke(app, ["info", str(path)]).output
+    assert f"nnunet-plain, {len(spec.ops)} ops, {count_floats(spec):,} floats" in said
 
 
 def test_times_without_the_plan_are_refused(weights_file):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_nnunet
 
 from monet_edge import spec as _spec
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
@@ -14,6 +15,7 @@ SMALL = {
     "monet, 3 channels and classes": monet(3, 3),
     "unet": unet(4, depth=2),
     "attention": attention_unet(4, depth=2, classes=3),
+    "nnU-Net": tiny_nnunet(residual=True),
 }
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine.algorithms import ALGORITHMS, families
@@ -14,7 +14,7 @@ from monet_edge.engine.fuse import fuse
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program, lay_out
 from monet_edge.errors import SpecError
-from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm
+from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm, validate
 
 
 def test_monet_becomes_a_layer_a_convolution():
@@ -37,13 +37,22 @@ def test_attention_adds_its_gates_inside_a_convolution():
     assert (gate.op.name, gate.other, gate.mode) == ("dec0.attention.gate", "dec0.attention.skip", epilogue.SUM)
 
 
+def test_a_residual_block_is_two_convolutions_and_what_they_are_normalised_by():
+    layers = [layer for layer in fuse(tiny_nnunet(residual=True)) if layer.name.startswith("encoder.stages.1.blocks.0")]
+    kinds = ["avgpool", "conv", "statistics", "instance_norm", "conv", "statistics", "instance_norm", "conv", "statistics", "instance_norm"]
+    assert [layer.op.kind for layer in layers] == kinds
+    last = layers[-1]
+    assert (last.name, last.other, last.activation, last.slope) == (
+        "encoder.stages.1.blocks.0", "encoder.stages.1.blocks.0.skip.1.norm", "leaky_relu", 0.01)  # fmt: skip
+
+
 @pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16, classes=4)], ids=lambda spec: spec.name)
 def test_unfused_every_op_is_a_layer(network):
     spec = fold_batchnorm(network)
     assert [layer.name for layer in fuse(spec, fused=False)] == [op.name for op in spec.ops]
 
 
-@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("network", [monet(), unet(16), attention_unet(16), tiny_nnunet(residual=True)], ids=lambda spec: spec.name)
 def test_every_value_is_made_before_it_is_read(network):
     known = {INPUT}
     for layer in fuse(fold_batchnorm(network)):
@@ -113,7 +122,24 @@ def test_memory_is_reused():
     assert program.memory.arena.nbytes <= 20 << 20
 
 
-@pytest.mark.parametrize("network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3)], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("read_later", [False, True])
+def test_a_normalisation_is_written_over_what_it_is_made_from_unless_that_is_read_later(read_later):
+    about = {"filters": 8, "kernel": 5, "stride": 1, "dilation": 1, "padding": 2, "bias": True, "activation": "none"}
+    norm = {"eps": 1e-5, "activation": "none"}
+    ops = [Op("a", "conv", (INPUT,), about), Op("n", "instance_norm", ("a",), norm), Op("m", "instance_norm", ("n",), norm),
+           Op("b", "conv", ("m",), about), Op("s", "add", ("b", "a" if read_later else "m"), {"activation": "none"})]  # fmt: skip
+    spec = validate(Spec("net", 3, tuple(ops)))
+    plan = Plan(spec, random_tensors(spec), AVX2)
+    offsets = {value: buffer.offset for value, buffer in lay_out(plan, 9, 9).buffers.items()}
+    assert offsets["n"] == offsets["m"] != offsets["s"]  # m is the residual
+    assert (offsets["n"] == offsets["a"]) == (not read_later)
+    kept = lay_out(plan, 9, 9, keep=True).buffers
+    assert len({buffer.offset for buffer in kept.values()}) == len(kept)
+
+
+@pytest.mark.parametrize(
+    "network", [monet(), unet(16, in_channels=50), attention_unet(16, classes=3), tiny_nnunet(True)], ids=lambda spec: spec.name
+)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_memory_estimate_is_what_a_program_takes(network, threads):
     spec = fold_batchnorm(network)

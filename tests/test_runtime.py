@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tensors
+from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine import Engine
@@ -28,6 +28,8 @@ NETWORKS = {
     "monet of 5 filters and 3 classes": (monet(2, 3, filters=5), 20, 52),
     "u-net-16": (unet(16), 48, 32),
     "u-net of 20 filters": (unet(20, in_channels=5, depth=2), 20, 12),
+    "nnU-Net, plain": (tiny_nnunet(residual=False, features=(16, 32, 40)), 64, 50),
+    "nnU-Net, residual": (tiny_nnunet(residual=True, channels=2, classes=2), 32, 48),
     "attention u-net": (attention_unet(8, classes=5), 32, 48),
 }
 

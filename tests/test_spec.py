@@ -17,6 +17,7 @@ from monet_edge.spec import (
     from_json,
     infer_shapes,
     multiple_of,
+    multiples,
     tensor_shapes,
     to_json,
     validate,
@@ -101,6 +102,19 @@ CONV = {"filters": 2, "kernel": 3, "stride": 1, "dilation": 1, "padding": 1, "bi
         (Op("image", "conv", ("image",), CONV), "two ops"),
         (Op("", "softmax", ("image",), {}), "name must be"),
         (Op("a", "conv", ("image",), {**CONV, "bn": 1}), "bn must have"),
+        (Op("a", "conv", ("image",), {**CONV, "kernel": (3, 3)}), "kernel must be a whole number, or two that differ"),
+        (Op("a", "conv", ("image",), {**CONV, "kernel": (1, 2, 3)}), "kernel must be a whole number, or two that differ"),
+        (Op("a", "conv", ("image",), {**CONV, "stride": (1, 2.0)}), "stride must be a whole number, or two that differ"),
+        (Op("a", "conv", ("image",), {**CONV, "stride": (0, 2)}), "stride must be 1 to"),
+        (Op("a", "conv", ("image",), {**CONV, "dilation": (1, 2)}), "dilation must be int"),
+        (Op("a", "conv", ("image",), {**CONV, "activation": "leaky_relu"}), "lacks .*slope"),
+        (Op("a", "conv", ("image",), {**CONV, "slope": 0.1}), "unknown .*slope"),
+        (Op("a", "conv", ("image",), {**CONV, "activation": "leaky_relu", "slope": -0.1}), "slope must be 0 to 1"),
+        (Op("a", "instance_norm", ("image",), {"eps": 0.0, "activation": "none"}), "eps must be 1e-12 to 1"),
+        (Op("a", "instance_norm", ("image",), {"eps": float("nan"), "activation": "none"}), "eps must be 1e-12 to 1"),
+        (Op("a", "instance_norm", ("image",), {"eps": 1, "activation": "none"}), "eps must be float"),
+        (Op("a", "avgpool", ("image",), {"kernel": (2, 0)}), "kernel must be 1 to"),
+        (Op("a", "maxpool", ("image",), {"kernel": (2, 1)}), "kernel must be int"),
     ],
 )
 def test_an_invalid_op_is_refused(op, message):
@@ -127,6 +141,23 @@ def test_an_invalid_file_is_refused(change):
     change(data)
     with pytest.raises(SpecError):
         from_json(json.dumps(data))
+
+
+def test_sides_that_differ_have_their_own_sizes_strides_and_counts():
+    down = Op("down", "conv", ("image",), {**CONV, "kernel": (3, 1), "stride": (2, 1), "padding": (1, 0)})
+    pool = Op("pool", "avgpool", ("down",), {"kernel": (1, 3)})
+    up = Op(
+        "up",
+        "deconv",
+        ("pool",),
+        {"filters": 5, "kernel": (4, 3), "stride": (2, 3), "padding": (1, 0), "bias": False, "activation": "none"},
+    )
+    spec = validate(Spec("net", 4, (down, pool, up)))
+    assert from_json(to_json(spec)) == spec
+    assert infer_shapes(spec, 10, 13) == {"image": (4, 10, 13), "down": (2, 5, 13), "pool": (2, 5, 4), "up": (5, 10, 12)}
+    assert tensor_shapes(spec) == {"down.weight": (2, 4, 3, 1), "down.bias": (2,), "up.weight": (2, 5, 4, 3)}
+    assert count_macs(spec, 10, 13) == {"down": 5 * 13 * 24, "up": 5 * 4 * 120}
+    assert (multiples(spec), multiple_of(spec)) == ((2, 3), 6)
 
 
 def test_channels_cannot_explode():

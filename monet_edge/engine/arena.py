@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -91,21 +91,28 @@ class Layout:
 
 
 def arrange(
-    stages: Sequence[Layer], shapes: Mapping[str, Shape], planes: Collection[str], threads: int, keep: bool
+    stages: Sequence[Layer], shapes: Mapping[str, Shape], planes: Collection[str], in_place: Collection[str], threads: int, keep: bool
 ) -> tuple[dict[str, Buffer], int]:
     """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, and the size of their arena.
 
-    With ``keep`` no two share memory, so that all can be read after a run.
+    A value of ``in_place`` has the buffer of its stage's first input where it is the last to read that. With ``keep`` no two
+    share memory, so that all can be read after a run.
     """
     made = {stage.name: moment for moment, stage in enumerate(stages) if stage.name not in planes}
     last = dict(made)
     for moment, stage in enumerate(stages):
         last |= {value: moment for value in stage.reads if value in made}
-    buffers = {name: Buffer(shapes[name]) for name in made}
+    home = {value: value for value in made}  # in whose buffer it is
+    for moment, stage in enumerate(stages):
+        if stage.name in in_place and stage.name in made and not keep and last.get(stage.inputs[0]) == moment:
+            home[stage.name] = home[stage.inputs[0]]
+            last[home[stage.name]] = last[stage.name]
+    owners = [value for value in made if home[value] == value]
     lag = int(threads > 1)  # a layer may begin before the one in front of it is done
-    lives = [(buffer.size, 0 if keep else made[name], len(stages) if keep else last[name] + lag) for name, buffer in buffers.items()]
+    lives = [(Buffer(shapes[name]).size, 0 if keep else made[name], len(stages) if keep else last[name] + lag) for name in owners]
     offsets, size = place(lives)
-    return {name: replace(buffer, offset=offset) for (name, buffer), offset in zip(buffers.items(), offsets, strict=True)}, size
+    offset = dict(zip(owners, offsets, strict=True))
+    return {value: Buffer(shapes[value], offset[home[value]]) for value in made}, size
 
 
 class Memory:
@@ -133,11 +140,16 @@ class Memory:
     def target(self, value: str) -> Fields:
         """`codegen.step.TARGET`: where a value is made."""
         buffer = self._buffers[value]
-        return {"width": buffer.shape[2], "target_blocks": buffer.blocks} | self._at("target", buffer)
+        return {"width": buffer.shape[2], "target_blocks": buffer.blocks} | self.at("target", value)
 
     def other(self, layer: Layer) -> Fields:
         """``other`` and its strides, of `codegen.epilogue.EPILOGUE`: the layer's second operand, zeros if it has none."""
-        return self._at("other", self._buffers[layer.other]) if layer.other else {}
+        return self.at("other", layer.other) if layer.other else {}
+
+    def at(self, field: str, value: str) -> Fields:
+        """The address of a value in ``field``, and its strides in ``field_row`` and ``field_pixel``."""
+        buffer = self._buffers[value]
+        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
 
     def source_table(self, values: Sequence[str]) -> np.ndarray:
         """Every channel block of ``values`` side by side, as rows of `codegen.step.SOURCE`."""
@@ -165,9 +177,6 @@ class Memory:
         channels, height, width = buffer.shape
         rows = self.arena[buffer.offset : buffer.offset + buffer.size].view(np.float32)
         return rows.reshape(height, width, -1)[:, :, :channels].transpose(2, 0, 1).copy()
-
-    def _at(self, field: str, buffer: Buffer) -> Fields:
-        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
 
 
 def _bordered(shape: Shape, border: int) -> np.ndarray:

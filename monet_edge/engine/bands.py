@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..spec import MAX_SIDE
 from .algorithms import Algorithm
 from .fuse import Layer
 
@@ -33,6 +34,8 @@ def rows_read(stage: Layer, algorithm: Algorithm, value: str, y0: int, y1: int) 
     """The rows [first, end) of ``value``, edges not minded, that rows [y0, y1) of a stage are made from; None if it reads another."""
     if value not in stage.reads:
         return None
+    if value == stage.statistics:
+        return 0, MAX_SIDE
     first, end = algorithm.rows(stage.op, y0, y1) if value in stage.inputs else (y0, y1)
     return (min(first, y0), max(end, y1)) if value == stage.other else (first, end)
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ..errors import SpecError
-from ..spec import Spec, multiple_of
+from ..spec import Spec, multiples
 from .algorithms import families
 from .codegen import jit
+from .fuse import BEFORE
 from .plan import Plan
 from .program import Program, lay_out
 from .threads import Threads
@@ -141,7 +142,7 @@ class Engine:
         program = Program(plan, jit.load(families(plan.algorithms)).addresses, *self._check(image), keep=True)
         program.begin(image)
         self._execute(program, threading.Event())
-        return {layer.name: program.memory.value(layer.name) for layer in plan.layers}
+        return {layer.name: program.memory.value(layer.name) for layer in plan.layers if not layer.name.endswith(BEFORE)}
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
@@ -152,9 +153,10 @@ class Engine:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
             raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
         height, width = image.shape[1:]
-        multiple = multiple_of(self.spec)
-        if height % multiple or width % multiple or not height or not width:
-            raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
+        rows, columns = multiples(self.spec)
+        if height % rows or width % columns or not height or not width:
+            sides = f"sides that divide by {rows}" if rows == columns else f"{rows} to divide the rows and {columns} the columns"
+            raise SpecError(f"expected {sides}, found {height}x{width}; pad or resize the slice")
         return height, width
 
     def _one(self, i: int, load: Load, store: Store, threads: int, stop: threading.Event) -> None:

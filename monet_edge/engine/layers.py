@@ -10,11 +10,11 @@ from statistics import median
 
 import numpy as np
 
-from ..spec import INPUT, Shape, Spec, count_macs, infer_shapes
+from ..spec import INPUT, Pair, Shape, Spec, count_macs, pair
 from .algorithms import convert, families
 from .arena import Buffer
 from .codegen import jit
-from .fuse import Layer
+from .fuse import BEFORE, CONVOLUTIONS, Layer
 from .plan import Plan
 from .program import Program
 
@@ -37,8 +37,7 @@ class Row:
 
 def rows(plan: Plan, height: int, width: int, times: Times | None = None) -> list[Row]:
     """The stages of a plan for images of ``height`` x ``width``, in order, with what `measure` found."""
-    shapes = infer_shapes(plan.spec, height, width)
-    shapes |= {convert.OUTPUT: shapes[plan.spec.output]}
+    shapes = plan.shapes(height, width)
     macs = count_macs(plan.spec, height, width)
     found = []
     for stage in plan.stages:
@@ -51,10 +50,10 @@ def rows(plan: Plan, height: int, width: int, times: Times | None = None) -> lis
         algorithm = plan.algorithm(stage).name
         found.append(
             Row(
-                LABELS.get(stage.op.kind, stage.name),
+                LABELS.get(stage.op.kind, stage.name.removesuffix(BEFORE)),
                 algorithm,
                 describe(stage, shapes),
-                macs.get(stage.op.name, 0),
+                macs[stage.op.name] if stage.op.kind in CONVOLUTIONS else 0,
                 read,
                 written,
                 seconds,
@@ -70,8 +69,13 @@ def describe(stage: Layer, shapes: Mapping[str, Shape]) -> str:
     text = f"{'+'.join(str(shapes[value][0]) for value in inputs)}x{height}x{width} to {'x'.join(map(str, shapes[stage.name]))}"
     if "kernel" in op.attrs:
         kind = "conv_transpose" if op.kind == "deconv" else op.kind
-        text += f", {kind} {op['kernel']}x{op['kernel']}"
-    return text + "".join(f" {key} {op[key]}" for key in ("stride", "dilation") if op.attrs.get(key, 1) != 1)
+        text += f", {kind} {_sides(pair(op['kernel']))}"
+    steps = {key: op.attrs[key] for key in ("stride", "dilation") if op.attrs.get(key, 1) != 1}
+    return text + "".join(f" {key} {_sides(step) if isinstance(step, tuple) else step}" for key, step in steps.items())
+
+
+def _sides(sides: Pair) -> str:
+    return f"{sides[0]}x{sides[1]}"
 
 
 def _nbytes(shape: Shape, planes: bool) -> int:

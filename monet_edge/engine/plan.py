@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from ..errors import SpecError
-from ..spec import INPUT, Spec, infer_channels
+from ..spec import INPUT, Shape, Spec, infer_channels, infer_shapes
 from .algorithms import ALGORITHMS, Algorithm, Network, convert
 from .codegen.simd import Isa
-from .fuse import Layer, fuse
+from .fuse import MOMENTS, STATISTICS, Layer, fuse
 
 
 class Plan:
@@ -38,6 +38,8 @@ class Plan:
         are needed.
     suitable : dict of str to list of Algorithm
         By a stage's name, all that can run it, best first: the first one does.
+    in_place : set of str
+        The values that may be written over the first of what they are made from.
     packed : dict of str to Packed
         By a stage's name.
     planes : set of str
@@ -60,7 +62,9 @@ class Plan:
             raise SpecError(f"no algorithm is called {', '.join(sorted(unknown))}; known are {known}")
         self.spec = spec
         self.layers = fuse(spec, fused)
-        network = Network(spec, self.layers, infer_channels(spec), tensors, isa, fused)
+        channels = infer_channels(spec)
+        channels |= {layer.name: channels[layer.op.name] for layer in self.layers if layer.name not in channels}
+        network = Network(spec, self.layers, channels, tensors, isa, fused)
         choice = [algorithm for algorithm in ALGORITHMS if algorithm.name not in exclude]
         self.suitable = {layer.name: _suitable(layer, network, choice) for layer in self.layers}
         way_in = [] if all(self.algorithm(layer).reads_planes for layer in self.layers if INPUT in layer.reads) else [convert.way_in()]
@@ -68,11 +72,22 @@ class Plan:
         self.suitable |= {stage.name: _suitable(stage, network, choice) for stage in way_in + way_out}
         self.stages = way_in + self.layers + way_out
         self.planes = {stage.name for stage in self.stages if self.algorithm(stage).writes_planes} | ({INPUT} if not way_in else set())
+        self.in_place = {stage.name for stage in self.stages if self.algorithm(stage).in_place}
         self.packed = {stage.name: self.algorithm(stage).pack(stage, network) for stage in self.stages}
         self.border = max(packed.border for packed in self.packed.values())
         self.scratch: dict[str, int] = {}
         for packed in self.packed.values():
             self.scratch |= {area: max(size, self.scratch.get(area, 0)) for area, size in packed.scratch.items()}
+
+    def shapes(self, height: int, width: int) -> dict[str, Shape]:
+        """Shape of every value that the stages make or read, for an image of ``height`` x ``width``."""
+        shapes = infer_shapes(self.spec, height, width)
+        shapes[convert.OUTPUT] = shapes[self.spec.output]
+        for stage in self.layers:
+            if stage.name not in shapes:
+                channels, rows, columns = shapes[stage.op.name]
+                shapes[stage.name] = (channels, rows, MOMENTS if stage.op.kind == STATISTICS else columns)
+        return shapes
 
     def algorithm(self, stage: Layer) -> Algorithm:
         """The one that runs a stage."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..spec import INPUT, infer_shapes
-from .algorithms import convert
+from ..spec import INPUT
 from .arena import Fields, Layout, Memory, arrange
 from .bands import cut, order, share
 from .codegen.step import ROOM, STEP
@@ -17,10 +16,9 @@ from .plan import Plan
 
 def lay_out(plan: Plan, height: int, width: int, threads: int = 1, keep: bool = False) -> Layout:
     """The memory that a program needs, for images of ``height`` x ``width``; with ``keep`` no two values share any."""
-    shapes = infer_shapes(plan.spec, height, width)
-    output = shapes[plan.spec.output]
-    buffers, size = arrange(plan.stages, shapes, plan.planes, threads, keep)
-    return Layout(shapes | {convert.OUTPUT: output}, buffers, size, plan.scratch, plan.border, output, threads)
+    shapes = plan.shapes(height, width)
+    buffers, size = arrange(plan.stages, shapes, plan.planes, plan.in_place, threads, keep)
+    return Layout(shapes, buffers, size, plan.scratch, plan.border, shapes[plan.spec.output], threads)
 
 
 class Program:
@@ -77,7 +75,7 @@ class Program:
     def _bands(self, stage: Layer, addresses: Mapping[str, int], threads: int) -> np.ndarray:
         """The steps of one stage, but for the scratch: one for each band of rows, from the top down."""
         algorithm, memory = self.plan.algorithm(stage), self.memory
-        _, height, width = memory.shapes[stage.name]
+        _, height, width = memory.shapes[stage.op.name]
         bounds = cut(height, width, algorithm.unit(stage.op), threads)
         steps = np.zeros(len(bounds) - 1, algorithm.kernel.step)
         steps["kernel"], steps["y0"], steps["y1"] = addresses[algorithm.name], bounds[:-1], bounds[1:]

@@ -48,6 +48,19 @@ class Affine(nn.Module):
         return x * self.scale[:, None, None] + self.shift[:, None, None]
 
 
+class InstanceNorm(nn.Module):
+    """Instance normalisation: mean and biased variance are those of each channel of each image, also in evaluation mode."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+
+
 class Network(nn.Module):
     """The network of a Spec, training or folded; modules are registered in op order.
 
@@ -91,7 +104,7 @@ class Network(nn.Module):
 
     def _apply_op(self, op: Op, inputs: list[Tensor]) -> Tensor:
         x = inputs[0]
-        if op.kind in ("conv", "deconv", "affine"):
+        if op.kind in ("conv", "deconv", "affine", "instance_norm"):
             module = self.get_submodule(op.name)
             if op.kind != "affine" or "bn" not in op.attrs:  # an affine in training is its BatchNorm
                 x = module(x)
@@ -108,12 +121,16 @@ class Network(nn.Module):
             return torch.cat(inputs, dim=1)
         if op.kind == "maxpool":
             return F.max_pool2d(x, op["kernel"])
+        if op.kind == "avgpool":
+            return F.avg_pool2d(x, op["kernel"])
         assert op.kind == "softmax", op.kind
         return torch.softmax(x.float(), dim=1)
 
 
 def _activate(op: Op, x: Tensor) -> Tensor:
     activation = op.attrs.get("activation", "none")
+    if activation == "leaky_relu":
+        return F.leaky_relu(x, op["slope"])
     return _ACTIVATIONS[activation](x.float() if activation == "sigmoid" else x)
 
 
@@ -128,6 +145,8 @@ def _module(op: Op, inputs: int, outputs: int) -> nn.Module | None:
         nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")  # type: ignore[arg-type]
         if op["bias"]:
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    elif op.kind == "instance_norm":
+        module = InstanceNorm(outputs, op["eps"])
     elif op.kind == "affine":
         module = nn.Module() if "bn" in op.attrs else Affine(outputs)
     else:

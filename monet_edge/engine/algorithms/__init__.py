@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..codegen.jit import Families, Kernel
-from . import concat, convert, direct, elementwise, head1x1, im2col, pool, product, softmax, winograd
+from . import concat, convert, direct, elementwise, head1x1, im2col, normalise, pool, product, softmax, winograd
 from .contract import Algorithm, Network, Packed
 
 __all__ = ["ALGORITHMS", "Algorithm", "Network", "Packed", "families"]
@@ -15,12 +15,13 @@ ALGORITHMS: tuple[Algorithm, ...] = (  # the first that suits a layer runs it
     head1x1.ALGORITHM,
     winograd.ALGORITHM,
     im2col.ALGORITHM,
-    pool.ALGORITHM,
+    *pool.ALGORITHMS,
     elementwise.ALGORITHM,
     product.ALGORITHM,
     concat.ALGORITHM,
     softmax.ALGORITHM,
     *convert.ALGORITHMS,
+    *normalise.ALGORITHMS,
 )
 
 

@@ -110,10 +110,13 @@ class Algorithm:
         ``unit(op)``: rows may be cut into bands at multiples of this number.
     rows : callable
         ``rows(op, y0, y1)``: the rows [first, end) of the inputs, edges not minded, that output rows [y0, y1) are made from.
+    in_place : bool
+        Whether it may write its value over its first input, if nobody reads that afterwards: of one shape, pixel by pixel.
     reads_planes, writes_planes : bool
         Whether it reads the image, or writes the network's output, as planes (C, H, W) instead of values in NHWC16.
     family : str
-        The object file that it is compiled into: ``monet`` for all that a MoNet with one label needs.
+        The object file that it is compiled into: ``monet`` for all that a MoNet with one label needs, ``nnunet`` for what only
+        nnU-Net's networks need.
     """
 
     kernel: Kernel
@@ -123,6 +126,7 @@ class Algorithm:
     band: Callable[[Layer, Memory, int, int], Fields] = lambda layer, memory, y0, y1: {}
     unit: Callable[[Op], int] = lambda op: 1
     rows: Callable[[Op, int, int], tuple[int, int]] = lambda op, y0, y1: (y0, y1)
+    in_place: bool = False
     reads_planes: bool = False
     writes_planes: bool = False
     family: str = "others"

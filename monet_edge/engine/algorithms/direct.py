@@ -48,7 +48,8 @@ def suits(layer: Layer, network: Network) -> bool:
 def _is_small(layer: Layer, channels: int) -> bool:
     op = layer.op
     alone = layer.inputs == (INPUT,) and layer.other is None
-    return alone and op.kind == "conv" and op["stride"] == 1 and channels * op["kernel"] ** 2 <= 36
+    square = op.kind == "conv" and not any(isinstance(op[key], tuple) for key in ("kernel", "stride", "padding"))
+    return alone and square and op["stride"] == 1 and channels * op["kernel"] ** 2 <= 36
 
 
 def pack(layer: Layer, network: Network) -> Packed:

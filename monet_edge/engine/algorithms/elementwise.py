@@ -6,10 +6,14 @@ from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.jit import Kernel
 from ..codegen.simd import BYTES
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
-from ..fuse import Layer
-from .contract import Algorithm, Network, Packed, of_kind
+from ..fuse import LEAKY, Layer
+from .contract import Algorithm, Network, Packed
 
 STEP = step(*TARGET, *SOURCES, *EPILOGUE)
+
+
+def suits(layer: Layer, network: Network) -> bool:
+    return layer.op.kind in ("add", "affine") and layer.activation != LEAKY
 
 
 def pack(layer: Layer, network: Network) -> Packed:
@@ -26,4 +30,4 @@ def elementwise(s):  # type: ignore[no-untyped-def]  # Numba infers
                      s.parameters + block * PARAMETERS, 1, s.width)  # fmt: skip
 
 
-ALGORITHM = Algorithm(Kernel(elementwise, STEP), of_kind("add", "affine"), pack)
+ALGORITHM = Algorithm(Kernel(elementwise, STEP), suits, pack)

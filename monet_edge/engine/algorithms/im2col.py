@@ -1,16 +1,17 @@
 """Every convolution, any kernel, stride, dilation and padding, transposed or not, as a matrix product over pixels gathered tap by tap.
 
-A convolution is a list of *phases*. Each phase makes the output pixels ``(q * out_stride + y, j * out_stride + x)`` from the
-input pixels ``(q * in_stride + dy, j * in_stride + dx)``, one (dy, dx) a tap. A convolution with stride s is one phase with
-``in_stride = s``; a transposed one is s * s phases with ``out_stride = s``, each with its share of the taps. Where each has one
-tap, of the same pixel, they are one phase that makes s x s output pixels, side by side in the product's columns.
+A convolution is a list of *phases*. Each phase makes the output pixels ``(q * out_stride + y, j * out_stride_x + x)`` from the
+input pixels ``(q * in_stride + dy, j * in_stride_x + dx)``, one (dy, dx) a tap. A convolution is one phase, and its stride is
+that of the input; a transposed one with stride (s, t) is s * t phases, and its stride is that of the output: each has its share
+of the taps. Where that is one tap, of the same pixel, they are one phase that makes s x t output pixels, side by side in the
+product's columns.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ...spec import Op
+from ...spec import Op, Pair, pair
 from ..arena import Fields, Memory
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import gemm, pack_matrix
@@ -27,68 +28,70 @@ PITCH = STRIP * BYTES + BYTES  # of a channel block in V and M; one line more: p
 
 STEP = step(
     *TARGET, *SOURCES, *EPILOGUE,
-    "in_height", "in_width", "in_stride", "out_stride",
+    "in_height", "in_width", "in_stride", "in_stride_x", "out_stride", "out_stride_x",
     "weights", "phases", "phase_count", "shifts",  # the tables `PHASE` and `SHIFT`
     "V", "M",  # scratch: the inputs of a strip, tap by tap, and their products with the weights
 )  # fmt: skip
 
-# First output row and column; output pixels a side that the columns hold; its taps among all; bytes to its weights
-PHASE = table("y", "x", "side", "taps", "first_tap", "weights")
-phase_y, phase_x, phase_side, phase_taps, phase_first_tap, phase_weights = readers("phase", PHASE)
+# First output row and column; rows and columns of output pixels that the product's columns hold; its taps among all; bytes to its weights
+PHASE = table("y", "x", "rows", "columns", "taps", "first_tap", "weights")
+phase_y, phase_x, phase_rows, phase_columns, phase_taps, phase_first_tap, phase_weights = readers("phase", PHASE)
 SHIFT = table("dy", "dx")  # of a tap
 shift_dy, shift_dx = readers("shift", SHIFT)
 
-Phase = tuple[int, int, int, list[tuple[int, int]], np.ndarray]  # y, x, side, taps, packed weights
+Phase = tuple[int, int, Pair, list[tuple[int, int]], np.ndarray]  # y, x, rows and columns, taps, packed weights
 
 
 def pack(layer: Layer, network: Network) -> Packed:
     op, weight, lanes = layer.op, network.weight(layer), network.lanes(layer.inputs)
+    stride, padding = pair(op["stride"]), pair(op["padding"])
     if op.kind == "conv":
-        phases, in_stride, out_stride = conv_phases(weight, op["dilation"], op["padding"], lanes, network.isa), op["stride"], 1
+        phases, in_stride, out_stride = conv_phases(weight, op["dilation"], padding, lanes, network.isa), stride, (1, 1)
     else:
-        phases, in_stride, out_stride = conv_transpose_phases(weight, op["stride"], op["padding"], lanes, network.isa), 1, op["stride"]
+        phases, in_stride, out_stride = conv_transpose_phases(weight, stride, padding, lanes, network.isa), (1, 1), stride
     _, _, sides, taps, packed = zip(*phases, strict=True)
     counts, sizes = [len(each) for each in taps], [each.nbytes for each in packed]
     first, offsets = np.cumsum([0, *counts[:-1]]), np.cumsum([0, *sizes[:-1]])
-    rows = [(y, x, side, len(own), *starts) for (y, x, side, own, _), *starts in zip(phases, first, offsets, strict=True)]
+    rows = [(y, x, *side, len(own), *starts) for (y, x, side, own, _), *starts in zip(phases, first, offsets, strict=True)]
     fields = {
         "weights": aligned(np.concatenate([each.ravel() for each in packed])),
         "phases": np.array(rows, PHASE),
         "phase_count": len(phases),
         "shifts": np.array([tap for each in taps for tap in each], SHIFT),
-        "in_stride": in_stride,
-        "out_stride": out_stride,
+        "in_stride": in_stride[0],
+        "in_stride_x": in_stride[1],
+        "out_stride": out_stride[0],
+        "out_stride_x": out_stride[1],
     }
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
-    scratch = {"V": max(counts) * inputs * PITCH - BYTES, "M": max(sides) ** 2 * outputs * PITCH - BYTES}
+    scratch = {"V": max(counts) * inputs * PITCH - BYTES, "M": max(rows * columns for rows, columns in sides) * outputs * PITCH - BYTES}
     return Packed(fields | network.epilogue(layer), scratch)
 
 
-def conv_phases(weight: np.ndarray, dilation: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[Phase]:
+def conv_phases(weight: np.ndarray, dilation: int, padding: Pair, lanes: np.ndarray, isa: Isa) -> list[Phase]:
     """The one phase of a convolution with ``weight`` (out, in, k, k)."""
-    kernel = weight.shape[2]
-    taps = [(ky, kx) for ky in range(kernel) for kx in range(kernel)]
-    offsets = [(ky * dilation - padding, kx * dilation - padding) for ky, kx in taps]
-    return [(0, 0, 1, offsets, _pack_taps([weight[:, :, ky, kx].T for ky, kx in taps], lanes, isa))]
+    taps = list(np.ndindex(weight.shape[2:]))
+    offsets = [(ky * dilation - padding[0], kx * dilation - padding[1]) for ky, kx in taps]
+    return [(0, 0, (1, 1), offsets, _pack_taps([weight[:, :, ky, kx].T for ky, kx in taps], lanes, isa))]
 
 
-def conv_transpose_phases(weight: np.ndarray, stride: int, padding: int, lanes: np.ndarray, isa: Isa) -> list[Phase]:
-    """The stride * stride phases of a transposed convolution with ``weight`` (in, out, k, k), or the one that stands for all.
+def conv_transpose_phases(weight: np.ndarray, stride: Pair, padding: Pair, lanes: np.ndarray, isa: Isa) -> list[Phase]:
+    """The phases of a transposed convolution with ``weight`` (in, out, k, k), or the one that stands for all.
 
     Output row o gets input row i through tap k = o + padding - stride * i.
     """
-    kernel, phases = weight.shape[2], []
-    if kernel == stride and padding == 0:
-        matrices = [place_lanes(weight[:, :, ky, kx], lanes) for ky in range(kernel) for kx in range(kernel)]
+    kernel: Pair = weight.shape[2:]
+    if kernel == stride and padding == (0, 0):
+        matrices = [place_lanes(weight[:, :, ky, kx], lanes) for ky, kx in np.ndindex(kernel)]
         return [(0, 0, stride, [(0, 0)], pack_matrix(np.concatenate(matrices, axis=1), isa))]
-    for fy in range(stride):
-        for fx in range(stride):
-            ys = range((fy + padding) % stride, kernel, stride)
-            xs = range((fx + padding) % stride, kernel, stride)
-            taps = [(ky, kx) for ky in ys for kx in xs]
-            offsets = [((fy + padding - ky) // stride, (fx + padding - kx) // stride) for ky, kx in taps]
-            packed = _pack_taps([weight[:, :, ky, kx] for ky, kx in taps], lanes, isa) if taps else np.zeros(0, np.float32)
-            phases.append((fy, fx, 1, offsets, packed))
+    phases: list[Phase] = []
+    for fy, fx in np.ndindex(stride):
+        ys = range((fy + padding[0]) % stride[0], kernel[0], stride[0])
+        xs = range((fx + padding[1]) % stride[1], kernel[1], stride[1])
+        taps = [(ky, kx) for ky in ys for kx in xs]
+        offsets = [((fy + padding[0] - ky) // stride[0], (fx + padding[1] - kx) // stride[1]) for ky, kx in taps]
+        packed = _pack_taps([weight[:, :, ky, kx] for ky, kx in taps], lanes, isa) if taps else np.zeros(0, np.float32)
+        phases.append((fy, fx, (1, 1), offsets, packed))
     return phases
 
 
@@ -104,11 +107,11 @@ def locate(layer: Layer, memory: Memory) -> Fields:
 
 def unit(op: Op) -> int:
     """As many rows as Winograd's tiles have: more cuts would make more strips that are not full."""
-    return 4 * (op["dilation"] if op.kind == "conv" else op["stride"])
+    return 4 * (op["dilation"] if op.kind == "conv" else pair(op["stride"])[0])
 
 
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
-    kernel, stride, padding = op["kernel"], op["stride"], op["padding"]
+    kernel, stride, padding = (pair(op[key])[0] for key in ("kernel", "stride", "padding"))
     if op.kind == "conv":
         return y0 * stride - padding, (y1 - 1) * stride - padding + op["dilation"] * (kernel - 1) + 1
     return (y0 + padding - kernel + 1) // stride, (y1 - 1 + padding) // stride + 1
@@ -116,13 +119,20 @@ def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
 
 def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
     """Output rows [y0, y1): gather a strip of pixels tap by tap, multiply, and the epilogue."""
-    blocks, out_blocks, in_stride, out_stride = s.source_blocks, s.target_blocks, s.in_stride, s.out_stride
+    blocks, out_blocks, out_stride, in_stride_x, out_stride_x = (
+        s.source_blocks,
+        s.target_blocks,
+        s.out_stride,
+        s.in_stride_x,
+        s.out_stride_x,
+    )
     for phase in range(s.phase_count):
-        fy, fx, side = phase_y(s.phases, phase), phase_x(s.phases, phase), phase_side(s.phases, phase)
+        fy, fx, across = phase_y(s.phases, phase), phase_x(s.phases, phase), phase_columns(s.phases, phase)
+        parts = phase_rows(s.phases, phase) * across * out_blocks
         taps, first_tap, weights = phase_taps(s.phases, phase), phase_first_tap(s.phases, phase), phase_weights(s.phases, phase)
         first = (s.y0 - fy + out_stride - 1) // out_stride
         rows = (s.y1 - fy + out_stride - 1) // out_stride - first
-        columns = (s.width - fx + out_stride - 1) // out_stride
+        columns = (s.width - fx + out_stride_x - 1) // out_stride_x
         for start in range(0, rows * columns, STRIP):
             count = min64(STRIP, rows * columns - start)
             done = 0
@@ -130,9 +140,9 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                 q, j = (start + done) // columns, (start + done) % columns
                 some = min64(count - done, columns - j)
                 for tap in range(taps):
-                    y, dx = (first + q) * in_stride + shift_dy(s.shifts, first_tap + tap), shift_dx(s.shifts, first_tap + tap)
-                    left = min64(max64((-dx + in_stride - 1) // in_stride - j, 0), some)  # pixels before the first column
-                    inside = min64(max64((s.in_width - dx + in_stride - 1) // in_stride - j, left), some)  # and before the end
+                    y, dx = (first + q) * s.in_stride + shift_dy(s.shifts, first_tap + tap), shift_dx(s.shifts, first_tap + tap)
+                    left = min64(max64((-dx + in_stride_x - 1) // in_stride_x - j, 0), some)  # pixels before the first column
+                    inside = min64(max64((s.in_width - dx + in_stride_x - 1) // in_stride_x - j, left), some)  # and before the end
                     for block in range(blocks):
                         v = s.V + (tap * blocks + block) * PITCH + done * BYTES
                         if y < 0 or y >= s.in_height:
@@ -141,20 +151,21 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                             pixel = source_pixel(s.sources, block)
                             line = source_base(s.sources, block) + y * source_row(s.sources, block)
                             zero(v, BYTES, left)
-                            copy(line + ((j + left) * in_stride + dx) * pixel, pixel * in_stride, v + left * BYTES, BYTES, inside - left)
+                            start_x = (j + left) * in_stride_x + dx
+                            copy(line + start_x * pixel, pixel * in_stride_x, v + left * BYTES, BYTES, inside - left)
                             zero(v + inside * BYTES, BYTES, some - inside)
                 done += some
-            gemm(s.V, PITCH, taps * blocks, s.weights + weights, s.M, PITCH, side * side * out_blocks * BLOCK, count)
+            gemm(s.V, PITCH, taps * blocks, s.weights + weights, s.M, PITCH, parts * BLOCK, count)
             done = 0
             while done < count:
                 q, j = (start + done) // columns, (start + done) % columns
                 some = min64(count - done, columns - j)
-                for n in range(side * side * out_blocks):
+                for n in range(parts):
                     block, pixel = n % out_blocks, n // out_blocks
-                    y, x = (first + q) * out_stride + fy + pixel // side, j * out_stride + fx + pixel % side
+                    y, x = (first + q) * out_stride + fy + pixel // across, j * out_stride_x + fx + pixel % across
                     epilogue(s.epilogue, s.M + n * PITCH + done * BYTES, 0, BYTES,
-                             s.target + y * s.target_row + x * s.target_pixel + block * BYTES, 0, s.target_pixel * out_stride,
-                             s.other + y * s.other_row + x * s.other_pixel + block * BYTES, 0, s.other_pixel * out_stride,
+                             s.target + y * s.target_row + x * s.target_pixel + block * BYTES, 0, s.target_pixel * out_stride_x,
+                             s.other + y * s.other_row + x * s.other_pixel + block * BYTES, 0, s.other_pixel * out_stride_x,
                              s.parameters + block * PARAMETERS, 1, some)  # fmt: skip
                 done += some
 
