@@ -127,7 +127,7 @@ def test_what_is_told_of_a_run_before_and_after_it(training, tmp_path):
     assert lines == ["an epoch is 2 steps of 4 slices (epoch_steps of recipe synth; every slice is a new one)"]
     about = export(tmp_path / "run", tmp_path / "m.safetensors").provenance
     assert about["licence"] == "ours only " + 990 * "x"
-    assert about["training"]["settings"]["recipe"]["decay"] == 0  # NAdam has none
+    assert about["training"]["settings"]["recipe"]["weight_decay"] == 0  # NAdam has none
 
 
 def test_a_run_of_another_kind_is_not_exported(training, tmp_path):
