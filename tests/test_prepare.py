@@ -149,12 +149,15 @@ def test_a_damaged_case_is_done_again(tmp_path):
     prepare(read(folder), tmp_path / "p").load("case_000")
 
 
-@pytest.mark.parametrize("half", ["hdr", "img"])
+@pytest.mark.parametrize("half", ["hdr", "img", "HDR", "IMG"])
 def test_both_halves_of_a_scan_are_in_its_key(tmp_path, half):
+    ending = ".IMG" if half.isupper() else ".img"
     for part in ("imagesTr", "labelsTr"):
         (tmp_path / part).mkdir()
         nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / part / "a.img")
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "one": 1}, "file_ending": ".img"}))
+        for path in (tmp_path / part).iterdir():
+            path.rename(path.with_suffix(path.suffix.upper() if half.isupper() else path.suffix))
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "one": 1}, "file_ending": ending}))
     before = module.key(read(tmp_path), "a", 0, module.VERSION)
     path = tmp_path / "imagesTr" / f"a.{half}"
     path.write_bytes(path.read_bytes()[:-1] + b"x")

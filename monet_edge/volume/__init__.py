@@ -2,7 +2,7 @@
 
 from .image import from_image, to_image
 from .orientation import Orientation, from_canonical, to_canonical
-from .reader import is_ours, peek, read
+from .reader import halves, is_ours, peek, read
 from .scan import ENDINGS, SCANS, Scan
 from .writer import write
 
@@ -13,6 +13,7 @@ __all__ = [
     "Scan",
     "from_canonical",
     "from_image",
+    "halves",
     "is_ours",
     "peek",
     "read",

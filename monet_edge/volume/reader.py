@@ -94,21 +94,27 @@ def without_huge(voxels: np.ndarray) -> np.ndarray:
 @contextmanager
 def _opened_scan(path: Path) -> Iterator[tuple[nifti.Layout, Stream]]:
     """The checked header, and the file at its first voxel."""
-    halves = _halves(path)
-    with opened(halves[0]) as stream:
-        layout = nifti.parse(stream.read, pair=len(halves) > 1)
-        if len(halves) == 1:
+    parts = halves(path)
+    with opened(parts[0]) as stream:
+        layout = nifti.parse(stream.read, pair=len(parts) > 1)
+        if len(parts) == 1:
             _check_size(stream, layout)
             yield layout, stream
-    if len(halves) > 1:
-        with opened(halves[1]) as stream:
+    if len(parts) > 1:
+        with opened(parts[1]) as stream:
             _check_size(stream, layout)
             stream.skip(layout.offset)
             yield layout, stream
 
 
-def _halves(path: Path) -> tuple[Path, ...]:
-    """The file itself, or header and voxels where they are two, whichever of them is named; HEAD.HDR belongs to HEAD.IMG."""
+def halves(path: Path) -> tuple[Path, ...]:
+    """The file itself, or header and voxels where they are two, whichever of them is named; HEAD.HDR belongs to HEAD.IMG.
+
+    Raises
+    ------
+    ScanError
+        If there is one of them only.
+    """
     named = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE | re.DOTALL)
     if named is None:
         return (path,)

@@ -7,11 +7,9 @@ gzip (55 instead of 77 MB for `brain-flair`). Normalisation and resizing happen 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from PIL import Image
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import Statistics
+from monet_edge.volume import halves
 
 from . import dataset as _dataset
 from .dataset import Case, Dataset
@@ -155,15 +154,9 @@ def key(dataset: Dataset, name: str, channel: int, version: int) -> str:
     """The hash of all that decides a case, see `Prepared`; of an earlier version where that is meant."""
     digest = hashlib.sha256(json.dumps([version, channel, dataset.labels, dataset.ignore]).encode())
     for path in dataset.pairs[name]:
-        for half in _halves(path):
+        for half in halves(path):
             digest.update(hashlib.sha256(half.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _halves(path: Path) -> list[Path]:
-    """The file itself, or both where header and voxels are two."""
-    stem = re.sub(r"\.(img|hdr)(\.gz)?$", "", path.name)
-    return sorted(path.parent.glob(f"{glob.escape(stem)}.[ih][md][gr]*")) if stem != path.name else [path]
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
