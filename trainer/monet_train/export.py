@@ -252,7 +252,7 @@ def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: C
     tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)
     split = read_splits(run / "splits.json")
-    check_dataset(run, dataset, [*split[0]["train"], *split[0]["val"]], channel)
+    check_dataset(run, dataset, split[0], channel)
     facts = {
         "command": command,
         "channel": channel,

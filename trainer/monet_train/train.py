@@ -98,7 +98,7 @@ def fit(
         demand(settings, prepared, split, place)
         if rank == 0:  # a second run in the same folder would replace this one's checkpoints
             claim.enter_context(locked(folder))
-        trained_on = of_prepared(prepared, [*split["train"], *split["val"]])
+        trained_on = of_prepared(prepared, split)
         state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
