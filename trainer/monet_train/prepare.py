@@ -74,8 +74,10 @@ class Prepared:
         """
         path = self.folder / f"{name}.zip"
         with _intact(path), zipfile.ZipFile(path) as archive:
-            depth, height, width = json.loads(archive.read("case.json"))["shape"]
-            return depth, height, width
+            about = json.loads(archive.read("case.json"))
+            key, (depth, height, width) = about["key"], about["shape"]
+        self._hold(name, key)
+        return depth, height, width
 
     def load(self, name: str) -> Case:
         """Read one case back, exactly as it was.
@@ -88,9 +90,14 @@ class Prepared:
         path = self.folder / f"{name}.zip"
         with _intact(path):
             key, case = _read(path, name)
-        if key != self.keys[name]:
-            raise DatasetError(f"{path}: made of other files, labels or channel than {INDEX} says; run monet-train prepare again")
+        self._hold(name, key)
         return case
+
+    def _hold(self, name: str, key: str) -> None:
+        """Hold a case's key to what the index says."""
+        if key != self.keys[name]:
+            path = self.folder / f"{name}.zip"
+            raise DatasetError(f"{path}: made of other files, labels or channel than {INDEX} says; run monet-train prepare again")
 
 
 def prepare(
