@@ -209,7 +209,7 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
     ------
     MonetError
         If ``output`` cannot be written, the run is not finished or of other cases, two data sets have one name, or one has no label
-        of the model's.
+        of the model's, or holds scans that trained.
     """
     _check_output(output)
     for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
@@ -217,6 +217,13 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
     settings = _finished(run)
     split = read_splits(run / "splits.json")[0]
     check_names(dataset, [*split["train"], *split["val"]])
+    trained = {_file(dataset, name) for name in split["train"]}
+    for other in others:
+        seen = [name for name in other.pairs if _file(other, name) in trained]
+        if seen:
+            raise DatasetError(
+                f"{other.folder}: the run was trained on {len(seen)} of its scans, such as {seen[0]}; it measures nothing new"
+            )
     given = [
         (f"{one_line(dataset.name)}, validation", dataset, split["val"]),
         *((one_line(other.name), other, list(other.pairs)) for other in others),
@@ -227,6 +234,12 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
             raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
     matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
     return [Measured(*one, matched) for one, matched in zip(given, matches, strict=True)]
+
+
+def _file(dataset: Dataset, name: str) -> tuple[int, int]:
+    """What all names of a case's scan have in common."""
+    status = dataset.pairs[name][0].stat()
+    return status.st_dev, status.st_ino
 
 
 def _finished(run: Path) -> Settings:
