@@ -132,6 +132,13 @@ def test_a_run_and_weights_without_a_record_mean_channel_0(place, tmp_path, caps
     assert "trained on channel 0, not 1" in one_line(capsys)
 
 
+def test_a_record_that_does_not_say_who_trained_is_enough(place, tmp_path):
+    folder = copy(place, tmp_path)
+    record = folder / "run" / "cases.json"
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "train"}))
+    assert call(folder, *EXPORT) == 0
+
+
 def test_a_prepared_folder_has_one_channel(place, capsys):
     assert call(place, "fit", "run/prepared", "-o", "other", "--channel", "0", *QUICK) == 2
     assert "was prepared with --channel 1, not 0" in one_line(capsys)

@@ -235,6 +235,13 @@ def test_an_output_that_is_a_file_is_said_before_the_work(measured, capsys, monk
             assert "file is a file; expected a folder" in capsys.readouterr().err
 
 
+def test_a_picture_that_cannot_be_written_is_said_before_the_work(measured, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "example", lambda *_: pytest.fail("was segmented"))
+    (measured / "pictures" / "activations.png").mkdir(parents=True)
+    assert call(measured, "figures", "m.safetensors", "data", "-o", "pictures") == 2
+    assert "activations.png is not a regular file" in capsys.readouterr().err
+
+
 def test_every_command_has_debug_and_it_shows_the_traceback(measured, capsys):
     assert len(app.registered_commands) >= 9
     for one in app.registered_commands:

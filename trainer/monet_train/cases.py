@@ -49,10 +49,11 @@ def read(run: Path) -> Cases | None:
     """
     try:
         found = json.loads((run / FILE).read_bytes())
-        return Cases(int(found["channel"]), tuple(found["labels"]), int(found["version"]), dict(found["keys"]), tuple(found["train"]))
+        train = tuple(found.get("train", ()))  # the first runs that recorded anything did not say who trained
+        return Cases(int(found["channel"]), tuple(found["labels"]), int(found["version"]), dict(found["keys"]), train)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MonetError(f"{run / FILE}: cannot be read ({error}); expected what monet-train fit wrote") from None
 
 
@@ -69,7 +70,7 @@ def changes(then: Cases | None, now: Cases) -> str:
     others = sorted(name for name in {*then.keys, *now.keys} if then.keys.get(name) != now.keys.get(name))
     if others:
         return f"the files of {len(others)} of its cases are others now, such as those of {others[0]}"
-    moved = sorted({*then.train} ^ {*now.train})  # a splits.json that was edited
+    moved = sorted({*then.train} ^ {*now.train} if then.train else ())  # a splits.json that was edited
     return f"its split was another one: {moved[0]} {'trained' if moved[0] in then.train else 'validated'}" if moved else ""
 
 
