@@ -157,12 +157,14 @@ def test_a_tilted_scan_is_measured_in_true_mm_and_ml(tmp_path, prepared):
     assert (score.truth_ml, score.predicted_ml) == pytest.approx((a.sum() * 0.002, b.sum() * 0.002))
 
 
-def test_the_diagonal_of_a_tilted_array_is_its_longest():
+@pytest.mark.parametrize("side", [1, -1])
+def test_the_diagonal_of_a_tilted_array_is_its_longest(side):
     a = np.zeros((3, 4, 5), bool)
     a[0, 0, 0] = True
-    corners = np.stack(np.meshgrid([0, 3], [0, 4], [0, 5], indexing="ij"), -1).reshape(-1, 3) @ TILTED[:3, :3].T
+    steps = TILTED[:3, :3] * [1, 1, side]  # tilted either way: from the first corner to the last, or across
+    corners = np.stack(np.meshgrid([0, 3], [0, 4], [0, 5], indexing="ij"), -1).reshape(-1, 3) @ steps.T
     longest = np.linalg.norm(corners[:, None] - corners[None], axis=-1).max()
-    assert surface_distances(a, np.zeros_like(a), TILTED[:3, :3])[0] == pytest.approx(longest)
+    assert surface_distances(a, np.zeros_like(a), steps)[0] == pytest.approx(longest)
 
 
 # ---- nothing lost, nothing half replaced ----
