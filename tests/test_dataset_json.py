@@ -177,6 +177,7 @@ def test_json_is_read_in_every_encoding_it_may_have(tmp_path, encoding):
         ('{"0": "a", "1": "Background"}', "0 is the background, whatever its name"),
         ('{"background": 0, "a": 1e999}', "must map"),
         ('{"0": "background", "1": null}', "must map"),
+        ('{"background": 0, "a": 1, "ignore": 1}', "of its own"),
         ('{"0": "background", "1": ["a", "b"]}', "must map"),
         (json.dumps({str(i): f"l{i}" for i in range(257)}), "at most 255 labels"),
     ],

@@ -20,7 +20,7 @@ from monet_edge.errors import DatasetError, ModelError
 from monet_edge.preprocess import Preprocess
 from monet_edge.spec import fold
 from monet_train import evaluate as scoring
-from monet_train import figures
+from monet_train import export, figures
 from monet_train.cli import app
 from monet_train.config import PAPER, STRONG, Settings, as_run
 from monet_train.dataset import load, read
@@ -261,6 +261,15 @@ def test_progress_is_told_case_by_case(measured):
     model = make_model(weights.load(measured / "m.safetensors"), threads=1)
     list(evaluate(model, read(measured / "data"), ["c0", "c1"], progress=done.append))
     assert done == ["c0", "c1"]
+
+
+def test_the_fingerprint_knows_heads_stripped_as_deep_as_training_strips_them(tmp_path, monkeypatch):
+    """6 to 20 pixels of a slice of 256 are 2 to 5 of the fingerprint's 64."""
+    depths, dataset = [], make_dataset(tmp_path / "data", ("a",))
+    monkeypatch.setattr(export, "strip", lambda slices, depth, record: depths.append(depth) or slices)
+    record = Preprocess(256, "axial", 0, "zscore", -3.0, 5.0, 0.5, ("a",))
+    export._fingerprint([load(dataset, "c0")], Settings("data", "monet", record, False, STRONG, 0, False))
+    assert depths == [2, 3, 5]
 
 
 # ---- names of labels ----
