@@ -140,7 +140,8 @@ def check_folder(folder: Path) -> None:
     """
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise OutputError(f"{there} is a file; expected a folder{'' if there == folder else f' to make {folder} in'}")
+        what = "a file" if there.exists() else "a link that leads nowhere"
+        raise OutputError(f"{there} is {what}; expected a folder{'' if there == folder else f' to make {folder} in'}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"{there}: nothing may be written in this folder")
 

@@ -6,7 +6,7 @@ from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine.algorithms import families
-from monet_edge.engine.bands import order
+from monet_edge.engine.bands import PIXELS, cut, order
 from monet_edge.engine.codegen import jit
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
@@ -83,6 +83,15 @@ def test_any_band_may_be_late(plan, threads, keep):
             assert run(shared, 1 - thread, step, step + 1) == step + 1
             assert run(shared, thread, reached) == end
             assert np.array_equal(shared.output, alone.output), late
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_a_thread_has_four_bands_where_they_are_large_enough(threads):
+    rows = np.diff(cut(1024, 512, 4, threads))
+    assert len(rows) == 4 * threads
+    assert np.ptp(rows) <= 4
+    assert len(cut(48, 2 * PIXELS // 48, 1, threads)) - 1 == threads  # two for all of them: one for each at least
+    assert cut(1024, 512, 4, 1) == [0, 1024]
 
 
 @pytest.mark.parametrize(("count", "threads"), [(8, 2), (12, 3), (2, 5), (7, 4)])

@@ -52,6 +52,14 @@ def swap_labels(folder):
         nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), image.affine), path)
 
 
+def exchange_parts(folder):
+    """Let a case validate that trained, and the reverse, in the run's own splits.json."""
+    path = folder / "run" / "splits.json"
+    (split,) = json.loads(path.read_text())
+    split["train"][0], split["val"][0] = split["val"][0], split["train"][0]
+    path.write_text(json.dumps([split]))
+
+
 def rename_label(folder):
     path = folder / "data" / "dataset.json"
     path.write_text(path.read_text().replace("lesion", "tumour"))
@@ -68,8 +76,9 @@ EXPORT = ["export", "run", "data", "-o", "n.safetensors"]
         (None, ["--volume", "0"], "it was trained on volume 1, not 0"),
         (swap_labels, [], "the files of 3 of its cases are others now, such as those of case_000"),
         (rename_label, [], "its labels were lesion, and are tumour now"),
+        (exchange_parts, [], "its split was another one: case_00"),
     ],
-    ids=["channel", "files", "labels"],
+    ids=["channel", "files", "labels", "split"],
 )
 def test_a_run_does_not_go_on_with_other_data(place, tmp_path, capsys, words, change, more, message):
     folder = copy(place, tmp_path)
@@ -86,8 +95,10 @@ def test_a_run_does_not_go_on_with_other_data(place, tmp_path, capsys, words, ch
 
 def test_a_run_goes_on_with_its_own_data_channel_and_split(place, tmp_path):
     folder = copy(place, tmp_path)
-    splits = folder / "run" / "splits.json"
-    splits.write_text(json.dumps([{"train": ["case_001", "case_002"], "val": ["case_000"]}]))  # as an earlier version would have split
+    splits, part = folder / "run" / "splits.json", {"train": ["case_001", "case_002"], "val": ["case_000"]}
+    splits.write_text(json.dumps([part]))  # as an earlier version would have split
+    record = folder / "run" / "cases.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "train": part["train"]}))
     recorded = cases.read(folder / "run")
     assert call(folder, "fit", "data", "-o", "run", "--resume", *QUICK) == 0
     assert cases.read(folder / "run") == recorded
@@ -119,6 +130,13 @@ def test_a_run_and_weights_without_a_record_mean_channel_0(place, tmp_path, caps
     assert call(folder, "export", "run", "data", "-o", "old.safetensors") == 0
     assert call(folder, "export", "run", "data", "-o", "old.safetensors", "--volume", "1") == 2
     assert "trained on volume 0, not 1" in one_line(capsys)
+
+
+def test_a_record_that_does_not_say_who_trained_is_enough(place, tmp_path):
+    folder = copy(place, tmp_path)
+    record = folder / "run" / "cases.json"
+    record.write_text(json.dumps({key: value for key, value in json.loads(record.read_text()).items() if key != "train"}))
+    assert call(folder, *EXPORT) == 0
 
 
 def test_a_prepared_folder_has_one_channel(place, capsys):

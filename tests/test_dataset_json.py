@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 
 import nibabel
 import numpy as np
@@ -124,6 +125,15 @@ def test_an_entry_that_would_not_be_read_is_named(tmp_path, about, words):
         read(write(tmp_path / "d", TWO, **about))
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_scan_under_two_names_is_no_two_cases(tmp_path, link):
+    """Else it could train under one and validate under the other."""
+    write(tmp_path, TWO, training=[A], validation=[entry("imagesTr/c.nii.gz", "labelsTr/b.nii.gz")])
+    link(tmp_path / "imagesTr" / "a.nii.gz", tmp_path / "imagesTr" / "c.nii.gz")
+    with pytest.raises(DatasetError, match=r"training\[0\] and validation\[0\] are the same scan"):
+        read(tmp_path)
+
+
 def test_two_entries_of_one_name_are_refused(tmp_path):
     files = {"a/b_c.nii.gz": 1, "a_b/c.nii.gz": 2, "a/c.nii.gz": 3, "l.nii.gz": 1}
     listed = [entry(name, "l.nii.gz") for name in ("a/b_c.nii.gz", "a_b/c.nii.gz", "a/c.nii.gz")]
@@ -163,6 +173,12 @@ def test_json_is_read_in_every_encoding_it_may_have(tmp_path, encoding):
         ('{"0": "background", "1": "a", "2": "a"}', "of its own"),
         ('{"0": "background", "1": "a", "1": "b"}', "'1' stands twice"),
         ('{"0": "background", "2": "a"}', "without gaps"),
+        ('{"background": 1, "a": 0}', "0 is the background, whatever its name"),
+        ('{"0": "a", "1": "Background"}', "0 is the background, whatever its name"),
+        ('{"background": 0, "a": 1e999}', "must map"),
+        ('{"0": "background", "1": null}', "must map"),
+        ('{"background": 0, "a": 1, "ignore": 1}', "of its own"),
+        ('{"0": "background", "1": ["a", "b"]}', "must map"),
         (json.dumps({str(i): f"l{i}" for i in range(257)}), "at most 255 labels"),
     ],
 )

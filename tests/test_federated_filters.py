@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -202,6 +203,14 @@ def test_a_record_of_a_site_and_of_figures_is_needed(alike):
     with pytest.raises(wire.MessageError, match="found 2"):
         wire.read_update(Message(more, reply_to=asked()), expected, 100)
     wire.read_update(Message(RecordDict({**whole.content, "site": ConfigRecord({"name": "b"})}), reply_to=asked()), expected, 100)
+
+
+def test_the_first_reply_of_a_site_counts_and_strangers_do_not():
+    """Else whoever answers twice would be the last to speak."""
+    messages = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node)) for node in (1, 2)]
+    answers = [SimpleNamespace(metadata=SimpleNamespace(src_node_id=node)) for node in (2, 2, 3, 1, 1)]
+    grid = SimpleNamespace(send_and_receive=lambda messages, timeout: answers)
+    assert rounds._replies(grid, messages, 1.0) == {1: answers[3], 2: answers[0]}
 
 
 def test_momentum_takes_its_share_of_the_last_step_and_no_more(tiny, alike, tmp_path):

@@ -251,5 +251,8 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(OutputError, match=r"file is a file; expected a folder$"):
         check_folder(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match=r"link is a link that leads nowhere; expected a folder$"):
+        check_folder(tmp_path / "link")
     with pytest.raises(OutputError, match=r"file is a file; expected a folder to make .*sub in"):
         check_folder(tmp_path / "file" / "sub")

@@ -60,6 +60,35 @@ def test_every_value_is_made_before_it_is_read(network):
         known.add(layer.name)
 
 
+def conv(name, source, activation="none"):
+    about = {"filters": 4, "kernel": 3, "stride": 1, "dilation": 1, "padding": 1, "bias": True}
+    return Op(name, "conv", (source,), {**about, "activation": activation})
+
+
+def add(first, second, activation="none"):
+    return Op("sum", "add", (first, second), {"activation": activation})
+
+
+BOTH = Op("c", "concat", ("a", INPUT), {})
+
+
+@pytest.mark.parametrize(
+    ("ops", "layers"),
+    [
+        ((conv("a", INPUT), conv("b", INPUT), add("b", "a")), ["a", "sum"]),  # into the later one, whichever is named first
+        ((conv("a", INPUT), conv("b", "a"), add("a", "b")), ["a", "sum"]),
+        ((conv("a", INPUT), add("a", INPUT), conv("b", "a"), Op("both", "concat", ("sum", "b"), {})), ["a", "sum", "b", "both"]),
+        ((conv("a", INPUT, "relu"), add("a", INPUT, "relu")), ["a", "sum"]),  # two activations
+        ((conv("a", INPUT, "relu"), add("a", INPUT)), ["sum"]),
+        ((conv("a", INPUT), add("a", INPUT, "relu")), ["sum"]),
+        ((conv("a", INPUT), BOTH, conv("b", "c")), ["a", "b"]),
+        ((conv("a", INPUT), BOTH, conv("b", "c"), Op("p", "maxpool", ("c",), {"kernel": 2})), ["a", "c", "b", "p"]),
+    ],
+)
+def test_ops_join_only_where_nothing_else_needs_what_they_make(ops, layers):
+    assert [layer.name for layer in fuse(Spec("joined", 4, ops))] == layers
+
+
 def test_monet_runs_on_its_fast_algorithms():
     spec = fold_batchnorm(monet())
     plan = Plan(spec, random_tensors(spec), AVX512)

@@ -49,6 +49,13 @@ def test_equals_a_flood_fill(rng, order, keep_largest, min_volume):
     assert np.array_equal(mask, before)
 
 
+def test_a_piece_of_just_the_least_volume_stays_whole_up_to_the_volumes_end():
+    mask = np.zeros((5, 6, 7), np.uint8)
+    mask[3:, 4:, 5:], mask[0, 0, :7] = 1, 2
+    kept = remove_pieces(mask, 0.001, keep_largest=False, min_volume=0.008)
+    np.testing.assert_array_equal(kept, np.where(mask == 1, 1, 0))
+
+
 def test_an_empty_mask_stays_empty():
     assert not remove_pieces(np.zeros((3, 3, 3), np.uint8), 1.0, keep_largest=True, min_volume=1.0).any()
 

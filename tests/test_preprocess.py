@@ -8,7 +8,7 @@ from records import make_record
 
 from monet_edge import preprocess
 from monet_edge.errors import ModelError
-from monet_edge.preprocess import QUANTILES, Preprocess, measure, network_input, normalise, resize, to_mask
+from monet_edge.preprocess import QUANTILES, Preprocess, Statistics, measure, network_input, normalise, resize, to_mask
 from monet_edge.volume import Voxels
 
 RECORD = make_record("lesion", size=16)
@@ -106,6 +106,12 @@ def test_a_z_scored_volume_keeps_its_background():
     assert found.background == -4.0
     seen = normalise(Voxels(scored[2]), RECORD, found)
     assert np.array_equal(seen == 0, volume[2] == 0)
+
+
+def test_what_lies_at_the_floor_is_background_and_what_lies_above_it_is_not():
+    found = Statistics(0.0, 10.0, 30.0, 10.0, (0.0,) * len(QUANTILES), 0.5, 0)
+    seen = normalise(np.array([[9, 10, 11]], np.int16), replace(RECORD, low=-3.0, high=6.0), found)
+    np.testing.assert_allclose(seen, [[0, 0, 11 / 90]], rtol=1e-6)  # -3 SD are 0, 6 SD 90
 
 
 def test_nan_and_infinity_count_as_background():

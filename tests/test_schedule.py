@@ -1,7 +1,7 @@
 """The learning rate from step to step, the running average of the weights and the optimiser's decay, against NumPy."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ import torch
 import torch.distributed as dist
 from synthetic import RECORD, settings
 
+from monet_train import checkpoint
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
 from monet_train.data import Slices, build
+from monet_train.network import BatchNorm
 from monet_train.schedule import one_cycle
-from monet_train.state import make_optimiser, new_state, start_at_prior
+from monet_train.state import _restore, make_optimiser, new_state, start_at_prior, write
 from monet_train.step import TrainStep, _follow
 
 
@@ -165,6 +167,31 @@ def test_decay_shrinks_every_weight_by_its_share_of_the_rate(rng, decay):
         optimiser.step()
     for ref, parameter in zip(refs, module.parameters(), strict=True):
         np.testing.assert_allclose(parameter.detach().numpy(), ref, rtol=1e-6)
+
+
+def test_all_that_changes_in_a_training_goes_into_its_checkpoint_and_back(tiny, tmp_path):
+    """What is told apart here and was not kept would begin anew when a run goes on: the wait for a better loss, the rate."""
+    found = replace(settings(), net="tiny", preprocess=replace(RECORD, size=16))
+    before, after = (new_state(found, torch.device("cpu")) for _ in range(2))
+    numbers = [field.name for field in fields(before) if field.name not in ("network", "average", "best", "optimiser", "history")]
+    for value, name in enumerate(numbers, 2):
+        setattr(before, name, value)
+    before.history.append({"epoch": 0, "train_loss": 0.5})
+    for value, network in enumerate((before.network, before.average, before.best)):
+        for tensor in network.state_dict().values():
+            tensor.fill_(value)
+    write(before, tmp_path)
+    _restore(after, *checkpoint.newest(tmp_path))
+    assert {name: getattr(after, name) for name in numbers} == {name: value for value, name in enumerate(numbers, 2)}
+    assert after.history == before.history
+    for value, network in enumerate((after.network, after.average, after.best)):
+        assert all((tensor == value).all() for tensor in network.state_dict().values())
+
+
+def test_every_batchnorm_follows_at_the_recipes_momentum(tiny):
+    state = new_state(replace(settings(momentum=0.125), net="tiny"), torch.device("cpu"))
+    for network in (state.network, state.average, state.best):
+        assert {module.momentum for module in network.modules() if isinstance(module, BatchNorm)} == {0.125}
 
 
 def test_the_paper_decays_nothing():

@@ -20,7 +20,7 @@ from monet_edge.architectures import monet
 from monet_edge.errors import DatasetError, ModelError
 from monet_edge.spec import fold_batchnorm
 from monet_train import evaluate as scoring
-from monet_train import figures
+from monet_train import export, figures
 from monet_train.cli import app
 from monet_train.config import PAPER, STRONG, Settings, as_run
 from monet_train.dataset import load, read
@@ -157,12 +157,14 @@ def test_a_tilted_scan_is_measured_in_true_mm_and_ml(tmp_path, prepared):
     assert (score.truth_ml, score.predicted_ml) == pytest.approx((a.sum() * 0.002, b.sum() * 0.002))
 
 
-def test_the_diagonal_of_a_tilted_array_is_its_longest():
+@pytest.mark.parametrize("side", [1, -1])
+def test_the_diagonal_of_a_tilted_array_is_its_longest(side):
     a = np.zeros((3, 4, 5), bool)
     a[0, 0, 0] = True
-    corners = np.stack(np.meshgrid([0, 3], [0, 4], [0, 5], indexing="ij"), -1).reshape(-1, 3) @ TILTED[:3, :3].T
+    steps = TILTED[:3, :3] * [1, 1, side]  # tilted either way: from the first corner to the last, or across
+    corners = np.stack(np.meshgrid([0, 3], [0, 4], [0, 5], indexing="ij"), -1).reshape(-1, 3) @ steps.T
     longest = np.linalg.norm(corners[:, None] - corners[None], axis=-1).max()
-    assert surface_distances(a, np.zeros_like(a), TILTED[:3, :3])[0] == pytest.approx(longest)
+    assert surface_distances(a, np.zeros_like(a), steps)[0] == pytest.approx(longest)
 
 
 # ---- nothing lost, nothing half replaced ----
@@ -235,6 +237,13 @@ def test_an_output_that_is_a_file_is_said_before_the_work(measured, capsys, monk
             assert "file is a file; expected a folder" in capsys.readouterr().err
 
 
+def test_a_picture_that_cannot_be_written_is_said_before_the_work(measured, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "example", lambda *_: pytest.fail("was segmented"))
+    (measured / "pictures" / "activations.png").mkdir(parents=True)
+    assert call(measured, "figures", "m.safetensors", "data", "-o", "pictures") == 2
+    assert "activations.png is not a regular file" in capsys.readouterr().err
+
+
 def test_every_command_has_debug_and_it_shows_the_traceback(measured, capsys):
     assert len(app.registered_commands) >= 9
     for one in app.registered_commands:
@@ -252,6 +261,15 @@ def test_progress_is_told_case_by_case(measured):
     model = make_model(weights.load(measured / "m.safetensors"), threads=1)
     list(evaluate(model, read(measured / "data"), ["c0", "c1"], progress=done.append))
     assert done == ["c0", "c1"]
+
+
+def test_the_fingerprint_knows_heads_stripped_as_deep_as_training_strips_them(tmp_path, monkeypatch):
+    """6 to 20 pixels of a slice of 256 are 2 to 5 of the fingerprint's 64."""
+    depths, dataset = [], make_dataset(tmp_path / "data", ("a",))
+    monkeypatch.setattr(export, "strip", lambda slices, depth, record: depths.append(depth) or slices)
+    record = make_record("a", size=256)
+    export._fingerprint([load(dataset, "c0")], Settings(dataset="data", net="monet", preprocess=record, recipe=STRONG))
+    assert depths == [2, 3, 5]
 
 
 # ---- names of labels ----

@@ -56,6 +56,19 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_pat
         fit(quick, small[1], {"train": ["case_001"], "val": ["case_000"]}, tmp_path / "run", device="cpu", resume=True)
 
 
+def test_a_case_whose_files_are_copies_of_anothers_is_not_in_both_parts(small):
+    keys = small[1].keys
+    copied = replace(small[1], keys={**keys, "case_002": keys["case_000"]})
+    train.check_split({"train": ["case_000", "case_002"], "val": ["case_001"]}, copied)
+    with pytest.raises(DatasetError, match="validates on case_002, whose files are copies of case_000's, which trains"):
+        train.check_split({"train": ["case_000"], "val": ["case_001", "case_002"]}, copied)
+
+
+def test_a_case_that_a_split_names_twice_would_count_twice(small):
+    with pytest.raises(DatasetError, match="the split has case_001 twice in train"):
+        train.check_split({"train": ["case_000", "case_001", "case_001"], "val": ["case_002"]}, small[1])
+
+
 @pytest.mark.parametrize("part", [{"train": ["case_000"], "val": ["case_000"]}, {"train": ["x"], "val": ["case_000"]}])
 def test_a_split_that_leaks_or_names_strangers_is_refused(small, tmp_path, part):
     with pytest.raises(DatasetError, match="split"):

@@ -203,6 +203,19 @@ def test_two_data_sets_of_one_name_are_refused(released, capsys):
     assert not list(released.glob("x.*"))
 
 
+def test_no_score_comes_from_scans_that_trained(released, capsys):
+    """Its own data set, or another folder with links to its scans, beside which stood a Dice of cases that trained."""
+    (released / "linked").mkdir()
+    for part in ("imagesTr", "labelsTr"):
+        (released / "linked" / part).symlink_to(released / "phantom" / part)
+    about = json.loads((released / "phantom" / "dataset.json").read_text())
+    (released / "linked" / "dataset.json").write_text(json.dumps({**about, "name": "linked"}))
+    for also in ("phantom", "linked"):
+        assert call(released, "export", "run", "phantom", "-o", "x.safetensors", "--also", also) == 2
+        assert f"{also}: the run was trained on 2 of its scans, such as case_00" in capsys.readouterr().err
+    assert not list(released.glob("x.*"))
+
+
 def test_a_failed_export_leaves_the_release_before_it(released, capsys):
     """Measured first, then replaced, all three files or none: a damaged scan of the last data set costs nothing."""
     phantom.write_dataset(released / "damaged", 2, shape=(6, 32, 32))

@@ -66,10 +66,14 @@ def test_every_bit_counts(saved):
                     weights.parse("a", bytes(damaged))
 
 
+VALID = {"format": "monet-edge", "spec": weights._spec.to_json(SPEC), "preprocess": weights._preprocess.to_json(RECORD)}
+VALID |= {"fingerprint": "null", "provenance": "{}"}
+CHANNELS = fold_batchnorm(monet(3, filters=4, depth=1))
+
+
 def forged(spec=SPEC, tensors=TENSORS, texts=None, **metadata):
     """A weights file with a right checksum whatever it holds."""
-    valid = {"format": "monet-edge", "spec": weights._spec.to_json(spec), "preprocess": weights._preprocess.to_json(RECORD)}
-    entries = {**valid, "fingerprint": "null", "provenance": "{}", **(texts or {})}
+    entries = {**VALID, "spec": weights._spec.to_json(spec), **(texts or {})}
     digest = "" if None in entries.values() else weights._checksum(entries, tensors)
     kept = {key: text for key, text in {**entries, "checksum": digest, **metadata}.items() if text is not None}
     return safetensors.numpy.save(dict(tensors), kept)
@@ -116,6 +120,16 @@ REFUSED = {
     "no Spec": (forged(texts={"spec": None}), "not one of monet-edge"),
     "no checksum": (forged(checksum=None), "not one of monet-edge"),
     "wrong checksum": (forged(checksum="0" * 64), "checksum is wrong"),
+    **{
+        f"{key} changed": (forged(texts={key: text}, checksum=weights._checksum(VALID, TENSORS)), "checksum is wrong")
+        for key, text in {
+            "preprocess": weights._preprocess.to_json(replace(RECORD, threshold=0.25)),
+            "provenance": '{"licence": "CC0"}',
+            "spec": edited(lambda ops: None, name="another")["spec"],
+        }.items()
+    },
+    "too many channels": (forged(CHANNELS, random_tensors(CHANNELS)), "the network takes 3 channels, its preprocessing makes 1"),
+    "a Dice that is no text": (forged(texts={"provenance": '{"dice": 0.75}'}), "dice must be text"),
     "weights changed": (WHOLE[:-2] + b"\0\0", "checksum is wrong"),
     "NaN": (forged(tensors=other(FIRST, TENSORS[FIRST] * np.float32(np.nan))), "NaN or infinite"),
     "infinite": (forged(tensors=other(FIRST, TENSORS[FIRST] * np.float32(np.inf))), "NaN or infinite"),

@@ -13,9 +13,24 @@ from ..volume import Scan
 from . import nifti
 from .contract import Header
 from .nifti.image import from_image, to_image
+from .nifti.reader import halves
 from .stream import START, opened
 
-__all__ = ["ENDINGS", "FORMATS", "SCANS", "WRITERS", "Header", "from_image", "is_ours", "peek", "read", "stem", "to_image", "write"]
+__all__ = [
+    "ENDINGS",
+    "FORMATS",
+    "SCANS",
+    "WRITERS",
+    "Header",
+    "from_image",
+    "halves",
+    "is_ours",
+    "peek",
+    "read",
+    "stem",
+    "to_image",
+    "write",
+]
 
 FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
 WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name

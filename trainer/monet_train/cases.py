@@ -1,9 +1,9 @@
-"""What a run was trained on: the channel, the table of labels and every case's key, in its cases.json; and whether that is still so."""
+"""What a run was trained on: channel, table of labels, every case's key and part, in its cases.json; and whether that is still so."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,26 @@ from monet_edge.errors import DatasetError, MonetError
 
 from .dataset import Dataset
 from .prepare import Prepared, key
+from .splits import Split
 
 FILE = "cases.json"
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The cases of a run's split; ``keys`` and ``version`` are those of `prepare.Prepared`."""
+    """The cases of a run's split, and those of them that train; ``keys`` and ``version`` are those of `prepare.Prepared`."""
 
     channel: int
     labels: tuple[str, ...]
     version: int
     keys: dict[str, str]
+    train: tuple[str, ...]
 
 
-def of_prepared(prepared: Prepared, names: Collection[str]) -> Cases:
-    """What a run on these cases is trained on."""
-    return Cases(prepared.channel, prepared.labels, prepared.version, {name: prepared.keys[name] for name in sorted(names)})
+def of_prepared(prepared: Prepared, split: Split) -> Cases:
+    """What a run with this split is trained on."""
+    keys = {name: prepared.keys[name] for name in sorted({*split["train"], *split["val"]})}
+    return Cases(prepared.channel, prepared.labels, prepared.version, keys, tuple(sorted(split["train"])))
 
 
 def to_json(cases: Cases) -> str:
@@ -46,10 +49,11 @@ def read(run: Path) -> Cases | None:
     """
     try:
         found = json.loads((run / FILE).read_bytes())
-        return Cases(int(found["channel"]), tuple(found["labels"]), int(found["version"]), dict(found["keys"]))
+        train = tuple(found.get("train", ()))  # the first runs that recorded anything did not say who trained
+        return Cases(int(found["channel"]), tuple(found["labels"]), int(found["version"]), dict(found["keys"]), train)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MonetError(f"{run / FILE}: cannot be read ({error}); expected what monet-train fit wrote") from None
 
 
@@ -64,10 +68,13 @@ def changes(then: Cases | None, now: Cases) -> str:
     if then.version != now.version:
         return "its cases were prepared by another version of monet-train"
     others = sorted(name for name in {*then.keys, *now.keys} if then.keys.get(name) != now.keys.get(name))
-    return f"the files of {len(others)} of its cases are others now, such as those of {others[0]}" if others else ""
+    if others:
+        return f"the files of {len(others)} of its cases are others now, such as those of {others[0]}"
+    moved = sorted({*then.train} ^ {*now.train} if then.train else ())  # a splits.json that was edited
+    return f"its split was another one: {moved[0]} {'trained' if moved[0] in then.train else 'validated'}" if moved else ""
 
 
-def check_dataset(run: Path, dataset: Dataset, names: Collection[str], channel: int) -> None:
+def check_dataset(run: Path, dataset: Dataset, split: Split, channel: int) -> None:
     """Hold a data set to what a run was trained on.
 
     Raises
@@ -75,12 +82,12 @@ def check_dataset(run: Path, dataset: Dataset, names: Collection[str], channel: 
     DatasetError
         If it is another one, or has been changed since, or another channel is meant.
     """
-    then = read(run)
-    strangers = sorted({*names} - dataset.pairs.keys())
+    then, names = read(run), sorted({*split["train"], *split["val"]})
+    strangers = [name for name in names if name not in dataset.pairs]
     if strangers:
         raise DatasetError(f"{dataset.folder}: there is no case {strangers[0]} among its {len(dataset.pairs)}; is it another data set?")
     keys = {name: key(dataset, name, channel, then.version) for name in names} if then else {}
-    what = changes(then, Cases(channel, dataset.labels, then.version if then else 0, keys))
+    what = changes(then, Cases(channel, dataset.labels, then.version if then else 0, keys, tuple(split["train"])))
     if what:
         raise DatasetError(f"{dataset.folder} is not what {run} was trained on: {what}")
 

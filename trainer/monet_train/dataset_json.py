@@ -21,6 +21,7 @@ from monet_edge.preprocess import check_labels
 
 FILE = "dataset.json"
 LISTS = ("training", "validation")  # whose entries are cases; `test` has no labels to learn from
+BACKGROUND = "background"
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody labelled
 MOST = 256  # labels, background included: they are kept in a byte
 _NUMBERED = re.compile(r"_\d{4}$")  # nnU-Net's channel number, at the end of a file's name
@@ -86,10 +87,10 @@ def read_labels(folder: Path, labels: Any) -> tuple[tuple[str, ...], int | None]
     """
     try:
         if all(key.isdigit() for key in labels):
-            table = [(int(key), str(name)) for key, name in labels.items()]
+            table = [(int(key), _text(name)) for key, name in labels.items()]
         else:
             table = [(_whole(number), name) for name, number in labels.items()]
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DatasetError(f"{folder / FILE}: labels must map numbers to names or names to numbers, found {labels!r}") from None
     ignore = next((number for number, name in table if name == IGNORE), None)
     named = {number: name for number, name in table if name != IGNORE}
@@ -97,6 +98,8 @@ def read_labels(folder: Path, labels: Any) -> tuple[tuple[str, ...], int | None]
         raise DatasetError(f"{folder / FILE}: labels must be numbered 0 (background), 1, 2, ... without gaps, found {labels!r}")
     if (ignore is not None and ignore in named) or len({*named.values()}) < len(named):
         raise DatasetError(f"{folder / FILE}: every label needs a name and a number of its own, found {labels!r}")
+    if any(name.lower() == BACKGROUND for number, name in named.items() if number):
+        raise DatasetError(f"{folder / FILE}: 0 is the background, whatever its name; another number is called so, found {labels!r}")
     if len(named) > MOST:
         raise DatasetError(f"{folder / FILE}: at most {MOST - 1} labels are kept apart, found {len(named) - 1}")
     names = tuple(named[number] for number in range(1, len(named)))
@@ -105,6 +108,12 @@ def read_labels(folder: Path, labels: Any) -> tuple[tuple[str, ...], int | None]
     except MonetError as error:
         raise DatasetError(f"{folder / FILE}: {error}") from None
     return names, ignore
+
+
+def _text(name: Any) -> str:
+    if not isinstance(name, str | int):  # {"1": 1} names a label "1"; None and lists name nothing
+        raise ValueError
+    return str(name)
 
 
 def _whole(number: Any) -> int:
@@ -200,9 +209,10 @@ def _inside(folder: Path, where: str, given: Any) -> Path:
 
 def _named(folder: Path, pairs: list[Pair]) -> list[Pair]:
     """Listed cases, no image twice; files of one name in several folders get their folders' names before their own."""
-    images: dict[Path, Pair] = {}
+    images: dict[tuple[int, int], Pair] = {}
     for pair in pairs:
-        other = images.setdefault(pair.image, pair)
+        status = pair.image.stat()  # a link's other name is the same scan
+        other = images.setdefault((status.st_dev, status.st_ino), pair)
         if other is not pair:
             raise DatasetError(f"{folder / FILE}: {other.where} and {pair.where} are the same scan, {pair.image.relative_to(folder)}")
     names = Counter(pair.name for pair in pairs)

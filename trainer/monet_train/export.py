@@ -214,7 +214,7 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
     ------
     MonetError
         If ``output`` cannot be written, the run is not finished or of other cases, two data sets have one name, or one has no label
-        of the model's.
+        of the model's, or holds scans that trained.
     """
     check_output(output)
     for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
@@ -222,6 +222,13 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
     settings = _finished(run)
     split = read_splits(run / "splits.json")[0]
     check_names(dataset, [*split["train"], *split["val"]])
+    trained = {_file(dataset, name) for name in split["train"]}
+    for other in others:
+        seen = [name for name in other.pairs if _file(other, name) in trained]
+        if seen:
+            raise DatasetError(
+                f"{other.folder}: the run was trained on {len(seen)} of its scans, such as {seen[0]}; it measures nothing new"
+            )
     given = [
         (f"{one_line(dataset.name)}, validation", dataset, split["val"]),
         *((one_line(other.name), other, list(other.pairs)) for other in others),
@@ -232,6 +239,12 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
             raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
     matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
     return [Measured(*part, matched) for part, matched in zip(given, matches, strict=True)]
+
+
+def _file(dataset: Dataset, name: str) -> tuple[int, int]:
+    """What all names of a case's scan have in common."""
+    status = dataset.pairs[name][0].stat()
+    return status.st_dev, status.st_ino
 
 
 def _finished(run: Path) -> Settings:
@@ -287,7 +300,7 @@ def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: C
     """Fold a run on a data set, with the appearance of its training scans; nothing is written."""
     folded = fold_run(run, Source.of(dataset), {"command": command, "channel": channel}, {})
     split = read_splits(run / "splits.json")[0]
-    check_dataset(run, dataset, [*split["train"], *split["val"]], channel)
+    check_dataset(run, dataset, split, channel)
     check_names(dataset, split["train"])
     return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], channel, progress), folded.settings))
 

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import torch
 
+from monet_edge.files import refuse_special
 from monet_edge.model import Model
 from monet_edge.preprocess import network_input, to_mask
 from monet_edge.weights import Weights, load
@@ -118,6 +119,9 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     found, record = read(folder, channel), weights.preprocess
     matched, names = match(record.labels, found.labels, weights.merged), list(cases) or list(found.pairs)[:4]
     check_names(found, names)
+    pictures = [output / f"{name}.png" for name in ("overlays", "boxes", "activations")]
+    for path in pictures:
+        refuse_special(path)
     engine = make_model(weights)
     output.mkdir(parents=True, exist_ok=True)
     examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -126,13 +130,11 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
         case = load_case(found, name, channel)
         examples.append(example(engine, case, matched))
         scores.extend(score(engine, case, matched, found.spacing_known))
-    overlays(
-        output / "overlays.png", [image[record.context] for image, _, _ in examples], *zip(*(rest for _, *rest in examples), strict=True)
-    )
-    yield output / "overlays.png", {}
-    boxes(output / "boxes.png", {weights.name: scores})
-    yield output / "boxes.png", {}
-    yield output / "activations.png", activations(output / "activations.png", weights, examples[0][0])
+    overlays(pictures[0], [image[record.context] for image, _, _ in examples], *zip(*(rest for _, *rest in examples), strict=True))
+    yield pictures[0], {}
+    boxes(pictures[1], {weights.name: scores})
+    yield pictures[1], {}
+    yield pictures[2], activations(pictures[2], weights, examples[0][0])
 
 
 def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,11 +9,9 @@ Normalisation and resizing happen when a training loads it, by the runtime's cod
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from PIL import Image
 
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
+from monet_edge.formats import halves
 from monet_edge.preprocess import Statistics
 
 from . import dataset as _dataset
@@ -77,8 +76,10 @@ class Prepared:
         """
         path = self.folder / f"{name}.zip"
         with _intact(path), zipfile.ZipFile(path) as archive:
-            depth, height, width = json.loads(archive.read("case.json"))["shape"]
-            return depth, height, width
+            about = json.loads(archive.read("case.json"))
+            key, (depth, height, width) = about["key"], about["shape"]
+        self._hold(name, key)
+        return depth, height, width
 
     def load(self, name: str) -> Case:
         """Read one case back, exactly as it was.
@@ -91,9 +92,14 @@ class Prepared:
         path = self.folder / f"{name}.zip"
         with _intact(path):
             key, case = _read(path, name)
-        if key != self.keys[name]:
-            raise DatasetError(f"{path}: made of other files, labels or channel than {INDEX} says; run monet-train prepare again")
+        self._hold(name, key)
         return case
+
+    def _hold(self, name: str, key: str) -> None:
+        """Hold a case's key to what the index says."""
+        if key != self.keys[name]:
+            path = self.folder / f"{name}.zip"
+            raise DatasetError(f"{path}: made of other files, labels or channel than {INDEX} says; run monet-train prepare again")
 
 
 def prepare(
@@ -157,15 +163,9 @@ def key(dataset: Dataset, name: str, channel: int, version: int) -> str:
     """The hash of all that decides a case, see `Prepared`; of an earlier version where that is meant."""
     digest = hashlib.sha256(json.dumps([version, channel, dataset.labels, dataset.ignore]).encode())
     for path in dataset.pairs[name]:
-        for half in _halves(path):
+        for half in halves(path):
             digest.update(hashlib.sha256(half.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _halves(path: Path) -> list[Path]:
-    """The file itself, or both where header and voxels are two."""
-    stem = re.sub(r"\.(img|hdr)(\.gz)?$", "", path.name)
-    return sorted(path.parent.glob(f"{glob.escape(stem)}.[ih][md][gr]*")) if stem != path.name else [path]
 
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:

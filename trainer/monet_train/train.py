@@ -97,7 +97,7 @@ def fit(
         demand(settings, prepared, split, place)
         if rank == 0:  # a second run in the same folder would replace this one's checkpoints
             claim.enter_context(locked(folder))
-        trained_on = cases.of_prepared(prepared, [*split["train"], *split["val"]])
+        trained_on = cases.of_prepared(prepared, split)
         state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
@@ -234,7 +234,7 @@ def choose_device(name: str = "", rank: int = 0) -> torch.device:
 
 
 def check_split(split: Split, prepared: Prepared) -> None:
-    """Raise a DatasetError unless both parts of a split hold cases of this data set, none of them in both."""
+    """Raise a DatasetError unless both parts of a split hold cases of this data set, once each, and no copies of one in both."""
     unknown = sorted({*split["train"], *split["val"]} - prepared.keys.keys())
     if unknown:
         raise DatasetError(f"{prepared.folder}: the split names cases that it does not hold: {len(unknown)}, such as {unknown[0]}")
@@ -243,6 +243,13 @@ def check_split(split: Split, prepared: Prepared) -> None:
     both = set(split["train"]) & set(split["val"])
     if both:
         raise DatasetError(f"the split has {min(both)} in both parts; validation must be of other patients")
+    for part in ("train", "val"):
+        if len({*split[part]}) < len(split[part]):
+            raise DatasetError(f"the split has {max(split[part], key=split[part].count)} twice in {part}")
+    trained = {prepared.keys[name]: name for name in split["train"]}
+    for name in split["val"]:
+        if (original := trained.get(prepared.keys[name])) is not None:
+            raise DatasetError(f"the split validates on {name}, whose files are copies of {original}'s, which trains")
 
 
 def set_up_torch(settings: Settings, place: torch.device) -> None:

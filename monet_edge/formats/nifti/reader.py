@@ -46,18 +46,18 @@ def sniff(path: Path, start: bytes) -> bool:
 
 def peek(path: Path) -> Header:
     """Read and check the header only, see `contract.Format`."""
-    halves = _halves(path)
-    with opened(halves[0]) as stream:
-        layout = parse(stream.read, pair=len(halves) > 1)
+    parts = halves(path)
+    with opened(parts[0]) as stream:
+        layout = parse(stream.read, pair=len(parts) > 1)
         version = stream.version
-        if len(halves) == 1:
+        if len(parts) == 1:
             _check_size(stream, layout)
-    if len(halves) > 1:
-        with opened(halves[1]) as stream:
+    if len(parts) > 1:
+        with opened(parts[1]) as stream:
             version = stream.version
             _check_size(stream, layout)
     ours = written_by_us(layout.header)
-    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(halves[-1], version, layout))
+    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(parts[-1], version, layout))
 
 
 def read(header: Header, volume: int) -> Scan:
@@ -97,8 +97,14 @@ def without_huge(voxels: np.ndarray) -> np.ndarray:
     return voxels
 
 
-def _halves(path: Path) -> tuple[Path, ...]:
-    """The file itself, or header and voxels where they are two, whichever of them is named; HEAD.HDR belongs to HEAD.IMG."""
+def halves(path: Path) -> tuple[Path, ...]:
+    """The file itself, or header and voxels where they are two, whichever of them is named; HEAD.HDR belongs to HEAD.IMG.
+
+    Raises
+    ------
+    ScanError
+        If there is one of them only.
+    """
     named = re.fullmatch(r"(.*)\.(hdr|img)(\.gz)?", path.name, re.IGNORECASE | re.DOTALL)
     if named is None:
         return (path,)
