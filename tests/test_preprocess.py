@@ -110,7 +110,7 @@ def test_a_z_scored_volume_keeps_its_background():
 
 def test_what_lies_at_the_floor_is_background_and_what_lies_above_it_is_not():
     found = Statistics(0.0, 10.0, 30.0, 10.0, (0.0,) * len(QUANTILES), 0.5, 0)
-    seen = normalise(np.array([[9, 10, 11]], np.int16), replace(RECORD, low=-3.0, high=6.0), found)
+    seen = normalise(Voxels(np.array([[9, 10, 11]], np.int16)), replace(RECORD, low=-3.0, high=6.0), found)
     np.testing.assert_allclose(seen, [[0, 0, 11 / 90]], rtol=1e-6)  # -3 SD are 0, 6 SD 90
 
 

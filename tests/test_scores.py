@@ -266,7 +266,7 @@ def test_progress_is_told_case_by_case(measured):
 def test_the_fingerprint_knows_heads_stripped_as_deep_as_training_strips_them(tmp_path, monkeypatch):
     """6 to 20 pixels of a slice of 256 are 2 to 5 of the fingerprint's 64."""
     depths, dataset = [], make_dataset(tmp_path / "data", ("a",))
-    monkeypatch.setattr(export, "strip", lambda slices, depth, record: depths.append(depth) or slices)
+    monkeypatch.setattr(export, "strip_skull", lambda slices, depth, record: depths.append(depth) or slices)
     record = make_record("a", size=256)
     export._fingerprint([load(dataset, "c0")], Settings(dataset="data", net="monet", preprocess=record, recipe=STRONG))
     assert depths == [2, 3, 5]
