@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
-from .preprocess import Preprocess, Statistics, normalise, resize
+from .preprocess import Preprocess, Statistics, normalise
 
 SIDE = 64  # pixels; coarse enough that a scan of any size takes under 50 ms
 _SLICES = 12  # looked at, spread over the middle of the volume
@@ -56,7 +56,7 @@ class Fingerprint:
 def look(volume: np.ndarray, record: Preprocess, statistics: Statistics, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
     """A few slices of a canonical volume (Z, H, W), normalised for the network: (N, SIDE, SIDE) float32."""
     chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(volume) - 1)).round().astype(int))
-    return np.stack([resize(normalise(volume[z], record, statistics, slope, inter), SIDE, SIDE) for z in chosen])
+    return np.stack([normalise(volume[z], record, statistics, slope, inter, (SIDE, SIDE)) for z in chosen])
 
 
 def features(slices: np.ndarray) -> np.ndarray:

@@ -174,11 +174,12 @@ class Model:
         """Refuse a volume (X, Y, Z) of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
         record = self.weights.preprocess
         cut, _ = _volume.to_canonical(np.broadcast_to(np.uint8(0), shape), affine, preprocess.SLICINGS[record.slicing])
+        seen = 4 * record.size**2 * preprocess.Inputs.room(record, self.threads)
         needed = memory.peak(
             cut.shape,
             dtype,
             classes=self.weights.spec.classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size),
+            workspace=self.engine.workspace_bytes(record.size, record.size) + seen,
             threads=self.threads,
             probabilities=probabilities,
             cleaning=cleaning,
@@ -194,7 +195,7 @@ class Model:
         flip: bool = False,
         progress: Progress | None = None,
     ) -> Segmentation:
-        """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and the workspaces are in memory.
+        """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
 
         Parameters
         ----------
@@ -219,7 +220,7 @@ class Model:
         record, classes = self.weights.preprocess, self.weights.spec.classes
         axes = preprocess.SLICINGS[record.slicing]
         voxels, _ = _volume.to_canonical(scan.voxels, scan.affine, axes)
-        statistics = preprocess.measure(voxels, scan.slope, scan.inter)
+        statistics = preprocess.measure(voxels, scan.slope, scan.inter, self.threads)
         mask = np.zeros(scan.shape, np.uint8, order="F")
         mask_slices, _ = _volume.to_canonical(mask, scan.affine, axes)
         kept, kept_slices = None, []
@@ -228,14 +229,10 @@ class Model:
             kept_slices = [_volume.to_canonical(kept[..., c], scan.affine, axes)[0] for c in range(classes)]
         limit = record.threshold if threshold is None else threshold
 
-        def load(z: int) -> np.ndarray:
-            return preprocess.network_input(voxels, z, record, statistics, scan.slope, scan.inter)
+        load = preprocess.Inputs(voxels, record, statistics, scan.slope, scan.inter, self.threads)
 
         def store(z: int, probability: np.ndarray) -> None:
-            probability = preprocess.resize(probability, *voxels.shape[1:])
-            mask_slices[z] = preprocess.to_mask(probability, limit)
-            for c, slices in enumerate(kept_slices):
-                slices[z] = probability[c]
+            preprocess.to_mask(probability, limit, mask_slices[z], [slices[z] for slices in kept_slices])
 
         count = len(voxels)
 

@@ -14,8 +14,7 @@ import torch
 from conftest import random_tensors
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.engine import Engine
-from monet_edge.engine.algorithms import families
+from monet_edge.engine import FAMILIES, Engine
 from monet_edge.engine.codegen import cache, jit
 from monet_edge.errors import SpecError
 from monet_edge.spec import fold
@@ -183,7 +182,7 @@ def test_ctrl_c_stops_within_a_few_slices(threads):
         import numpy as np
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.engine import Engine
+        from monet_edge.engine import FAMILIES, Engine
         from monet_edge.spec import fold
         spec = fold(monet())
         engine = Engine(spec, random_tensors(spec), {threads})
@@ -223,7 +222,7 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
     files = sorted((tmp_path / "monet-edge").iterdir())
-    assert [file.name.split("-")[0] for file in files] == sorted(families())
+    assert [file.name.split("-")[0] for file in files] == sorted(FAMILIES)
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert files[0].parent.stat().st_mode & 0o777 == 0o700
     files[1].write_bytes(files[1].read_bytes()[:-1])  # truncated: compiled anew, never run
@@ -238,7 +237,7 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     code = f"""if True:
         from conftest import random_tensors
         from monet_edge.architectures import monet
-        from monet_edge.engine import Engine
+        from monet_edge.engine import FAMILIES, Engine
         from monet_edge.spec import fold
         spec = fold(monet(filters=4, depth=1, classes={classes}))
         Engine(spec, random_tensors(spec))
@@ -271,8 +270,8 @@ def test_no_kernel_leaves_its_buffers(side):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
-@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output"])
+@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output", "voxels", "labels"])
 @pytest.mark.parametrize("side", ["behind", "before"])
-def test_an_overrun_of_one_vector_is_caught(side, area):
+def test_an_overrun_of_one_vector_or_row_is_caught(side, area):
     result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True)
     assert result.returncode == -signal.SIGSEGV

@@ -111,8 +111,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:
     """All slices of a case as the network sees them, without their neighbours: (Z, S, S) float32."""
-    slices = (normalise(raw, record, case.statistics, case.slope, case.inter) for raw in case.image)
-    return np.stack([resize(image, record.size, record.size) for image in slices])
+    size = (record.size, record.size)
+    return np.stack([normalise(raw, record, case.statistics, case.slope, case.inter, size) for raw in case.image])
 
 
 def labels_of(case: Case, record: Preprocess, merged: bool) -> np.ndarray:
