@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import BinaryIO
 
 from ..errors import ResourceError, ScanError
 from ..files import missing
+from . import deflate
 
 MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
 _CHUNK = 1 << 20  # bytes decompressed at a time
 _GZIP = b"\x1f\x8b"
+_HEAD = 4  # bytes of a member's header up to its flags
+_FLAGS = b"\x1f"  # the highest that there is
 
 
 class Stream:
@@ -22,10 +24,9 @@ class Stream:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
-        self.gzip = file.read(2) == _GZIP
-        file.seek(0)
-        self._inflate = zlib.decompressobj(31) if self.gzip else None
-        self._pending = b""
+        self.gzip = self._begin(file.read(_HEAD))
+        if not self.gzip:
+            file.seek(0)
         self.trailing = 0  # bytes after the end of the gzip stream, known once that end is reached
 
     def some(self, most: int) -> bytes:
@@ -39,7 +40,7 @@ class Stream:
                 raise ScanError("the compressed data ends too early: the file is truncated. Copy it again.")
             try:
                 piece = self._inflate.decompress(compressed, most)
-            except zlib.error as error:
+            except deflate.library.error as error:
                 raise ScanError(f"the compressed data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
             self._pending = self._inflate.unconsumed_tail
             if self._inflate.eof:
@@ -50,13 +51,18 @@ class Stream:
 
     def _next_member(self) -> None:
         """A gzip file may be several, one after the other (bgzip); whatever else follows is counted."""
-        rest = self._inflate.unused_data if self._inflate else b""
-        rest += self.file.read(max(2 - len(rest), 0))
-        if rest.startswith(_GZIP):
-            self._inflate, self._pending = zlib.decompressobj(31), rest
-        else:
-            self._inflate, self._pending = None, b""
+        rest = self._inflate.unused_data
+        rest += self.file.read(max(_HEAD - len(rest), 0))
+        if not self._begin(rest):
             self.trailing = len(rest) + self.size - self.file.tell()
+
+    def _begin(self, start: bytes) -> bool:
+        """Whether a gzip member starts so; then it is what is inflated from now on."""
+        found = start.startswith(_GZIP)
+        if found and start[3:_HEAD] > _FLAGS:  # ISA-L would pass over them
+            raise ScanError("the compressed data is damaged (unknown header flags set). Copy it again.")
+        self._inflate, self._pending = (deflate.decompressor(), start) if found else (None, b"")
+        return found
 
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""
