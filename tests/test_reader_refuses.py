@@ -20,6 +20,7 @@ def library(request, monkeypatch):
     """Both libraries that may inflate."""
     found = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
     monkeypatch.setattr(deflate, "library", found)
+    monkeypatch.setattr(deflate, "Error", found.error)
     return found
 
 

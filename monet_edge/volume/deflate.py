@@ -9,6 +9,7 @@ try:
 except ImportError:
     import zlib as library  # type: ignore[no-redef]
 
+Error: type[Exception] = library.error
 GZIP = 31  # window of 32 KB, a header and a trailer of gzip
 
 

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import ResourceError, ScanError
 from ..files import missing
@@ -24,6 +24,8 @@ class Stream:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file, self.size = file, size
+        self._inflate: Any = None
+        self._pending = b""
         self.gzip = self._begin(file.read(_HEAD))
         if not self.gzip:
             file.seek(0)
@@ -40,7 +42,7 @@ class Stream:
                 raise ScanError("the compressed data ends too early: the file is truncated. Copy it again.")
             try:
                 piece = self._inflate.decompress(compressed, most)
-            except deflate.library.error as error:
+            except deflate.Error as error:
                 raise ScanError(f"the compressed data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
             self._pending = self._inflate.unconsumed_tail
             if self._inflate.eof:

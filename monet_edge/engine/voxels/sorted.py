@@ -138,7 +138,7 @@ class Sorted:
             paths = below
         fixed = [self._bits - 16 * (levels + 1), levels, trie, trie.strides[0]]
         tables = self._pass(count_keys, fixed, lambda: [np.zeros((len(new), BINS), np.int64)])
-        counts = sum(each for (each,) in tables)
+        counts = np.sum([each for (each,) in tables], axis=0)
         for bits, node in paths.items():
             self._nodes[bits] = np.cumsum(counts[node])
 
