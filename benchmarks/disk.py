@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,15 @@ def measure(threads: int, rounds: int, ct: Sequence[int] = CT, deep: Sequence[in
         folder = Path(name)
         for part in ("one", "many", "deep"):
             (folder / part).mkdir()
-        phantom.save(phantom.make(shape=tuple(ct))[0], folder / "one" / "scan.nii.gz")
+        phantom.save(phantom.make(shape=(ct[0], ct[1], ct[2]))[0], folder / "one" / "scan.nii.gz")
         for i in range(smalls):
             phantom.save(phantom.make(i, SMALL)[0], folder / "many" / f"scan{i:02d}.nii.gz")
-        phantom.save(phantom.make(shape=tuple(deep))[0], folder / "deep" / "scan.nii.gz")
+        phantom.save(phantom.make(shape=(deep[0], deep[1], deep[2]))[0], folder / "deep" / "scan.nii.gz")
         found: dict[str, Any] = {"threads": threads, "ct": list(ct), "deep_shape": list(deep), "smalls": smalls}
         for part, segmenter in (("one", SEGMENTER), ("many", SMALL_SEGMENTER)):
             contestants: dict[str, Callable[[], float]] = {
-                "command": lambda part=part, segmenter=segmenter: _command(folder / part, segmenter, threads)["seconds"],
-                "slices": lambda part=part, segmenter=segmenter: _slices(folder / part, segmenter, threads),
+                "command": partial(_seconds, folder / part, segmenter, threads),
+                "slices": partial(_slices, folder / part, segmenter, threads),
             }
             if part == "one":
                 with suppress(ImportError):
@@ -85,13 +86,18 @@ def _in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[s
 
 def _command(folder: Path, segmenter: str, threads: int) -> dict[str, float]:
     """``monet-edge segment`` of all scans of a folder: seconds from launch to end, peak bytes."""
-    command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), "segment", *map(str, sorted(folder.glob("*.nii.gz"))), "--model",
-               segmenter, "-o", str(folder / "masks" / "scan_seg.nii.gz" if len(list(folder.glob("*.nii.gz"))) == 1 else folder / "masks"),
-               "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
-    (folder / "masks").mkdir(exist_ok=True)
+    scans, masks = sorted(folder.glob("*.nii.gz")), folder / "masks"
+    masks.mkdir(exist_ok=True)
+    output = masks if len(scans) > 1 else masks / "scan_seg.nii.gz"
+    command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), "segment", *map(str, scans), "--model", segmenter,
+               "-o", str(output), "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
     start = time.monotonic()
-    output = subprocess.run(command, env=environment("native", threads), cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return {"seconds": time.monotonic() - start, "peak": int(output.splitlines()[-1])}
+    done = subprocess.run(command, env=environment("native", threads), cwd=ROOT, check=True, capture_output=True, text=True)
+    return {"seconds": time.monotonic() - start, "peak": int(done.stdout.splitlines()[-1])}
+
+
+def _seconds(folder: Path, segmenter: str, threads: int) -> float:
+    return _command(folder, segmenter, threads)["seconds"]
 
 
 def _slices(folder: Path, segmenter: str, threads: int) -> float:

@@ -7,6 +7,7 @@ A script: nothing of monet-edge is imported. RECORD is a model's preprocessing r
 
 import json
 import sys
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,9 +15,9 @@ import openvino
 from scipy import ndimage
 
 
-def main(scan: str, mask: str, onnx: str, threads: int, record: dict) -> None:  # type: ignore[type-arg]
+def main(scan: str, mask: str, onnx: str, threads: int, record: dict[str, Any]) -> None:
     """One stream of one thread for each of ``threads``, which is OpenVINO's fastest way through many slices."""
-    stored = nibabel.load(scan)
+    stored: Any = nibabel.load(scan)
     image = nibabel.as_closest_canonical(stored)
     voxels = image.get_fdata(dtype=np.float32)[::-1, ::-1].transpose(2, 1, 0)  # from RAS to what a radiologist sees, slices first
     foreground = voxels[voxels > 0.03 * np.percentile(voxels, 99.5)]
@@ -50,4 +51,4 @@ def main(scan: str, mask: str, onnx: str, threads: int, record: dict) -> None:  
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]), json.loads(sys.argv[5]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), json.loads(sys.argv[5]))

@@ -48,6 +48,7 @@ class Engine:
         self.spec = spec
         self.threads = max(1, threads)
         self._tensors = tensors
+        self._multiple = multiple_of(spec)  # once: a tenth of a slice of 64x64
         self._plan = Plan(spec, tensors, jit.target().isa)
         self._code = jit.load(families(self._plan.algorithms))
         self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
@@ -152,7 +153,7 @@ class Engine:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
             raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
         height, width = image.shape[1:]
-        multiple = multiple_of(self.spec)
+        multiple = self._multiple
         if height % multiple or width % multiple or not height or not width:
             raise SpecError(f"expected sides that divide by {multiple}, found {height}x{width}; pad or resize the slice")
         return height, width

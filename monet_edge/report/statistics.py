@@ -81,7 +81,7 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
 
 def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tuple[float, ...]:
     """One plane's share, of a box: voxels, sums and ends of x and y, z; finite voxels, their mean, squared deviations, ends."""
-    x, y = (places + side.start for places, side in zip(np.nonzero(inside), box, strict=False))
+    x, y = (places + first for places, first in zip(np.nonzero(inside), (box[0].start, box[1].start), strict=True))
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
         values = scan.voxels[box][inside].astype(np.float64) * scan.slope + scan.inter
     values = values[np.isfinite(values)]

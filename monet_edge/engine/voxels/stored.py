@@ -43,7 +43,7 @@ def form_of(dtype: np.dtype) -> int:
 
 def known(array: np.ndarray) -> np.ndarray:
     """The array, if its dtype is one of `FORMS`; a float16 or boolean one in float32: no scan's file holds those."""
-    return array.astype(np.float32) if array.dtype.kind == "b" or array.dtype.name == "float16" else array
+    return array.astype(np.float32) if array.dtype.char in "?e" else array
 
 
 Convert = Callable[[Vectors, Form, Any, int], Any]  # of bits as loaded, so many lanes of them: 1 is no vector
