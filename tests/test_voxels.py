@@ -40,7 +40,7 @@ def test_the_input_is_that_of_numpy_bit_for_bit(dtype, shape):
     volume = volume_of(dtype)
     centre, spread = (float(np.nan_to_num(part(volume[2].astype(np.float64)))) for part in (np.mean, np.std))
     for view in views(volume):
-        for floor in (-np.inf, centre - spread):
+        for floor in (-np.inf, centre - spread, float(view[1, 1, 1]) * 1.7 - 3.1):  # a voxel at the floor is background
             numbers = {"slope": 1.7, "inter": -3.1, "low": centre - 2 * spread, "high": centre + spread, "floor": floor}
             comp = np.full(shape, 9, np.float32)
             voxels.fill(comp, view[1], **numbers)
