@@ -58,6 +58,23 @@ def run(
         chart.draw(load(results), HERE / "speed.svg")
 
 
+@app.command("disk")
+def disk_command(
+    rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Small scans; not for publication.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Measure the whole command from disk to disk, on one thread and two, beside its slices and a peer, and write README.md."""
+    found, rows = machine.describe(), []
+    sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "smalls": 2} if quick else {}
+    for threads in (2, 1):
+        typer.echo(f"measuring {threads} thread(s) ...")
+        rows.append(measure.in_process("disk", "native", threads, rounds=rounds, **sizes))
+    record(results / "disk-native.json", found, rows, rounds=rounds)
+    if results == RESULTS:
+        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+
+
 @app.command("paper")
 def paper_command(
     slices: Annotated[int, typer.Option(min=1, help="Slices that Table 2 times; fewer are scaled to the paper's 150.")] = paper.VOLUME,
@@ -212,6 +229,7 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
         other_cores=section("cores", tables.cores, title=False, results=other),
         other_networks=section("network", tables.networks, title=False, results=other),
         startup=section("startup", tables.startup, title=False),
+        disk=section("disk", tables.disk, title=False),
     )
     return text.rstrip() + "\n"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monet_edge.engine import compile_all
-from monet_edge.engine.algorithms import ALGORITHMS
+from monet_edge.engine import FAMILIES, compile_all
 from monet_edge.engine.codegen import jit
 
 from .machine import foreign_instructions
@@ -21,7 +20,7 @@ def measure(threads: int, held_to: str) -> dict[str, Any]:
     """
     compile_all()  # initialises LLVM
     target = jit.target()
-    found = foreign_instructions(held_to, jit.compile_object(tuple(algorithm.kernel for algorithm in ALGORITHMS), target))
+    found = foreign_instructions(held_to, jit.compile_object(tuple(kernel for kernels in FAMILIES.values() for kernel in kernels), target))
     if found["foreign"]:
         raise RuntimeError(f"{found['foreign']} instructions of our kernels for {target.cpu} are foreign to {held_to}")
     return {"isa": held_to, "cpu": target.cpu, **found}

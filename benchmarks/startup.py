@@ -28,7 +28,7 @@ RUNNERS = ("monet-edge", "OpenVINO", "ONNX Runtime", "PyTorch")
 IMPORTS = {"import monet_edge": "import monet_edge", "import monet_edge.cli": "import monet_edge.cli", "import numpy": "import numpy"}
 
 # The command line as `python -m monet_edge` runs it, then its own peak memory.
-_CLI = """
+COMMAND = """
 import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
 from first_slice import peak_memory
@@ -98,8 +98,9 @@ def _command_line(folder: Path, threads: int) -> dict[str, float]:
     scan = folder / "scan.nii.gz"
     if not scan.exists():
         nibabel.save(phantom.to_image(phantom.make(shape=SCAN)[0]), scan)
-    command = [sys.executable, "-c", _CLI, str(Path(__file__).parent), "segment", str(scan), "--model", str(folder / "model.safetensors"),
-               "-o", str(folder / "mask.nii.gz"), "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
+    command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), "segment", str(scan),
+               "--model", str(folder / "model.safetensors"), "-o", str(folder / "mask.nii.gz"),
+               "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
     start = time.monotonic()
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     output = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -131,6 +131,31 @@ def startup(found: Row) -> str:
     return "\n\n".join((first, imports, cli))
 
 
+def disk(rows: Sequence[Row]) -> str:
+    """The whole command beside the time of its slices, beside the peer, and its memory."""
+
+    def seconds(row: Row) -> str:
+        return f"{row['median']:.2f} s ({row['min']:.2f})"
+
+    shown = []
+    for row in rows:
+        depth, height, width = row["ct"]
+        one, many, deep = row["one"], row["many"], row["deep"]
+        n = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        shown.append([f"`monet-edge segment` of a {width}x{height}x{depth} int16 .nii.gz, `brain-flair`", n, seconds(one["command"]),
+                      f"{seconds(one['slices'])} in `Model.predict`", ratio(one["command"], one["slices"])])  # fmt: skip
+        shown.append([f"{row['smalls']} volumes of 79x67x64 in one call, `hippocampus`", n, seconds(many["command"]),
+                      f"{seconds(many['slices'])} in `Model.predict`", ratio(many["command"], many["slices"])])  # fmt: skip
+        if "peer" in one:
+            what = f"the first job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {one['dice']:.3f}"
+            shown.append([what, n, seconds(one["peer"]), f"{seconds(one['command'])} by ours", ratio(one["peer"], one["command"])])
+        peak, volume = (deep[key] / 1e6 for key in ("peak", "volume"))
+        shape = "x".join(map(str, row["deep_shape"][::-1]))
+        over = f"{peak - volume:.0f} MB more"
+        shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
+    return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
+
+
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
     """What this runtime promises, beside what was measured; of the ``other`` machine only what differs there."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
-from .preprocess import Preprocess, Statistics, normalise, resize
+from .preprocess import Preprocess, Statistics, normalise
 from .volume import Voxels
 
 SIDE = 64  # pixels; coarse enough that a scan of any size takes under 50 ms
@@ -57,7 +57,7 @@ class Fingerprint:
 def look(volume: Voxels, record: Preprocess, statistics: Statistics) -> np.ndarray:
     """A few slices of a canonical volume (Z, H, W), normalised for the network: (N, SIDE, SIDE) float32."""
     chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(volume) - 1)).round().astype(int))
-    return np.stack([resize(normalise(volume[z], record, statistics), SIDE, SIDE) for z in chosen])
+    return np.stack([normalise(volume[z], record, statistics, (SIDE, SIDE)) for z in chosen])
 
 
 def features(slices: np.ndarray) -> np.ndarray:

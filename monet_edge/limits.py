@@ -73,7 +73,7 @@ def peak(
     classes : int
         Channels of the network's output.
     workspace : int
-        Bytes that the network takes, all threads together.
+        Bytes that the network and the slices that it sees take, all threads together.
     threads : int
     probabilities : bool
         They are kept.
@@ -83,11 +83,11 @@ def peak(
     voxels = prod(shape)
     volume = voxels * dtype.itemsize
     kept = voxels * (1 + 4 * classes * probabilities + 14 * cleaning)  # the mask; pieces are numbered in 4 bytes, counted in 8
-    depth, height, width = shape
-    at_once = threads if 2 * depth >= threads else 1  # fewer are taken one after the other; mirrored, they are twice as many
-    pixels = at_once * height * width
-    slices = workspace + (36 + 12 * classes) * pixels  # normalised in float64, resized in float32: 45 measured for one class
-    return volume + max(volume, kept + slices) + _SLACK  # its sorted copy, while it is measured, is gone before the rest begins
+    # counts behind every 16 bits of intensities that have more, by thread and in all; those of 16 bits take half a megabyte
+    _, height, width = shape
+    measuring = ((8 * threads + 30) << 20) if dtype.itemsize > 2 else 0
+    labelled = 48 * height * width  # of a plane whose labels are counted and measured: places, intensities
+    return volume + max(measuring, kept + workspace + labelled) + _SLACK
 
 
 def _shares(root: Path) -> Iterator[float]:

@@ -145,9 +145,10 @@ class Model:
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
         shape = (len(voxels), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
-        statistics, slices = preprocess.measure(voxels), np.empty(shape, np.float32)
+        inputs = preprocess.Inputs(voxels, record, preprocess.measure(voxels, self.threads))
+        slices = np.empty(shape, np.float32)
         for z in range(len(voxels)):
-            slices[z] = preprocess.network_input(voxels, z, record, statistics)
+            slices[z] = inputs(z)
         return slices
 
     def segment(
@@ -220,11 +221,12 @@ class Model:
     def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
         record = self.weights.preprocess
+        seen = 4 * record.size**2 * preprocess.Inputs.room(record, self.threads)
         needed = limits.peak(
             tuple(grid.shape[axis] for axis in orient(grid.affine, preprocess.SLICINGS[record.slicing]).axes),
             grid.dtype,
             classes=self.weights.spec.classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size),
+            workspace=self.engine.workspace_bytes(record.size, record.size) + seen,
             threads=self.threads,
             probabilities=options.probabilities,
             cleaning=options.cleaning,
@@ -232,7 +234,7 @@ class Model:
         limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
-        """Segment a scan slice by slice; only the volume, at first its sorted copy, the mask and the workspaces are in memory.
+        """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
 
         Parameters
         ----------
@@ -248,19 +250,16 @@ class Model:
         threshold = record.threshold if options.threshold is None else options.threshold
         orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
         voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
-        statistics = preprocess.measure(voxels)
+        statistics = preprocess.measure(voxels, self.threads)
         mask = np.zeros(scan.shape, np.uint8, order="F")
         kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
         mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
 
-        def load(z: int) -> np.ndarray:
-            return preprocess.network_input(voxels, z, record, statistics)
+        load = preprocess.Inputs(voxels, record, statistics, self.threads)
 
         def store(z: int, probability: np.ndarray) -> None:
-            probability = preprocess.resize(probability, *mask_slices.shape[1:])
-            mask_slices[z] = preprocess.to_mask(probability, threshold)
-            if kept_slices is not None:
-                kept_slices[z] = np.moveaxis(probability, 0, -1)
+            kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
+            preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
         if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
             self._map(len(voxels), load, store, options.flip, progress)

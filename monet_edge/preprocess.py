@@ -1,16 +1,19 @@
 """What happens to a scan's intensities and geometry before and after the network: the one implementation, for training and use.
 
 The record travels inside the weights file, so nobody has to know how a model was trained. Volumes here are in canonical
-order (Z, H, W), see `volume.to_canonical`, in their own dtype; nothing but single slices is ever converted to float. An array
-travels with what scales it, as `volume.Voxels`.
+order (Z, H, W), see `volume.to_canonical`, in their own dtype; the compiled kernels of `engine.voxels` read them as they lie. An
+array travels with what scales it, as `volume.Voxels`.
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, fields
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,6 @@ INTENSITIES = ("window", "zscore", "percentile")
 SLICINGS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 QUANTILES = (0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5)
 MAX_SIZE = 4096
-_CHUNK = 1 << 20  # voxels converted to float64 at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,50 +169,58 @@ class Statistics:
         return self.sd == 0
 
 
-def measure(volume: Voxels) -> Statistics:
-    """Measure a volume once; the same voxels give the same bits in any axis order, because they are sorted first.
+def measure(volume: Voxels, threads: int = 1) -> Statistics:
+    """Measure a volume, of which no copy is made.
+
+    The same voxels give the same bits in any axis order, and with any number of threads: all comes from counts and sums of integers.
 
     Parameters
     ----------
     volume : Voxels
-        Of any shape. Sorting takes one copy in the stored dtype.
+        Of any shape.
+    threads : int
+        That count.
 
     Returns
     -------
     Statistics
     """
-    slope, inter = volume.slope, volume.inter
-    values = volume.stored.flatten(order="K")
-    values.sort()
-    if values.dtype.kind == "f":  # what is not finite lies at the ends now, NaN last: no mask of it, no third copy
-        inf = values.dtype.type(np.inf)
-        values = values[np.searchsorted(values, -inf, "right") : np.searchsorted(values, inf, "left")]
-    nonfinite = volume.stored.size - values.size
-    if slope < 0:
-        values = values[::-1]
-    if not values.size:
+    slope, inter, size = volume.slope, volume.inter, volume.stored.size
+    order, sign = _kernels().Sorted(volume.stored, threads), -1 if slope < 0 else 1
+    nonfinite, last = size - order.count, order.count - 1
+    if last < 0:
         return Statistics(0.0, 0.0, 0.0, 0.0, (0.0,) * len(QUANTILES), 0.0, nonfinite)
 
-    def scaled(index: int) -> float:
-        return float(values[index]) * slope + inter
+    def scaled(key: int) -> float:
+        return order.value(sign * key) * slope + inter
 
-    last = values.size - 1
-    lowest = scaled(0)
-    shared = bisect_right(range(values.size), lowest, key=scaled)  # how many voxels have the minimum
-    bright = scaled(int(0.995 * last))
-    below = bright < 0 or scaled(last) <= 0  # then 0 is no background that anything would lie above
-    background = lowest if shared > 0.1 * values.size or below else 0.0
+    def select(*ranks: int) -> list[int]:
+        """The voxels' keys by their ranks among the scaled intensities, in whose order ``sign * key`` is."""
+        return [sign * key for key in order.select([last - rank if slope < 0 else rank for rank in ranks])]
+
+    first, bright_key, end = select(0, int(0.995 * last), last)
+    lowest, bright = scaled(first), scaled(bright_key)
+    alike = sorted((sign * first, sign * (_above(lowest, scaled, first, end) - 1)))  # the keys of the minimum
+    shared = order.rank(alike[1] + 1) - order.rank(alike[0])
+    below = bright < 0 or scaled(end) <= 0  # then 0 is no background that anything would lie above
+    background = lowest if shared > 0.1 * order.count or below else 0.0
     floor = background + 0.03 * (bright - background)
-    first = bisect_right(range(values.size), floor, key=scaled)
-    count = values.size - first
-    if count == 0:
+    start = _above(floor, scaled, first, end)
+    if start > end:
         return Statistics(background, floor, background, 0.0, (background,) * len(QUANTILES), 0.0, nonfinite)
-    chunks = range(first, values.size, _CHUNK)
-    mean = sum(float(values[i : i + _CHUNK].sum(dtype=np.float64)) for i in chunks) / count
-    variance = sum(float(np.square(values[i : i + _CHUNK] - np.float64(mean)).sum()) for i in chunks) / count
-    quantiles = tuple(scaled(first + round(q / 100 * (count - 1))) for q in QUANTILES)
-    sd = float(np.sqrt(variance)) * abs(slope)
-    return Statistics(background, floor, mean * slope + inter, sd, quantiles, count / volume.stored.size, nonfinite)
+    seen = order.moments(*sorted((sign * start, sign * end)))
+    keys = select(*(order.count - seen.count + round(q / 100 * (seen.count - 1)) for q in QUANTILES))
+    mean, sd = seen.mean * slope + inter, float(np.sqrt(seen.variance)) * abs(slope)
+    return Statistics(background, floor, mean, sd, tuple(map(scaled, keys)), seen.count / size, nonfinite)
+
+
+def _above(limit: float, scaled: Callable[[int], float], first: int, end: int) -> int:
+    """The first key whose intensity lies above a limit; end + 1 if none does. There may be more keys than `bisect` can count."""
+    end += 1
+    while first < end:
+        middle = (first + end) // 2
+        first, end = (first, middle) if scaled(middle) > limit else (middle + 1, end)
+    return first
 
 
 def blank(record: Preprocess, statistics: Statistics) -> bool:
@@ -229,16 +239,18 @@ def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, floa
     return low, high, statistics.floor
 
 
-def normalise(raw: Voxels, record: Preprocess, statistics: Statistics) -> np.ndarray:
-    """One slice (H, W) to float32 in [0, 1]; background, NaN and infinities become 0."""
+def normalise(raw: Voxels, record: Preprocess, statistics: Statistics, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """One slice (H, W) to float32 in [0, 1], then to another shape; background, NaN and infinities are 0.
+
+    It is what `resize` makes of the slice of its own size, bit for bit, but none is made on the way.
+    """
     low, high, floor = span(record, statistics)
+    shape = shape or raw.stored.shape
     if not high > low:
-        return np.zeros(raw.stored.shape, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        x = raw.scaled()
-        y = np.clip((x - low) / (high - low), 0, 1)
-        y[~((x > floor) & np.isfinite(x))] = 0
-    return np.ascontiguousarray(y, np.float32)
+        return np.zeros(shape, np.float32)
+    target = np.empty(shape, np.float32)
+    _kernels().fill(target, raw.stored, slope=raw.slope, inter=raw.inter, low=low, high=high, floor=floor)
+    return target
 
 
 def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -273,21 +285,68 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return images
 
 
-def network_input(volume: Voxels, z: int, record: Preprocess, statistics: Statistics) -> np.ndarray:
-    """What the network sees for slice ``z`` of a canonical volume (Z, H, W).
+class Inputs:
+    """What the network sees of a canonical volume (Z, H, W), slice by slice: ``inputs(z)`` is (2 * context + 1, size, size) float32.
 
-    Returns
-    -------
-    (2 * context + 1, size, size) float32
-        The slice between its neighbours; beyond either end the last slice repeats.
+    The slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once and
+    kept while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
     """
-    around = range(z - record.context, z + record.context + 1)
-    slices = (volume[min(max(i, 0), len(volume) - 1)] for i in around)
-    return np.stack([resize(normalise(raw, record, statistics), record.size, record.size) for raw in slices])
+
+    def __init__(self, volume: Voxels, record: Preprocess, statistics: Statistics, threads: int = 1) -> None:
+        self._volume = volume
+        self._make = partial(normalise, record=record, statistics=statistics, shape=(record.size, record.size))
+        self._context, self._room = record.context, self.room(record, threads)
+        self._kept: dict[int, Future[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def room(record: Preprocess, threads: int) -> int:
+        """How many slices are kept: the windows in work, those of the threads that are about to begin, and the last one's."""
+        return 3 * record.context + 2 * threads + 1
+
+    def __call__(self, z: int) -> np.ndarray:
+        around = range(z - self._context, z + self._context + 1)
+        return np.stack([self._slice(min(max(i, 0), len(self._volume) - 1)) for i in around])
+
+    def _slice(self, z: int) -> np.ndarray:
+        with self._lock:
+            found = self._kept.get(z)
+            if found is None:
+                made = self._kept[z] = Future()
+                if len(self._kept) > self._room:
+                    del self._kept[min(self._kept)]
+        if found is not None:
+            return found.result()
+        try:
+            made.set_result(self._make(self._volume[z]))
+        except BaseException as error:  # for whoever waits, too
+            made.set_exception(error)
+        return made.result()
 
 
-def to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:
-    """Probabilities (C, H, W), already of the wanted size, to labels (H, W) uint8: threshold for C = 1, else the likeliest."""
-    if len(probability) == 1:
-        return (probability[0] > threshold).astype(np.uint8)
-    return probability.argmax(axis=0).astype(np.uint8)
+def network_input(volume: Voxels, z: int, record: Preprocess, statistics: Statistics) -> np.ndarray:
+    """What the network sees for one slice, see `Inputs`."""
+    return Inputs(volume, record, statistics)(z)
+
+
+def to_mask(probability: np.ndarray, threshold: float, out: np.ndarray | None = None, kept: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """Probabilities (C, H, W) to labels (H', W') uint8: above the threshold for C = 1, else the likeliest.
+
+    Parameters
+    ----------
+    probability : (C, H, W) float32
+    threshold : float
+    out : (H', W') uint8, optional
+        Where the labels go; probabilities are resized to its shape, as `resize` does.
+    kept : sequence of (H', W') float32, optional
+        Where the resized probabilities of every class go.
+    """
+    target = np.empty(probability.shape[1:], np.uint8) if out is None else out
+    _kernels().assign(target, probability, threshold, kept)
+    return target
+
+
+def _kernels() -> ModuleType:
+    from .engine import voxels  # here: it brings LLVM, which whoever only reads a record does not need
+
+    return voxels

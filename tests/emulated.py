@@ -12,9 +12,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import naive
+
 from monet_edge import spec
-from monet_edge.engine import Engine, compile_all
+from monet_edge.engine import Engine, compile_all, voxels
 from monet_edge.engine.codegen import jit
+from monet_edge.engine.voxels.stored import FORMS
 
 TOLERANCE = 1e-4
 
@@ -25,7 +28,7 @@ def check(cases: Path) -> bool:
     compile_all()
     isa = jit.target().isa.name
     print(f"kernels for {isa} compiled in {time.monotonic() - start:.0f} s on {platform.machine()}", flush=True)
-    passed = True
+    passed = check_voxels()
     for path in sorted(cases.glob("*.npz")):
         start = time.monotonic()
         stored = np.load(path)
@@ -49,6 +52,31 @@ def check(cases: Path) -> bool:
         verdict = f"{'' if good else 'WRONG, '}{errors[worst]:.1e} at most ({worst})"
         print(f"{stored['title']}: {verdict}, {time.monotonic() - start:.0f} s", flush=True)
     return passed
+
+
+def check_voxels() -> bool:
+    """Stored voxels in every form against NumPy, bit for bit."""
+    rng, wrong = np.random.default_rng(0), []
+    numbers = {"low": 10.0, "high": 90.0, "floor": 5.0, "slope": 0.7, "inter": -3.0}
+    for form in FORMS:
+        dtype = np.dtype(f"{form.kind}{form.size}").newbyteorder("S" if form.swapped else "=")
+        volume = rng.integers(0, 120, (3, 19, 37)).astype(dtype)
+        for raw in (volume[1], volume[1, ::-1, ::-1], volume[:, 4]):
+            comp = np.empty((16, 20), np.float32)
+            voxels.fill(comp, raw, **numbers)
+            ref = naive.network_slice(raw, comp.shape, **numbers)
+            probability = np.stack([ref, 1 - ref])
+            labels = np.empty((30, 11), np.uint8)
+            voxels.assign(labels, probability, 0.5)
+            if comp.tobytes() != ref.tobytes() or not np.array_equal(labels, naive.to_mask(probability, 0.5, labels.shape)[1]):
+                wrong.append(f"{dtype} as {raw.strides}")
+        ranks, found = [0, 700, volume.size - 1], voxels.Sorted(volume)
+        moments = found.moments(found.lowest, found.highest)
+        agree = np.allclose((moments.mean, moments.variance), (volume.mean(dtype=float), volume.var(dtype=float)), rtol=1e-12)
+        if not agree or [found.value(key) for key in found.select(ranks)] != np.sort(volume, axis=None)[ranks].tolist():
+            wrong.append(f"{dtype} sorted")
+    print(f"stored voxels: {'WRONG, ' + ', '.join(wrong) if wrong else 'as NumPy, bit for bit'}", flush=True)
+    return not wrong
 
 
 def _error(found: np.ndarray, reference: np.ndarray) -> float:

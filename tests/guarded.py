@@ -1,7 +1,7 @@
 """Run networks with an unreadable page right behind, then right before, every buffer: an overrun ends the process.
 
     python guarded.py SIDE [AREA]     SIDE is behind or before; AREA plants an overrun of one vector: source, target, weights,
-                                      parameters, V, M, tile, image (before) or output
+                                      parameters, V, M, tile, image (before) or output; or of one row of stored voxels or of labels
 
 A script and not a test: a segmentation fault cannot be caught. POSIX only.
 """
@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -18,11 +19,14 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from conftest import random_tensors, tiny_nnunet  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
-from monet_edge.engine import arena  # noqa: E402
+from monet_edge.engine import arena, voxels  # noqa: E402
 from monet_edge.engine.algorithms import families  # noqa: E402
 from monet_edge.engine.codegen import jit, layout  # noqa: E402
 from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
+from monet_edge.engine.voxels import slices  # noqa: E402
+from monet_edge.engine.voxels import sorted as ranked  # noqa: E402
+from monet_edge.engine.voxels.stored import FORMS  # noqa: E402
 from monet_edge.spec import INPUT, Op, Spec, fold_batchnorm  # noqa: E402
 
 PAGE = mmap.PAGESIZE
@@ -100,6 +104,44 @@ def plant(made: Program) -> None:
             return
 
 
+def guarded_array(values: np.ndarray) -> np.ndarray:
+    """A copy between forbidden pages, at an address that no dtype asks for."""
+    found = guarded_zeros(values.nbytes).view(values.dtype).reshape(values.shape)
+    found[...] = values
+    return found
+
+
+def planted(array: np.ndarray, area: str) -> np.ndarray:
+    """One row more than there is, towards the guard, if it is to be planted there."""
+    if area != PLANT:
+        return array
+    towards = array if SIDE == "behind" else array[::-1]
+    return np.lib.stride_tricks.as_strided(towards, (len(array) + 1, *array.shape[1:]), towards.strides)
+
+
+def run_voxels() -> None:
+    """The kernels over stored voxels in every form, their scratch guarded too."""
+    zeros = np.zeros  # what the names stand for from now on is guarded
+    made = {name: lambda shape, dtype=np.float64: guarded_array(zeros(shape, dtype)) for name in ("empty", "zeros")}
+    ranked.np = slices.np = SimpleNamespace(**{**vars(np), **made})
+    for form in FORMS:
+        dtype = np.dtype(f"{form.kind}{form.size}").newbyteorder("S" if form.swapped else "=")
+        for width in (1, 7, 33):
+            raw = planted(guarded_array(np.arange(3 * width).reshape(3, width).astype(dtype)), "voxels")
+            for shape in ((3, width), (2, 5), (7, 40)):
+                for turned in (raw, raw[::-1, ::-1]):
+                    voxels.fill(guarded_array(np.ones(shape, np.float32)), turned, slope=1.0, inter=0.0, low=0.0, high=9.0, floor=1.0)
+        found = voxels.Sorted(raw)
+        found.select([0, 50])
+        found.moments(found.lowest, found.highest)
+    for classes, shape in ((1, (5, 33)), (3, (16, 7)), (2, (9, 20))):
+        kept = [guarded_array(np.ones(shape, np.float32)) for _ in range(classes)]
+        labels = guarded_array(np.ones(shape, np.uint8))
+        voxels.assign(labels, guarded_array(np.ones((classes, 9, 20), np.float32)), 0.5, kept)
+        voxels.assign(planted(labels, "labels"), guarded_array(np.ones((classes, 9, 20), np.float32)), 0.5)
+
+
+run_voxels()
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold_batchnorm(network)
     code = jit.load(families())

@@ -1,11 +1,13 @@
 """Every op by its definition, in float64, one loop an index: the reference that all kernels are compared with.
 
-Numba compiles the loops for speed; they stay the plain reading of the formula.
+Numba compiles the loops for speed; they stay the plain reading of the formula. What comes before and after the network is in
+NumPy, whose every operation the kernels repeat in its precision and order: bit for bit.
 """
 
 import numba
 import numpy as np
 
+from monet_edge.preprocess import resize
 from monet_edge.spec import pair
 
 
@@ -121,3 +123,25 @@ def values(spec, tensors, image):
                     "concat": lambda *x: np.concatenate(x)}[op.kind](*inputs)  # fmt: skip
         known[op.name] = activate(made, op.attrs.get("activation", "none"), op.attrs.get("slope"))
     return known
+
+
+def normalise(raw, low, high, floor, slope=1.0, inter=0.0):
+    """One slice (H, W) as stored to float32 in [0, 1]; background, NaN and infinities are 0."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        x = raw.astype(np.float64) * slope + inter
+        y = np.clip((x - low) / (high - low), 0, 1)
+        y[~((x > floor) & np.isfinite(x))] = 0
+    return np.ascontiguousarray(y, np.float32)
+
+
+def network_slice(raw, shape, low, high, floor, slope=1.0, inter=0.0):
+    """The same, then at the network's size."""
+    return resize(normalise(raw, low, high, floor, slope, inter), *shape)
+
+
+def to_mask(probability, threshold, shape):
+    """Probabilities (C, H, W), resized, and the labels that they make."""
+    probability = resize(probability, *shape)
+    if len(probability) == 1:
+        return probability, (probability[0] > threshold).astype(np.uint8)
+    return probability, probability.argmax(axis=0).astype(np.uint8)

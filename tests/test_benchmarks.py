@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import __main__ as command
-from benchmarks import chart, cores, machine, measure, ncnn_model, paper_page, peers, tables
+from benchmarks import chart, cores, disk, machine, measure, ncnn_model, paper_page, peers, tables
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.spec import fold_batchnorm
 
@@ -69,6 +69,27 @@ def test_a_second_core_is_measured_against_one_in_the_same_rounds():
     text = tables.cores([{"threads": 2} | {name: {"min": 0.9 * time, "median": time} for name, time in times.items()}])
     gains = [line.split(" | ")[-1] for line in text.splitlines()[2:]]
     assert gains == ["2.00 times (2.00) |", "1.60 times (1.60) |", "1.25 times (1.25) |"]
+
+
+@pytest.mark.slow
+def test_the_command_is_measured_beside_its_slices_and_a_peer():
+    found = disk.measure(threads=1, rounds=1, ct=(6, 96, 96), deep=(8, 96, 96), smalls=2)
+    assert all(found[part][title]["rounds"] == 1 for part in ("one", "many") for title in ("command", "slices"))
+    assert found["one"].get("dice", 1) > 0.9  # a fast wrong answer would show; without OpenVINO there is no peer
+    assert found["deep"]["peak"] > found["deep"]["volume"] == 2 * 8 * 96 * 96
+
+
+def test_the_whole_way_is_told_as_times_of_its_slices():
+    seconds = {title: {"min": 0.9 * time, "median": time} for title, time in (("command", 4.8), ("slices", 4.0), ("peer", 12.0))}
+    row = {"threads": 2, "ct": [150, 512, 512], "deep_shape": [300, 512, 512], "smalls": 48,
+           "one": seconds | {"dice": 0.998}, "many": seconds, "deep": {"peak": 300e6, "volume": 157e6}}  # fmt: skip
+    lines = tables.disk([row]).splitlines()[2:]
+    assert [line.split(" | ")[-1] for line in lines] == [
+        "1.20 times (1.20) |",
+        "1.20 times (1.20) |",
+        "2.50 times (2.50) |",
+        "143 MB more |",
+    ]
 
 
 def test_pages_are_what_the_records_give():

@@ -5,7 +5,7 @@ import re
 import llvmlite.binding as llvm
 import pytest
 
-from monet_edge.engine.algorithms import ALGORITHMS
+from monet_edge.engine import FAMILIES
 from monet_edge.engine.codegen import gemm, jit
 from monet_edge.engine.codegen.simd import AVX2, AVX512, NEON, SSE, choose_isa, emit_module
 
@@ -24,7 +24,7 @@ FOREIGN = {  # mnemonics and registers that this CPU does not have
 PRODUCT = {"avx512": r"vfmadd\d+ps", "avx2": r"vfmadd\d+ps", "sse": r"\bmulps", "neon": r"\bfmla\b"}
 SPILL = {"neon": r"\b(str|ldr|stp|ldp)\s+q\d+.*\[(sp|x29)"}  # vectors through the stack
 
-MICROS = jit.micros_of(algorithm.kernel for algorithm in ALGORITHMS)
+MICROS = jit.micros_of(kernel for kernels in FAMILIES.values() for kernel in kernels)
 
 
 @pytest.fixture(scope="module", params=TARGETS)

@@ -175,7 +175,7 @@ def test_what_a_version_packs_is_what_it_packed(tmp_path):
         nibabel.save(nibabel.Nifti1Image(array, affine), folder / f"{part}.nii.gz")
     case = prepare(read(folder), tmp_path / "p").load("case_000")
     ref = scan.transpose(0, 2, 1)[::-1, ::-1]
-    assert module.VERSION == 5
+    assert module.VERSION == 6
     np.testing.assert_array_equal(case.image, ref)
     np.testing.assert_array_equal(case.label, label.transpose(0, 2, 1)[::-1, ::-1])
     assert case.spacing == (1.5, 2.0, 1.0)

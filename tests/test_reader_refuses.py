@@ -1,6 +1,8 @@
 """What is wrong with a scan is said in one clear line, and what is doubtful in a warning: the table of hostile input, row by row."""
 
+import gzip
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,19 @@ from scans import PAIRS, RAW, REFUSED, WARNED
 
 from monet_edge import formats
 from monet_edge.errors import ResourceError, ScanError
+from monet_edge.formats import deflate
 
 
+@pytest.fixture(params=["isal", "zlib"])
+def library(request, monkeypatch):
+    """Both libraries that may inflate."""
+    found = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
+    monkeypatch.setattr(deflate, "library", found)
+    monkeypatch.setattr(deflate, "Error", found.error)
+    return found
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("row", REFUSED)
 def test_refused(put, row):
     raw, message = REFUSED[row]
@@ -22,6 +35,7 @@ def test_refused(put, row):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("row", PAIRS)
 def test_a_pair_is_refused(tmp_path, row):
     files, message = PAIRS[row]
@@ -32,6 +46,7 @@ def test_a_pair_is_refused(tmp_path, row):
     assert str(caught.value).startswith(str(tmp_path / "scan."))
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("row", WARNED)
 def test_read_with_a_warning(put, row):
     raw, message = WARNED[row]
@@ -59,3 +74,22 @@ def test_more_than_memory_is_refused_before_it_is_asked_for(put, monkeypatch):
     monkeypatch.setattr("monet_edge.limits.available", lambda: 1000)
     with pytest.raises(ResourceError, match=r"scan\.nii: the volume needs 0 MB of memory, 0 MB are available"):
         formats.read(put(RAW))
+
+
+def test_every_changed_byte_of_a_gzip_stream_is_found_as_zlib_finds_it(put, library):
+    """Header, trees, literals, checksum and size; and every length that a truncated file may have."""
+    raw = gzip.compress(RAW, 6, mtime=0)
+    broken = [
+        raw[:i] + bytes([raw[i] ^ change]) + raw[i + 1 :] for i in [*range(64), *range(len(raw) - 24, len(raw))] for change in (1, 255)
+    ]
+    for data in [raw, *broken, *(raw[:-i] for i in range(1, 24))]:
+        try:
+            member = zlib.decompressobj(31)
+            whole = member.decompress(data) == RAW and member.eof
+        except zlib.error:
+            whole = False
+        try:
+            found = formats.read(put(data, "scan.nii.gz")).voxels.tobytes("F") == head().tobytes("F")
+        except ScanError:
+            found = False
+        assert found == whole

@@ -14,8 +14,7 @@ import torch
 from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.engine import Engine
-from monet_edge.engine.algorithms import families
+from monet_edge.engine import FAMILIES, Engine
 from monet_edge.engine.codegen import cache, jit
 from monet_edge.errors import SpecError
 from monet_edge.spec import fold_batchnorm
@@ -225,7 +224,7 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
     files = sorted((tmp_path / "monet-edge").iterdir())
-    assert [file.name.split("-")[0] for file in files] == sorted(families())
+    assert [file.name.split("-")[0] for file in files] == sorted(FAMILIES)
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert files[0].parent.stat().st_mode & 0o777 == 0o700
     files[1].write_bytes(files[1].read_bytes()[:-1])  # truncated: compiled anew, never run
@@ -273,8 +272,8 @@ def test_no_kernel_leaves_its_buffers(side):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
-@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output"])
+@pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output", "voxels", "labels"])
 @pytest.mark.parametrize("side", ["behind", "before"])
-def test_an_overrun_of_one_vector_is_caught(side, area):
+def test_an_overrun_of_one_vector_or_row_is_caught(side, area):
     result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side, area], capture_output=True)
     assert result.returncode == -signal.SIGSEGV

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from .algorithms import families
 from .codegen import jit
 from .engine import Engine
+from .voxels import FAMILY
 
-__all__ = ["Engine", "compile_all", "is_cached", "is_kept"]
+__all__ = ["FAMILIES", "Engine", "compile_all", "is_cached", "is_kept"]
+
+FAMILIES = {**families(), **FAMILY}  # all that is compiled, by object file
 
 
 def compile_all(progress: Callable[[int, int, str], None] | None = None) -> None:
@@ -22,14 +25,14 @@ def compile_all(progress: Callable[[int, int, str], None] | None = None) -> None
     progress : callable, optional
         Called as ``progress(done, total, name)`` while compiling; never when there is nothing to do.
     """
-    jit.load(families(), progress)
+    jit.load(FAMILIES, progress)
 
 
 def is_cached() -> bool:
     """Whether the kernels are compiled for this CPU already, so that nothing will have to be."""
-    return jit.is_loaded(families()) or is_kept()
+    return jit.is_loaded(FAMILIES) or is_kept()
 
 
 def is_kept() -> bool:
     """Whether later processes will find the kernels compiled: False where no cache folder can be written."""
-    return jit.is_kept(families())
+    return jit.is_kept(FAMILIES)

@@ -49,6 +49,7 @@ class Engine:
         self.spec = spec
         self.threads = max(1, threads)
         self._tensors = tensors
+        self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
         self._plan = Plan(spec, tensors, jit.target().isa)
         self._code = jit.load(families(self._plan.algorithms))
         self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
@@ -153,7 +154,7 @@ class Engine:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
             raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
         height, width = image.shape[1:]
-        rows, columns = multiples(self.spec)
+        rows, columns = self._multiples
         if height % rows or width % columns or not height or not width:
             sides = f"sides that divide by {rows}" if rows == columns else f"{rows} to divide the rows and {columns} the columns"
             raise SpecError(f"expected {sides}, found {height}x{width}; pad or resize the slice")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import ResourceError, ScanError
 from ..files import missing
+from . import deflate
 
 START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
 MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
 _CHUNK = 1 << 20  # bytes decompressed at a time
 _GZIP = b"\x1f\x8b"
+_HEAD = 4  # bytes of a member's header up to its flags
+_FLAGS = b"\x1f"  # the highest that there is
 
 
 class Stream:
@@ -25,10 +27,11 @@ class Stream:
     def __init__(self, file: BinaryIO, status: os.stat_result) -> None:
         self.file, self.size = file, status.st_size
         self.version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)  # another one, once the file has changed
-        self.gzip = file.read(2) == _GZIP
-        file.seek(0)
-        self._inflate = zlib.decompressobj(31) if self.gzip else None
+        self._inflate: Any = None
         self._pending = b""
+        self.gzip = self._begin(file.read(_HEAD))
+        if not self.gzip:
+            file.seek(0)
         self.trailing = 0  # bytes after the end of the gzip stream, known at that end
 
     def piece(self, most: int) -> bytes:
@@ -42,7 +45,7 @@ class Stream:
                 raise ScanError("the compressed data ends too early: the file is truncated. Copy it again.")
             try:
                 piece = self._inflate.decompress(compressed, most)
-            except zlib.error as error:
+            except deflate.Error as error:
                 raise ScanError(f"the compressed data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
             self._pending = self._inflate.unconsumed_tail
             if self._inflate.eof:
@@ -53,13 +56,18 @@ class Stream:
 
     def _next_member(self) -> None:
         """A gzip file may be several, one after the other (bgzip); whatever else follows is counted."""
-        rest = self._inflate.unused_data if self._inflate else b""
-        rest += self.file.read(max(2 - len(rest), 0))
-        if rest.startswith(_GZIP):
-            self._inflate, self._pending = zlib.decompressobj(31), rest
-        else:
-            self._inflate, self._pending = None, b""
+        rest = self._inflate.unused_data
+        rest += self.file.read(max(_HEAD - len(rest), 0))
+        if not self._begin(rest):
             self.trailing = len(rest) + self.size - self.file.tell()
+
+    def _begin(self, start: bytes) -> bool:
+        """Whether a gzip member starts so; then it is what is inflated from now on."""
+        found = start.startswith(_GZIP)
+        if found and start[3:_HEAD] > _FLAGS:  # ISA-L would pass over them
+            raise ScanError("the compressed data is damaged (unknown header flags set). Copy it again.")
+        self._inflate, self._pending = (deflate.decompressor(), start) if found else (None, b"")
+        return found
 
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""

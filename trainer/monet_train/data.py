@@ -113,8 +113,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
 
 def slices_of(case: Case, record: Preprocess) -> np.ndarray:
     """All slices of a case as the network sees them, without their neighbours: (Z, S, S) float32."""
-    slices = (normalise(case.voxels[z], record, case.statistics) for z in range(len(case.image)))
-    return np.stack([resize(image, record.size, record.size) for image in slices])
+    size = (record.size, record.size)
+    return np.stack([normalise(case.voxels[z], record, case.statistics, size) for z in range(len(case.image))])
 
 
 def labels_of(case: Case, record: Preprocess, merged: bool) -> np.ndarray:

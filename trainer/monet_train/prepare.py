@@ -31,7 +31,7 @@ from monet_edge.preprocess import Statistics
 from . import dataset as _dataset
 from .dataset import Case, Dataset
 
-VERSION = 5  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
+VERSION = 6  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
 MAX_ROWS = 16383  # of a WebP
 INDEX = "prepared.json"
 UNFINISHED = {"unfinished": True}  # the index while cases are being replaced

@@ -1,8 +1,8 @@
 """Turns the kernels into machine code, once for a CPU, and keeps it. The only module that knows about Numba and targets.
 
 Numba translates the loops (plain Python functions of one step), llvmlite the micro-kernels they call; both are linked into
-one object file a family. Later processes load it through llvmlite and never import Numba, which would cost more time and
-memory than a slice.
+one object file a family; one of micro-kernels only needs no Numba. Later processes load it through llvmlite and never import
+Numba, which would cost more time and memory than a slice.
 
 The file's name holds the version of the package and a hash of everything the code depends on: the sources of the engine,
 Numba, the CPU. Without a folder that can be written everything works, and compiles in every process.
@@ -52,13 +52,21 @@ class Kernel:
         return {name: value for name, value in called.items() if isinstance(value, Micro)}
 
 
+# What is called by its address: loops, or micro-kernels that are whole in themselves.
+Kernels = tuple[Kernel | Micro, ...]
 # Kernels by the object file they are compiled into, whole, when one of them is first asked for.
-Families = Mapping[str, tuple[Kernel, ...]]
+Families = Mapping[str, Kernels]
 
 
-def micros_of(kernels: Iterable[Kernel]) -> tuple[Micro, ...]:
-    """The micro-kernels that ``kernels`` call."""
-    return tuple({micro.name: micro for kernel in kernels for micro in kernel.micros.values()}.values())
+def micros_of(kernels: Iterable[Kernel | Micro]) -> tuple[Micro, ...]:
+    """The micro-kernels among ``kernels``, and those that they call."""
+    found: dict[str, Micro] = {}
+    ahead = [micro for kernel in kernels for micro in ([kernel] if isinstance(kernel, Micro) else kernel.micros.values())]
+    for micro in ahead:
+        if micro.name not in found:
+            found[micro.name] = micro
+            ahead.extend(micro.calls)
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def _cache_file(family: str) -> Path | None:
     return store.locate(family, (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version))
 
 
-def _load(family: str, kernels: tuple[Kernel, ...], report: Report | None) -> Any:
+def _load(family: str, kernels: Kernels, report: Report | None) -> Any:
     """LLVM's engine with the code of a family."""
     for initialize in (llvm.initialize_native_target, llvm.initialize_native_asmprinter, llvm.initialize_native_asmparser):
         initialize()
@@ -163,14 +171,15 @@ def machine_for(target: Target) -> Any:
 # -- compiling
 
 
-def compile_object(kernels: tuple[Kernel, ...], target: Target, report: Report | None = None) -> bytes:
+def compile_object(kernels: Kernels, target: Target, report: Report | None = None) -> bytes:
     """Compile kernels and what they call, each exactly once, into one object file."""
     report = report or (lambda done, name: None)
     module = llvm.parse_assembly(emit_module(micros_of(kernels), target.triple, target.isa))
     module.link_in(llvm.parse_assembly(interpreter.IR))
     for done, kernel in enumerate(kernels):
         report(done, kernel.name)
-        module.link_in(_translate(kernel))
+        if isinstance(kernel, Kernel):
+            module.link_in(_translate(kernel))
     report(len(kernels), "machine code")
     machine = machine_for(target)
     public = {"run", *(kernel.name for kernel in kernels)}

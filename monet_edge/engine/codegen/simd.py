@@ -64,12 +64,13 @@ def choose_isa(triple: str, features: str) -> Isa:
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-kernel: its symbol, how many integers it takes, and who writes its body, which may give an integer back."""
+    """A micro-kernel: its symbol, how many integers it takes, who writes its body, which may give an integer back, and whom it calls."""
 
     name: str
     arguments: int
     emit: Callable[..., Any]
     inline: bool = False
+    calls: tuple[Micro, ...] = ()
 
     def __call__(self, *arguments: int) -> int:
         raise TypeError(f"{self.name} is machine code: only a compiled kernel can call it")
@@ -139,6 +140,9 @@ class Vectors:
         if function is None:
             function = ir.Function(module, ir.FunctionType(result, [a.type for a in arguments]), name)
         return self.builder.call(function, arguments)
+
+    def call(self, micro: Micro, *arguments: Any) -> Any:
+        return self.builder.call(_declare(self.builder.module, micro), arguments)
 
     def prefetch(self, pointer: Any, offset: int) -> None:
         """Ask for the cache line at an address that will be read; harmless where there is none."""
@@ -212,10 +216,15 @@ def emit_module(micros: Sequence[Micro], triple: str, isa: Isa) -> str:
     module = ir.Module("micro")
     module.triple = triple
     for micro in micros:
-        function = ir.Function(module, ir.FunctionType(I64, [I64] * micro.arguments), micro.name)
+        function = _declare(module, micro)
         function.attributes.add("alwaysinline" if micro.inline else "noinline")
         function.attributes.add("nounwind")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         result = micro.emit(Vectors(builder, isa), *function.args)
         builder.ret(ir.Constant(I64, 0) if result is None else result)
     return str(module)
+
+
+def _declare(module: ir.Module, micro: Micro) -> ir.Function:
+    """A micro-kernel's function, whether it has a body yet or not."""
+    return module.globals.get(micro.name) or ir.Function(module, ir.FunctionType(I64, [I64] * micro.arguments), micro.name)

@@ -1,0 +1,130 @@
+"""From a row's numbers to the network's input and from its output to labels: micro-kernels over a line of float32 pixels.
+
+Every operation is NumPy's, in its precision and order, so that the reference in tests/naive.py agrees bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from ..codegen.simd import FLOAT, I8, I32, Micro, Vectors
+from ..codegen.step import table
+from .stored import DOUBLE
+
+TAP = table("lower", "upper", "weight")  # of an output pixel: the two that it lies between, and how far: the bits of a float32
+
+
+def _emit_pixels(v: Vectors, count: Any, pointers: list[Any], steps: list[int], body: Any) -> None:
+    """``body(lanes, pointers)`` for every pixel, by whole vectors first; the pointers move by ``steps`` bytes a pixel."""
+    whole = v.builder.and_(count, v.integer(-v.isa.lanes))
+    for stop, lanes in ((whole, v.isa.lanes), (v.builder.sub(count, whole), 1)):
+
+        def one(_: Any, at: list[Any], lanes: int = lanes) -> list[Any]:
+            body(lanes, at)
+            return [v.at(pointer, step * lanes) for pointer, step in zip(at, steps, strict=True)]
+
+        pointers = v.loop(stop, lanes, pointers, one)
+
+
+def _kind(scalar: ir.Type, lanes: int) -> ir.Type:
+    return ir.VectorType(scalar, lanes) if lanes > 1 else scalar
+
+
+def _splat(v: Vectors, scalar: Any, lanes: int) -> Any:
+    if lanes == 1:
+        return scalar
+    kind = ir.VectorType(scalar.type, lanes)
+    first = v.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(I32, 0))
+    return v.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def _emit_normalise(v: Vectors, source: Any, parameters: Any, target: Any, count: Any) -> None:
+    """Stored numbers to float32 in [0, 1]: where low and low + span lie; 0 where they are not finite or not above the floor.
+
+    Numbers and parameters, which are slope, inter, low, span and floor, are float64.
+    """
+    builder = v.builder
+    given = [builder.load(v.at(v.pointer(parameters), 8 * i), typ=DOUBLE, align=8) for i in range(5)]
+
+    def body(lanes: int, at: list[Any]) -> None:
+        slope, inter, low, span, floor = (_splat(v, number, lanes) for number in given)
+        zero, one, largest = (_splat(v, ir.Constant(DOUBLE, number), lanes) for number in (0.0, 1.0, 1.7976931348623157e308))
+        x = builder.load(at[0], typ=_kind(DOUBLE, lanes), align=8)
+        x = builder.fadd(builder.fmul(x, slope), inter)
+        y = builder.fdiv(builder.fsub(x, low), span)
+        seen = builder.and_(builder.fcmp_ordered(">", x, floor), builder.fcmp_ordered("<=", x, largest))
+        seen = builder.and_(seen, builder.fcmp_ordered(">", y, zero))
+        y = builder.select(builder.fcmp_ordered("<", y, one), y, one)
+        builder.store(builder.fptrunc(builder.select(seen, y, zero), _kind(FLOAT, lanes)), at[1], align=4)
+
+    _emit_pixels(v, count, [v.pointer(source), v.pointer(target)], [8, 4], body)
+
+
+def _between(v: Vectors, below: Any, above: Any, weight: Any) -> Any:
+    return v.builder.fadd(below, v.builder.fmul(weight, v.builder.fsub(above, below)))
+
+
+def _weight(v: Vectors, bits: Any) -> Any:
+    return v.builder.bitcast(v.builder.trunc(bits, I32), FLOAT)
+
+
+def _emit_blend(v: Vectors, below: Any, above: Any, weight: Any, target: Any, count: Any) -> None:
+    """Between two lines."""
+    weight = _weight(v, weight)
+
+    def body(lanes: int, at: list[Any]) -> None:
+        one, other = (v.builder.load(pointer, typ=_kind(FLOAT, lanes), align=4) for pointer in at[:2])
+        v.builder.store(_between(v, one, other, _splat(v, weight, lanes)), at[2], align=4)
+
+    _emit_pixels(v, count, [v.pointer(place) for place in (below, above, target)], [4, 4, 4], body)
+
+
+def _emit_resample(v: Vectors, source: Any, taps: Any, target: Any, count: Any) -> None:
+    """A line of ``count`` pixels, each between two of the source's."""
+    source = v.pointer(source)
+
+    def body(_: Any, at: list[Any]) -> list[Any]:
+        lower, upper, weight = (v.load_integer(at[0], 8 * i) for i in range(3))
+        one, other = (v.builder.load(v.at(source, v.times(place, 4)), typ=FLOAT, align=4) for place in (lower, upper))
+        v.builder.store(_between(v, one, other, _weight(v, weight)), at[1], align=4)
+        return [v.at(at[0], TAP.itemsize), v.at(at[1], 4)]
+
+    v.loop(count, 1, [v.pointer(taps), v.pointer(target)], body)
+
+
+def _emit_threshold(v: Vectors, source: Any, threshold: Any, target: Any, step: Any, count: Any) -> None:
+    """1 where a probability lies above the threshold, the bits of a float32, else 0; labels are ``step`` bytes apart."""
+    threshold = _weight(v, threshold)
+
+    def body(_: Any, at: list[Any]) -> list[Any]:
+        above = v.builder.fcmp_ordered(">", v.builder.load(at[0], typ=FLOAT, align=4), threshold)
+        v.builder.store(v.builder.zext(above, I8), at[1], align=1)
+        return [v.at(at[0], 4), v.at(at[1], step)]
+
+    v.loop(count, 1, [v.pointer(source), v.pointer(target)], body)
+
+
+def _emit_likeliest(v: Vectors, source: Any, plane: Any, classes: Any, target: Any, step: Any, count: Any) -> None:
+    """The first class with the largest probability; those of a class are ``plane`` bytes after those of the class before."""
+    builder = v.builder
+
+    def body(_: Any, at: list[Any]) -> list[Any]:
+        def compare(index: Any, best: list[Any]) -> list[Any]:
+            value = builder.load(v.at(at[0], builder.mul(index, plane)), typ=FLOAT, align=4)
+            more = builder.fcmp_ordered(">", value, best[0])
+            return [builder.select(more, value, best[0]), builder.select(more, index, best[1])]
+
+        first = builder.load(at[0], typ=FLOAT, align=4)
+        builder.store(builder.trunc(v.loop(classes, 1, [first, v.integer(0)], compare)[1], I8), at[1], align=1)
+        return [v.at(at[0], 4), v.at(at[1], step)]
+
+    v.loop(count, 1, [v.pointer(source), v.pointer(target)], body)
+
+
+normalise = Micro("normalise", 4, _emit_normalise)
+blend = Micro("blend", 5, _emit_blend)
+resample = Micro("resample", 4, _emit_resample)
+threshold = Micro("threshold", 5, _emit_threshold)
+likeliest = Micro("likeliest", 6, _emit_likeliest)

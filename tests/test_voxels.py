@@ -1,0 +1,189 @@
+"""The kernels over stored voxels against NumPy, in every form that a scan may have; sorted without sorting."""
+
+import sys
+import threading
+from itertools import permutations, product
+
+import naive
+import numpy as np
+import pytest
+from records import make_record
+from test_runtime import run
+
+from monet_edge import preprocess
+from monet_edge.engine import Engine, voxels
+from monet_edge.preprocess import Inputs, measure, network_input, span
+from monet_edge.spec import Op, Spec
+from monet_edge.volume import Voxels
+
+DTYPES = [f"{order}{kind}" for kind in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8") for order in "<>"]
+RECORD = make_record("lesion", size=16, context=1)
+
+
+def volume_of(dtype, shape=(5, 19, 37)):
+    """Random voxels that reach far into the dtype; among floats such as are no numbers."""
+    dtype, rng = np.dtype(dtype), np.random.default_rng(1)
+    if dtype.kind == "f":
+        found = rng.normal(50, 300, shape).astype(dtype)
+        found[0, 0, :6] = np.nan, np.inf, -np.inf, -0.0, 0.0, np.finfo(dtype).tiny / 4
+        return found
+    limits = np.iinfo(dtype)
+    return rng.integers(max(limits.min, -(2**50)), min(limits.max, 2**50), shape).astype(dtype)
+
+
+def views(volume):
+    """As stored, turned round, and with other axes first."""
+    return volume, volume[::-1, :, ::-1], volume.transpose(2, 0, 1)[:, ::-1], volume[:, ::2, ::3]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(19, 37), (16, 16), (50, 70), (1, 3)])
+def test_the_input_is_that_of_numpy_bit_for_bit(dtype, shape):
+    volume = volume_of(dtype)
+    centre, spread = (float(np.nan_to_num(part(volume[2].astype(np.float64)))) for part in (np.mean, np.std))
+    for view in views(volume):
+        for floor in (-np.inf, centre - spread, float(view[1, 1, 1]) * 1.7 - 3.1):  # a voxel at the floor is background
+            numbers = {"slope": 1.7, "inter": -3.1, "low": centre - 2 * spread, "high": centre + spread, "floor": floor}
+            comp = np.full(shape, 9, np.float32)
+            voxels.fill(comp, view[1], **numbers)
+            assert comp.tobytes() == naive.network_slice(view[1], shape, **numbers).tobytes()
+
+
+def test_every_voxel_of_a_row_is_read_whatever_its_length():
+    for width in range(1, 70):  # around whole vectors of every instruction set
+        raw = np.arange(3 * width, dtype=np.int16).reshape(3, width)
+        comp = np.empty(raw.shape, np.float32)
+        voxels.fill(comp, raw, slope=1.0, inter=0.0, low=0.0, high=500.0, floor=-1.0)
+        assert comp.tobytes() == naive.normalise(raw, 0.0, 500.0, -1.0).tobytes()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+@pytest.mark.parametrize("shape", [(16, 20), (40, 33), (7, 5)])
+@pytest.mark.parametrize("keep", [False, True])
+def test_labels_are_those_of_numpy(classes, shape, keep):
+    rng = np.random.default_rng(2)
+    probability = rng.random((classes, 16, 20), dtype=np.float32)
+    probability[:, :3] = np.float32(0.5)  # at the threshold, and likeliest all alike
+    expected, labels = naive.to_mask(probability, 0.5, shape)
+    height, width = shape
+    for target in (np.full(shape, 9, np.uint8), np.full((width, 2, height), 9, np.uint8)[::-1, 1].T):
+        kept = [np.full((width, height), 9, np.float32).T[:, ::-1] for _ in range(classes * keep)]
+        voxels.assign(target, probability, 0.5, kept)
+        assert np.array_equal(target, labels)
+        for ref, comp in zip(expected, kept, strict=False):
+            assert np.array_equal(comp, ref)
+
+
+def test_nothing_beside_the_labels_is_written():
+    whole = np.full((12, 30), 9, np.uint8)
+    voxels.assign(whole[2:10:2, 3:27:3], np.ones((1, 4, 8), np.float32), 0.5)
+    inside = np.zeros(whole.shape, bool)
+    inside[2:10:2, 3:27:3] = True
+    assert (whole[inside] == 1).all()
+    assert (whole[~inside] == 9).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sorted_without_sorting(dtype, threads, monkeypatch):
+    monkeypatch.setattr(voxels.sorted, "PIECE", 100)  # so that threads share them
+    volume, rng = volume_of(dtype), np.random.default_rng(3)
+    values = np.sort(volume[np.isfinite(volume)].astype(volume.dtype.newbyteorder("=")), axis=None)
+    ranks = [0, len(values) - 1, *map(int, rng.integers(0, len(values), 13))]
+    for view in (*views(volume)[:3], np.ascontiguousarray(volume)[None]):
+        found = voxels.Sorted(view, threads)
+        keys = found.select(ranks)
+        assert found.count == len(values)
+        assert [found.value(key) for key in keys] == [float(value) for value in values[ranks]]
+        first, last = sorted(keys[2:4])
+        low, high = (np.array(found.value(key)).astype(values.dtype) for key in (first, last))
+        inside = values[(values >= low) & (values <= high)].astype(np.float64)
+        moments = found.moments(first, last)
+        assert moments.count == len(inside)
+        assert found.rank(first) == np.count_nonzero(values < low)
+        assert (moments.mean, moments.variance) == pytest.approx((inside.mean(), inside.var()), rel=1e-12)
+
+
+def test_a_spread_far_below_the_mean_is_not_lost():
+    """Sums of squares in float64 would cancel: here they are sums of integers."""
+    values = (1e6 + np.random.default_rng(4).normal(0, 0.01, (20, 20, 20))).astype(np.float64)
+    found = voxels.Sorted(values)
+    exact = values.astype(np.longdouble)
+    assert found.moments(found.lowest, found.highest).variance == pytest.approx(float(exact.var()), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">u2", "<f4", "<i4", "<f8"])
+def test_all_48_axis_orders_and_any_threads_measure_the_same_bits(dtype, monkeypatch):
+    monkeypatch.setattr(voxels.sorted, "PIECE", 500)
+    volume = volume_of(dtype, (6, 11, 17))
+    expected = measure(Voxels(volume, 0.7, -3.0))
+    for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
+        turned = volume.transpose(order)[tuple(slice(None, None, flip) for flip in flips)]
+        assert measure(Voxels(turned, 0.7, -3.0), threads=2) == expected
+    assert measure(Voxels(volume.astype(volume.dtype.newbyteorder("S")), 0.7, -3.0)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "?"])
+def test_forms_that_no_file_holds_are_taken_too(dtype):
+    stored = (np.random.default_rng(5).random((3, 8, 8)) > 0.5).astype(dtype)
+    ref, comp = Voxels(stored.astype(np.float32)), Voxels(stored)
+    assert measure(comp) == measure(ref)
+    assert network_input(comp, 1, RECORD, measure(comp)).tobytes() == network_input(ref, 1, RECORD, measure(ref)).tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
+    """And what the network sees is what it would see of that slice alone."""
+    volume = Voxels(np.random.default_rng(6).integers(0, 900, (40, 20, 24)).astype(np.int16))
+    record = make_record("lesion", size=16, context=3)
+    statistics, made, lock = measure(volume), [], threading.Lock()
+    expected = [network_input(volume, z, record, statistics) for z in range(len(volume))]
+    normalise = preprocess.normalise
+
+    def count(raw, *args, **kwargs):
+        with lock:
+            made.append(int(raw.stored.__array_interface__["data"][0]))
+        return normalise(raw, *args, **kwargs)
+
+    monkeypatch.setattr(preprocess, "normalise", count)
+    inputs = Inputs(volume, record, statistics, threads=threads)
+    seen = {}
+
+    def load(z):
+        seen[z] = inputs(z)
+        return seen[z]
+
+    first = Spec("first", 7, (Op("out", "conv", ("image",), {"filters": 1, "kernel": 1, "stride": 1, "dilation": 1, "padding": 0,
+                                                             "bias": False, "activation": "sigmoid"}),))  # fmt: skip
+    Engine(first, {"out.weight": np.ones((1, 7, 1, 1), np.float32)}, threads).map(len(volume), load, lambda z, probability: None)
+    assert all(seen[z].tobytes() == expected[z].tobytes() for z in range(len(volume)))
+    assert len(made) == len(set(made)) == len(volume)
+    assert len(inputs._kept) <= Inputs.room(record, threads)
+
+
+def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
+    inputs = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
+    monkeypatch.setattr(inputs, "_make", lambda raw: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            inputs(1)
+
+
+def test_an_empty_span_sees_nothing():
+    volume = Voxels(np.full((3, 4, 4), 7, np.int16))
+    low, high, _ = span(RECORD, measure(volume))
+    assert not high > low
+    assert not network_input(volume, 0, RECORD, measure(volume)).any()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
+    code = """if True:
+        import sys
+        import numpy as np
+        from monet_edge.preprocess import measure
+        from monet_edge.volume import Voxels
+        print(measure(Voxels(np.arange(24.0).reshape(2, 3, 4))).foreground > 0, "numba" in sys.modules)
+    """
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "False"]
+    assert [path.name.split("-")[0] for path in (tmp_path / "monet-edge").iterdir()] == ["voxels"]
