@@ -80,7 +80,7 @@ def test_every_changed_byte_of_a_gzip_stream_is_found_as_zlib_finds_it(put, libr
     """Header, trees, literals, checksum and size; and every length that a truncated file may have."""
     raw = gzip.compress(RAW, 6, mtime=0)
     broken = [
-        raw[:i] + bytes([raw[i] ^ change]) + raw[i + 1 :] for i in [*range(64), *range(len(raw) - 24, len(raw))] for change in (1, 255)
+        raw[:i] + bytes([raw[i] ^ change]) + raw[i + 1 :] for i in [*range(64), *range(len(raw) - 24, len(raw))] for change in (1, 128, 255)
     ]
     for data in [raw, *broken, *(raw[:-i] for i in range(1, 24))]:
         try:

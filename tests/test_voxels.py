@@ -187,3 +187,14 @@ def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     """
     assert run(code, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "False"]
     assert [path.name.split("-")[0] for path in (tmp_path / "monet-edge").iterdir()] == ["voxels"]
+
+
+def test_sums_of_128_bits_carry():
+    numbers = np.random.default_rng(7).integers(0, 2**64, (2, 500, 2), np.uint64)
+    numbers[:, :, 1] >>= np.uint64(1)
+
+    def whole(table):
+        return [int(low) + (int(high) << 64) for low, high in table]
+
+    expected = [a + b for a, b in zip(whole(numbers[0]), whole(numbers[1]), strict=True)]
+    assert whole(voxels.sorted._add128(*numbers)) == expected
