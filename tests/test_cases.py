@@ -93,6 +93,13 @@ def test_a_run_does_not_go_on_with_other_data(place, tmp_path, capsys, words, ch
     assert not (folder / "n.safetensors").exists()
 
 
+@pytest.mark.parametrize("keys", [{"x": "1"}, {"x": "1", "y": "2", "z": "3"}], ids=["one less", "one more"])
+def test_a_case_that_came_or_went_is_a_change(keys):
+    then = cases.Cases(0, ("a",), 5, {"x": "1", "y": "2"}, ("x",))
+    assert "the files of 1 of its cases are others now" in cases.changes(then, replace(then, keys=keys))
+    assert not cases.changes(then, replace(then))
+
+
 def test_a_run_goes_on_with_its_own_data_channel_and_split(place, tmp_path):
     folder = copy(place, tmp_path)
     splits, part = folder / "run" / "splits.json", {"train": ["case_001", "case_002"], "val": ["case_000"]}

@@ -208,7 +208,7 @@ def test_a_record_of_a_site_and_of_figures_is_needed(alike):
 def test_the_first_reply_of_a_site_counts_and_strangers_do_not():
     """Else whoever answers twice would be the last to speak."""
     messages = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node)) for node in (1, 2)]
-    answers = [SimpleNamespace(metadata=SimpleNamespace(src_node_id=node)) for node in (2, 2, 3, 1, 1)]
+    answers = [SimpleNamespace(metadata=SimpleNamespace(src_node_id=node), turn=turn) for turn, node in enumerate((2, 2, 3, 1, 1))]
     grid = SimpleNamespace(send_and_receive=lambda messages, timeout: answers)
     assert rounds._replies(grid, messages, 1.0) == {1: answers[3], 2: answers[0]}
 

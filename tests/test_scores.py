@@ -22,7 +22,7 @@ from monet_edge.spec import fold_batchnorm
 from monet_train import evaluate as scoring
 from monet_train import export, figures
 from monet_train.cli import app
-from monet_train.config import PAPER, STRONG, Settings, as_run
+from monet_train.config import PAPER, STRONG, Settings, effective_settings
 from monet_train.dataset import load, read
 from monet_train.evaluate import compare, evaluate, make_model, surface_distances
 from monet_train.labels import Pair, match
@@ -321,8 +321,8 @@ def test_a_provenance_claims_the_augmentation_that_ran(intensity, skull_strip, c
 
 
 def test_a_provenance_claims_no_decay_of_an_optimiser_without():
-    assert as_run(settings_of(recipe=replace(PAPER, weight_decay=0.1))).recipe.weight_decay == 0
-    assert as_run(settings_of(recipe=STRONG)).recipe.weight_decay == STRONG.weight_decay
+    assert effective_settings(settings_of(recipe=replace(PAPER, weight_decay=0.1))).recipe.weight_decay == 0
+    assert effective_settings(settings_of(recipe=STRONG)).recipe.weight_decay == STRONG.weight_decay
 
 
 def test_a_provenance_of_several_sources_hides_none_of_their_licences():

@@ -31,7 +31,10 @@ def cut(height: int, width: int, unit: int, threads: int) -> list[int]:
 
 
 def rows_read(stage: Layer, algorithm: Algorithm, value: str, y0: int, y1: int) -> tuple[int, int] | None:
-    """The rows [first, end) of ``value``, edges not minded, that rows [y0, y1) of a stage are made from; None if it reads another."""
+    """The rows [first, end) of ``value`` that rows [y0, y1) of a stage are made from; None if it reads another.
+
+    They may lie outside the value: the caller clips.
+    """
     if value not in stage.reads:
         return None
     if value == stage.statistics:

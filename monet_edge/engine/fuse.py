@@ -11,7 +11,7 @@ CONVOLUTIONS = ("conv", "deconv")  # the latter is a Spec's word for a transpose
 LEAKY = "leaky_relu"  # the activation that no convolution's epilogue has
 ACTIVATION, STATISTICS = "activation", "statistics"  # kinds of ops that no Spec has: LeakyReLU alone; means and squares of rows
 MOMENTS = 3  # of a row: its mean, what is left of that beyond float32, its sum of squared deviations
-BEFORE = "\0"  # behind an op's name, which is printable: the value that is made before the op's own
+BEFORE = "\0"  # after an op's name: the value that its layer makes first; no op's name can hold it, as names are printable
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ def make_preprocess(labels: tuple[str, ...], **changes: Any) -> Preprocess:
     return Preprocess(**{**SLICES._asdict(), **changes}, labels=labels)
 
 
-def as_run(settings: Settings) -> Settings:
+def effective_settings(settings: Settings) -> Settings:
     """The settings without what has no effect in this run, which its record must not claim.
 
     Skull stripping needs a z-score, `drop_context` needs neighbours, dropout a network that has some, weight decay AdamW.

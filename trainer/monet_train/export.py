@@ -21,7 +21,7 @@ from monet_edge.weights import Weights, load, pack, parse
 from . import checkpoint
 from .card import card, measuring
 from .cases import check_dataset
-from .config import DEPTHS, Settings, as_run, training_spec
+from .config import DEPTHS, Settings, effective_settings, training_spec
 from .config_text import read_settings
 from .data import strip_skull
 from .dataset import Case, Dataset, oriented
@@ -313,7 +313,7 @@ def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Calla
 
 def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
-    record, augmentation = settings.preprocess, as_run(settings).recipe.augmentation
+    record, augmentation = settings.preprocess, effective_settings(settings).recipe.augmentation
     depths = []
     if augmentation.skull_strip:
         scale = fingerprint.SIDE / record.size

@@ -19,7 +19,7 @@ from monet_edge import DISCLAIMER, __version__
 from monet_edge.errors import ModelError
 from monet_edge.text import printable
 
-from .config import Settings, as_run, training_spec
+from .config import Settings, effective_settings, training_spec
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -62,7 +62,7 @@ class Provenance:
     sources : tuple of Source
         At least one.
     settings : Settings
-        As asked for; told is what of them had an effect, see `config.as_run`.
+        As asked for; told is what of them had an effect, see `config.effective_settings`.
     epochs : int
     training : mapping of str to JSON value
         What else there is to say of the training: its command, numbers of cases, the federation.
@@ -96,7 +96,7 @@ class Provenance:
         ModelError
             If a part of it is no JSON.
         """
-        settings = as_run(self.settings)
+        settings = effective_settings(self.settings)
         data = {key: _joined(asdict(source)[key] for source in self.sources) for key in ("name", "reference", "licence", "modality")}
         modality = data.pop("modality")
         record = {

@@ -22,7 +22,7 @@ from monet_edge.files import locked
 from monet_edge.spec import infer_shapes
 
 from . import cases, checkpoint
-from .config import Settings, as_run, training_spec
+from .config import Settings, effective_settings, training_spec
 from .data import Slices, build, memory_of
 from .network import Network
 from .prepare import Prepared
@@ -263,7 +263,7 @@ def set_up_torch(settings: Settings, place: torch.device) -> None:
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:
     """The slices of cases with all that the recipe's augmentation needs."""
-    stripped = as_run(settings).recipe.augmentation.skull_strip > 0
+    stripped = effective_settings(settings).recipe.augmentation.skull_strip > 0
     return build(prepared, names, settings.preprocess, settings.merged, place, stripped)
 
 

@@ -109,7 +109,7 @@ class Algorithm:
     unit : callable
         ``unit(op)``: rows may be cut into bands at multiples of this number.
     rows : callable
-        ``rows(op, y0, y1)``: the rows [first, end) of the inputs, edges not minded, that output rows [y0, y1) are made from.
+        ``rows(op, y0, y1)``: the rows [first, end) of the inputs, which may lie outside them, that output rows [y0, y1) are made from.
     in_place : bool
         Whether it may write its value over its first input, if nobody reads that afterwards: of one shape, pixel by pixel.
     reads_planes, writes_planes : bool
