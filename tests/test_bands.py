@@ -55,6 +55,7 @@ def run(program, thread, first=0, end=None):
     return jit.load(families()).run(program.steps[thread].ctypes.data, first, len(program.steps[thread]) if end is None else end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("threads", [2, 3])
 def test_any_band_may_be_late(plan, threads, keep):

@@ -19,6 +19,7 @@ from monet_train.evaluate import evaluate, make_model
 from monet_train.prepare import open_prepared, prepare
 from monet_train.state import training_spec
 
+pytestmark = pytest.mark.slow  # every test trains a network
 TRIAL = ("--size", "32", "--set", "epochs=3", "--set", "batch=4", "--set", "epoch_steps=0")
 
 

@@ -290,6 +290,7 @@ def test_ctrl_c_ends_at_once_and_leaves_nothing(tmp_path):
     assert files(tmp_path) == ["big.nii"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_nothing_is_sent_anywhere(scan, weights_file):
     command = [

@@ -164,6 +164,7 @@ def listen(answer: bytes):
     return server.getsockname()[1], asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proxy", [*PROXIES, "all_proxy of SOCKS"])
 def test_loopback_goes_round_a_proxy_and_other_hosts_through_it(proxy, tmp_path, monkeypatch):
     """The HTTP client that Flower uses, as a process of ours would have it."""

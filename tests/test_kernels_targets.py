@@ -54,6 +54,7 @@ def test_a_target_is_told_by_triple_and_features(name):
     assert choose_isa(target.triple, target.features) == isa
 
 
+@pytest.mark.slow
 def test_all_are_there_and_nothing_is_foreign(assembly):
     name, functions = assembly
     assert {micro.name for micro in MICROS if not micro.inline} <= functions.keys()

@@ -356,6 +356,7 @@ def test_the_phantom_is_found():
     assert 2 * (found & mask).sum() / (found.sum() + mask.sum()) >= 0.7
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("change", ["times 16", "noise floor"])
 def test_a_real_scan_rescaled_is_segmented_the_same(change):

@@ -9,6 +9,7 @@ import sys
 import weakref
 
 import numpy as np
+import pytest
 from fuzz.build import gz, head, nifti
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from monet_edge.model import Model
 LIMIT = 600_000_000  # bytes of address space; the process without a scan takes 400 MB, the damaged volumes together are 800 MB
 
 
+@pytest.mark.slow
 def test_two_hundred_damaged_scans_take_the_memory_of_one(tmp_path, weights_file):
     """The last bytes are missing, so every one of them is read to its end; then comes a good one."""
     folder = tmp_path / "scans"

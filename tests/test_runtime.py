@@ -58,6 +58,7 @@ def test_every_value_equals_pytorch(case, fused):
     assert np.abs(values[spec.output] - reference[spec.output]).max() <= 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_any_number_of_threads_gives_the_same_bits(case, threads):
     spec, tensors, image, _ = case

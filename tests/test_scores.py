@@ -205,6 +205,7 @@ def test_what_fails_in_the_midst_of_a_case_is_told_too(measured, monkeypatch):
         list(evaluate(model, read(measured / "data"), ["c0"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_scores_are_written_before_they_are_printed(measured, encoding):
     """A terminal that cannot show a name, or no terminal at all, loses no score."""

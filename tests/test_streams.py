@@ -94,6 +94,7 @@ def archive(tmp_path_factory, weights_file):
     return segment, ref
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STREAMS)
 def test_masks_tables_and_exit_status_are_those_of_the_work(archive, tmp_path, case):
     segment, ref = archive
@@ -134,6 +135,7 @@ raise SystemExit(0 if handle > 2 else 3)
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, **closed(*streams)).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encoding", "arrow"), [("ascii", "\\u2192"), ("cp1252", "\\u2192"), ("utf-16", "→"), ("utf-8", "→")])
 def test_a_letter_that_a_stream_does_not_have_is_an_escape(tmp_path, weights_file, encoding, arrow):
     (tmp_path / "a.nii").write_bytes(nifti())
@@ -142,6 +144,7 @@ def test_a_letter_that_a_stream_does_not_have_is_an_escape(tmp_path, weights_fil
     assert f" ml {arrow} " in done.stdout.decode(encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STREAMS)
 def test_the_trainer_is_as_steady(tmp_path, case):
     synthetic.write_dataset(tmp_path / "data")

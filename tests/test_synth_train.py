@@ -33,6 +33,7 @@ def training(tiny):
     return settings, Origin("heads", "none", "key", heads.STILL), heads.label_maps()
 
 
+@pytest.mark.slow
 def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
     folder = heads.write_folder(tmp_path / "heads")
     packed = tmp_path / "heads.zip"
@@ -57,6 +58,7 @@ def test_from_label_maps_to_a_file_that_the_runtime_loads(tmp_path, tiny):
     assert np.asarray(probability).shape[-3:] == (15, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(training, tmp_path):
     settings, origin, maps = training
     whole = fit(settings, origin, maps, tmp_path / "whole", device="cpu")
