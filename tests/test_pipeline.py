@@ -39,6 +39,15 @@ def scan(tmp_path, rng):
     return path
 
 
+def test_kept_probabilities_are_in_the_order_of_the_labels(tmp_path, rng):
+    spec, path = fold_batchnorm(monet(classes=3, filters=4, depth=1)), tmp_path / "two.safetensors"
+    weights.save(path, spec, random_tensors(spec), make_record("a", "b"), {})
+    image = monet_edge.formats.from_image(image_of(blob(rng)))
+    found = monet_edge.load(path).segment_scan(image, Options(probabilities=True))
+    assert len(np.unique(found.mask)) > 1
+    np.testing.assert_array_equal(found.mask, found.probability.argmax(-1))
+
+
 def test_the_mask_is_on_the_scans_own_grid(tmp_path, rng, model):
     turn = nibabel.eulerangles.euler2mat(0.2, 0.1, -0.3)  # oblique
     affine = np.eye(4)

@@ -157,8 +157,17 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
                                                              "bias": False, "activation": "sigmoid"}),))  # fmt: skip
     Engine(first, {"out.weight": np.ones((1, 7, 1, 1), np.float32)}, threads).map(len(volume), load, lambda z, probability: None)
     assert all(seen[z].tobytes() == expected[z].tobytes() for z in range(len(volume)))
-    assert len(made) == len(set(made)) == len(volume)
+    assert len(set(made)) == len(volume)
+    if threads == 1:  # a thread that lags behind may find its neighbours dropped, and makes them again
+        assert len(made) == len(volume)
     assert len(inputs._kept) <= Inputs.room(record, threads)
+
+
+def test_the_networks_input_is_of_scaled_intensities():
+    stored = np.random.default_rng(3).integers(-99, 99, (5, 20, 24)).astype(np.int16)
+    comp, ref = Voxels(stored, 2.0, -5.0), Voxels(stored * 2.0 - 5.0)
+    record = make_record("lesion", size=16, intensity="window", low=-50.0, high=100.0)
+    assert network_input(comp, 1, record, measure(comp)).tobytes() == network_input(ref, 1, record, measure(ref)).tobytes()
 
 
 def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
