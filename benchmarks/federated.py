@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import MetricRecord, RecordDict
 
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.files import atomic_write
@@ -37,6 +37,7 @@ from monet_train.federated.rounds import round_content
 from monet_train.federated.settings import COMPRESSIONS, Federation, for_sites, tensor_shapes, to_run_config
 from monet_train.federated.state import ROUNDS, Run, stored
 from monet_train.prepare import Prepared, open_prepared
+from monet_train.provenance import Source
 from monet_train.splits import institution, read_splits
 from monet_train.state import new_state
 from monet_train.validate import validate
@@ -88,7 +89,7 @@ class Bench:
         return {name: validate(network, self.patients[name])["val_dice_1"] for name in names}
 
 
-def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
+def traffic(settings: Settings, source: Source) -> dict[str, dict[str, dict[str, int]]]:
     """Bytes of a round's messages for every network and compression, as a site gets them and answers; no value changes them."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for net in ARCHITECTURES:
@@ -99,7 +100,7 @@ def traffic(settings: Settings) -> dict[str, dict[str, dict[str, int]]]:
         for compression in COMPRESSIONS:
             content = round_content(Federation(compression=compression), these, Run("0" * 16, tensors, {}, [], []), 1)
             up = layout(shapes, compression, down=False)
-            about: dict[str, Any] = {"metrics": MetricRecord({"num-examples": 1, "loss": 0.1}), "site": ConfigRecord({"name": SITES[0]})}
+            about: dict[str, Any] = {"metrics": MetricRecord({"num-examples": 1, "loss": 0.1}), "site": wire.pack_site(SITES[0], source)}
             reply = RecordDict({"arrays": wire.pack(encode(tensors, up), up), **about})
             sizes = {way: sum(r.count_bytes() for r in records.values()) for way, records in (("down", content), ("up", reply))}
             found.setdefault(net, {})[compression] = sizes
@@ -133,7 +134,7 @@ def run(
             raise typer.BadParameter("that file holds trainings with other settings; choose another", param_hint="--output")
         found = known
     if "traffic" in wanted:
-        found["traffic"] = traffic(pooled)
+        found["traffic"] = traffic(pooled, Source.of(prepared))
         _write(output, found, "traffic")
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(prepared, splits, for_sites(pooled, federation), federation, Path(work), device)

@@ -7,7 +7,6 @@ A SuperNode's `--node-config` has `prepared` (the folder of its scans), `memory`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,7 @@ def _train(message: Message, context: Context) -> RecordDict:
     if config["compression"] == "int8":
         memory.residual = {name: change[name] - value for name, value in decode(arrays).items()}
     memory.write(number)
-    # Flower refuses to count the bytes of an empty text
-    source = {"data" if key == "name" else key: text for key, text in asdict(site.source).items() if text}
-    about = ConfigRecord({"name": str(context.node_config["name"]), **source})
+    about = wire.pack_site(str(context.node_config["name"]), site.source)
     metrics = MetricRecord({"num-examples": len(site.step.training.images), "loss": float(loss)})
     return RecordDict({"arrays": wire.pack(arrays, sent), "metrics": metrics, "site": about})
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 
 import numpy as np
@@ -131,6 +131,12 @@ def read_update(message: Message, expected: Layout, most_examples: int) -> Updat
     change = unpack(message.content, expected)
     norm = math.sqrt(sum(float(np.square(tensor, dtype=np.float64).sum()) for tensor in change.values()))
     return Update(name, examples, loss, change, norm, source)
+
+
+def pack_site(name: str, source: Source) -> ConfigRecord:
+    """What a site says of itself; without empty texts, whose bytes Flower refuses to count."""
+    told = {"data" if key == "name" else key: text for key, text in asdict(source).items() if text}
+    return ConfigRecord({"name": name, **told})
 
 
 def read_source(about: ConfigRecord) -> Source:
