@@ -13,9 +13,9 @@ from synthetic import write_dataset
 
 from monet_edge import phantom, weights
 from monet_edge.files import locked
-from monet_train import export
+from monet_train import fold
 from monet_train.cli import main
-from monet_train.export import fold_tensors
+from monet_train.fold import fold_tensors
 
 
 def call(folder, *words):
@@ -244,7 +244,7 @@ def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monke
     def broken(*given):
         return {name: tensor + 1 for name, tensor in fold_tensors(*given).items()}
 
-    monkeypatch.setattr(export, "fold_tensors", broken)
+    monkeypatch.setattr(fold, "fold_tensors", broken)
     before = (released / "two.safetensors").read_bytes()
     for name in ("broken", "two"):
         assert call(released, "export", "run", "phantom", "-o", f"{name}.safetensors") == 2
