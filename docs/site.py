@@ -47,7 +47,6 @@ def stage(folder: Path) -> None:
     """
     shutil.copy(SITE / "conf.py", folder)
     shutil.copy(SITE / "api.md", folder)
-    (folder / "files").mkdir()
     known = pages()
     for page, name in known.items():
         text = LINK.sub(partial(_turned, page=page, known=known, folder=folder), page.read_text(encoding="utf-8"))
@@ -83,7 +82,7 @@ def _turned(link: re.Match[str], page: Path, known: dict[Path, str], folder: Pat
         (folder / copy).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder / copy)
         return f"{before}{copy.as_posix()}{after}"
-    place = folder / "files" / "files" / copy
+    place = folder / "files" / copy
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path, place)
     return f"{before}source:{copy.as_posix()}{after}"  # see conf.py
@@ -96,6 +95,7 @@ def build(output: Path) -> None:
         words = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", staged, str(output)]
         if subprocess.run(words).returncode:
             raise SystemExit("the site was not built: see above")
+        shutil.copytree(Path(staged) / "files", output / "files", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

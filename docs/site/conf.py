@@ -7,8 +7,7 @@ author = "The monet-edge authors"
 version = release = __version__
 copyright = f"{author}. {DISCLAIMER}"  # at the foot of every page
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["files/**"]  # sources that pages link to, as they are
-html_extra_path = ["files"]
+exclude_patterns = ["files/**"]  # sources that pages link to: copied as they are, after the build
 html_theme = "furo"
 html_title = "monet-edge"
 html_show_sphinx = False
