@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
@@ -112,6 +112,14 @@ class Merging:
         self._tiling, self._store = tiling, store
         self._sums: dict[int, _Sum] = {}
         self._lock = threading.Lock()
+
+    @staticmethod
+    def room(tiling: Tiling, classes: int, threads: int) -> int:
+        """Bytes that it takes at most while so many threads bring tiles: an image of each may wait for one that is slow."""
+        if len(tiling.windows) == 1:
+            return 0
+        pixels, waiting = prod(tiling.padded), len(tiling.windows) * prod(tiling.tile)
+        return 4 * (pixels + prod(tiling.tile) + (threads + 1) * classes * (2 * pixels + waiting))
 
     def __call__(self, i: int, result: np.ndarray) -> None:
         tiling = self._tiling

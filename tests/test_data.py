@@ -8,7 +8,9 @@ import torch
 from synthetic import RECORD
 
 from monet_edge import formats
-from monet_edge.preprocess import SLICINGS, measure, network_input
+from monet_edge.inputs import network_input
+from monet_edge.intensities import measure
+from monet_edge.preprocess import SLICINGS
 from monet_train.augment import augment
 from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
 from monet_train.data import build

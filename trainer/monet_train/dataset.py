@@ -16,7 +16,9 @@ import numpy as np
 
 from monet_edge import formats, volume
 from monet_edge.errors import DatasetError, MonetError
-from monet_edge.preprocess import SLICINGS, Statistics, measure
+from monet_edge.formats.beside import UNKNOWN
+from monet_edge.intensities import Statistics, measure
+from monet_edge.preprocess import SLICINGS
 from monet_edge.volume import geometry
 
 from .dataset_json import IGNORE, read_json, read_labels, read_pairs
@@ -127,7 +129,7 @@ def read(folder: Path, channel: int = 0) -> Dataset:
         str(data.get("reference", "")),
         labels,
         ignore,
-        data.get("spacing") != "unknown",
+        data.get("spacing") != UNKNOWN,
         {pair.name: (pair.image, pair.label) for pair in pairs},
         frozenset(pair.name for pair in pairs if pair.separate),
         tuple(pair.name for pair in pairs if pair.validation),

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from monet_edge.files import refuse_special
+from monet_edge.inputs import network_input
 from monet_edge.model import Model
-from monet_edge.preprocess import network_input, to_mask
+from monet_edge.preprocess import to_mask
 from monet_edge.weights import Weights, load
 
 from .cases import weights_channel

@@ -26,7 +26,7 @@ from PIL import Image
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.formats import halves
-from monet_edge.preprocess import Statistics
+from monet_edge.intensities import Statistics
 
 from . import dataset as _dataset
 from .dataset import Case, Dataset
