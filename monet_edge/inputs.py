@@ -70,14 +70,15 @@ def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid
         return Grid(Tiling(size, size), tuple(map(float, away)))
     if spacing is None:
         raise ScanError("what its voxels measure is not known, and the model works in millimetres", "State it with {spacing}.")
+    depth, *sides = (float(f"{mm:.6g}") for mm in spacing)  # a header's float32 and quaternions make 0.70000003 of 0.7
     resampled = size
     if record.spacing:
-        height, width = (max(1, round(side * mm / record.spacing)) for side, mm in zip(shape, spacing[1:], strict=True))
+        height, width = (max(1, round(side * mm / record.spacing)) for side, mm in zip(shape, sides, strict=True))
         if max(height, width) > MAX_SIDE:
-            found = f"slices of {shape[0]}x{shape[1]} pixels of {spacing[1]:g} x {spacing[2]:g} mm"
+            found = f"slices of {shape[0]}x{shape[1]} pixels of {sides[0]:g} x {sides[1]:g} mm"
             raise ScanError(f"{found} would be {height}x{width} of the model's {record.spacing:g} mm, at most {MAX_SIDE} each way")
         resampled = height, width
-    step = record.thickness / spacing[0] if record.thickness else 1.0
+    step = record.thickness / depth if record.thickness else 1.0
     if record.neighbours == "nearest":
         neighbours = tuple(float(np.copysign(floor(abs(k) * step + 0.5), k)) for k in away)  # the same both ways
     else:

@@ -220,9 +220,14 @@ def oriented(case: Case, slicing: str) -> Case:
     case : Case
     slicing : {"axial", "coronal", "sagittal"}
     """
-    orientation = volume.orient(axial_affine(case.spacing), SLICINGS[slicing])
+    orientation = orientation_of(case.spacing, slicing)
     image, label = orientation.turn(case.image.T), orientation.turn(case.label.T)
     return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
+
+
+def orientation_of(spacing: Sequence[float], slicing: str) -> volume.Orientation:
+    """How a case (W, H, Z), its axes the other way round, is cut another way; ``spacing`` in mm along Z, H, W."""
+    return volume.orient(axial_affine(spacing), SLICINGS[slicing])
 
 
 def axial_affine(spacing: Sequence[float]) -> np.ndarray:
