@@ -104,22 +104,34 @@ def shipped() -> dict[str, Path]:
 
 
 def find(model: str) -> Path:
-    """The file of a shipped model's name or of a path.
+    """The file of a shipped model's name, of a path, or the only one in a folder, as model hubs keep it.
 
     Raises
     ------
     ModelError
-        If it is neither.
+        If it is none of these.
     """
     models = shipped()
     if model in models:
         return models[model]
     path = Path(model)
+    if os.path.isdir(path):
+        return _only(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
     if not os.path.isfile(path):
         raise ModelError(f"{path}: {missing(path)}. Shipped models are {', '.join(models) or 'none'}.")
     return path
+
+
+def _only(folder: Path) -> Path:
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    if len(files) != 1:
+        raise ModelError(f"{folder}: expected one .safetensors file in this folder, found {len(files)}; name the file")
+    return files[0]
 
 
 def load(model: str | Path) -> Weights:
