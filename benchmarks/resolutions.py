@@ -18,6 +18,7 @@ from monet_edge import formats, weights
 from monet_edge.model import Model
 from monet_edge.options import Options
 from monet_edge.preprocess import SLICINGS
+from monet_edge.spec import Op, Spec
 from monet_edge.volume import Scan, orient
 from monet_edge.weights import Weights
 
@@ -70,10 +71,8 @@ def compared(ref: np.ndarray, comp: np.ndarray) -> dict[str, Any]:
     shape = tuple(map(min, ref.shape, comp.shape))
     labels = range(int(max(ref.max(), comp.max())) + 1)
     one, other = (coarser(mask, shape, labels) for mask in (ref, comp))
-    dice = {
-        label: overlap(one == label, other == label) for label in labels[1:] if min((one == label).sum(), (other == label).sum()) > LEAST
-    }
-    return {"dice": overlap(one > 0, other > 0), "labels": dice}
+    large = [label for label in labels[1:] if min(np.count_nonzero(mask == label) for mask in (one, other)) > LEAST]
+    return {"dice": overlap(one > 0, other > 0), "labels": {label: overlap(one == label, other == label) for label in large}}
 
 
 def coarser(mask: np.ndarray, shape: Sequence[int], labels: Sequence[int]) -> np.ndarray:
@@ -99,22 +98,41 @@ def shares(cover: np.ndarray, axis: int, wanted: int) -> np.ndarray:
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Dice."""
-    both, total = np.count_nonzero(one & other), np.count_nonzero(one) + np.count_nonzero(other)
+    both, total = int(np.count_nonzero(one & other)), int(np.count_nonzero(one) + np.count_nonzero(other))
     return 2 * both / total if total else 1.0
 
 
-def tiles(found: Weights, folder: Path, mosaics: int = 4, threads: int | None = None) -> list[dict[str, Any]]:
+def tiles(found: Weights, folder: Path, mosaics: int, threads: int | None = None) -> list[dict[str, Any]]:
     """A row a mosaic of four scans of a data set: its masks and probabilities in tiles, beside those of the whole mosaic at once."""
     paths = sorted((folder / "imagesTr").iterdir())
-    models = [Model(replace(found, preprocess=replace(found.preprocess, spacing=1.0, size=size)), threads) for size in (TILE, MOSAIC)]
     rows = []
     for number in range(mosaics):
         scan = mosaic(paths[4 * number : 4 * number + 4], found.preprocess.slicing)
-        tiled, whole = (model.segment_scan(scan, Options(probabilities=True)) for model in models)
-        row = {"slices": scan.shape[2], "dice": overlap(tiled.mask > 0, whole.mask > 0), "voxels": int(np.count_nonzero(whole.mask))}
-        row["largest"] = float(np.abs(tiled.probability - whole.probability).max())
-        rows.append(row | {"steps": steps(tiled.probability), "steps_whole": steps(whole.probability)})
+        tiled, whole = both_ways(found, scan, threads)
+        one, other = both_ways(one_pixel(found), scan, threads)
+        row = {"slices": scan.shape[2], "dice": overlap(tiled > 0.5, whole > 0.5), "voxels": int(np.count_nonzero(whole > 0.5))}
+        row |= {"steps": steps(tiled), "steps_whole": steps(whole), "one_pixel": float(np.abs(one - other).max())}
+        rows.append(row)
     return rows
+
+
+def both_ways(found: Weights, scan: Scan, threads: int | None) -> list[np.ndarray]:
+    """Probabilities of the first label (X, Y, Z), in tiles and whole."""
+    made = []
+    for size in (TILE, MOSAIC):
+        model = Model(replace(found, preprocess=replace(found.preprocess, spacing=1.0, size=size)), threads)
+        probability = model.segment_scan(scan, Options(probabilities=True)).probability
+        assert probability is not None
+        made.append(probability.reshape(*scan.shape, -1)[..., -found.spec.classes + (found.spec.classes > 1)])
+    return made
+
+
+def one_pixel(found: Weights) -> Weights:
+    """The same with a network that sees one pixel at a time."""
+    attrs = {"filters": 1, "kernel": 1, "stride": 1, "dilation": 1, "padding": 0, "bias": False, "activation": "sigmoid"}
+    spec = Spec("one-pixel", found.spec.in_channels, (Op("head", "conv", ("image",), attrs),))
+    weight = np.random.default_rng(0).normal(0, 3, (1, spec.in_channels, 1, 1)).astype(np.float32)
+    return replace(found, spec=spec, tensors={"head.weight": weight}, preprocess=replace(found.preprocess, labels=("one",)))
 
 
 def mosaic(paths: Sequence[Path], slicing: str) -> Scan:
@@ -130,9 +148,12 @@ def mosaic(paths: Sequence[Path], slicing: str) -> Scan:
 
 
 def steps(probability: np.ndarray) -> float:
-    """Mean step of the probability from pixel to pixel across the borders of tiles, as a multiple of that elsewhere: of (X, Y, Z)."""
+    """Mean step of the probability (X, Y, Z) across the borders of tiles, as a multiple of that elsewhere.
+
+    Not 1 for whole slices either: what heads show in their middle, where borders lie, they do not show elsewhere.
+    """
     borders = np.zeros(MOSAIC - 1, bool)
     borders[[first - 1 for first in (TILE // 2, TILE, 3 * TILE // 2)]] = True  # where a tile begins or ends
     across = [np.abs(np.diff(probability, axis=axis)) for axis in (0, 1)]
-    at = np.mean([each.compress(borders, axis).mean() for axis, each in enumerate(across)])
-    return float(at / np.mean([each.compress(~borders, axis).mean() for axis, each in enumerate(across)]))
+    at, elsewhere = (sum(each.compress(lines, axis).mean() for axis, each in enumerate(across)) for lines in (borders, ~borders))
+    return float(at / elsewhere)

@@ -290,3 +290,10 @@ def test_in_millimetres_where_a_pixel_or_a_neighbour_is():
         False,
         True,
     ]
+
+
+def test_a_spacing_of_float32_is_the_number_that_was_meant():
+    """25 pixels of 0.9 mm are 22.5 of 1 mm: the last bit would decide between 22 and 23, and with it the axis order of a file."""
+    ref, comp = (make_grid(replace(RECORD, spacing=1.0), (25, 25), (3.0, mm, mm)) for mm in (0.9, float(np.float32(0.9000001))))
+    assert ref == comp
+    assert make_grid(replace(RECORD, spacing=0.01), (16, 16), (3.0, 0.46875, 0.46875)).tiling.shape == (750, 750)

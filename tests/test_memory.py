@@ -158,7 +158,7 @@ def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, optio
     ],
 )
 def test_the_estimate_holds_in_millimetres(tmp_path, shape, millimetres, threads):
-    """The voxels of the test's scans measure 0.75 x 0.75 x 3 mm."""
+    """Voxels of 0.75 x 0.75 x 3 mm. A sum is counted for every thread: seldom is each with another slice."""
     record = make_record("a", "b", **millimetres)
     spec, path = fold_batchnorm(monet(2 * record.context + 1, 3, filters=4, depth=1)), tmp_path / "mm.safetensors"
     weights.save(path, spec, random_tensors(spec), record, {})
@@ -167,7 +167,7 @@ def test_the_estimate_holds_in_millimetres(tmp_path, shape, millimetres, threads
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(path), "{}", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
     estimate, used = json.loads(done.stdout)
-    assert used <= estimate <= 1.6 * used + limits._SLACK
+    assert used <= estimate <= 2 * used + limits._SLACK
 
 
 def test_no_thread_holds_a_slice_of_the_scan_in_another_form():
