@@ -164,7 +164,8 @@ def resolutions(found: Mapping[str, Any] | None) -> str:
     shown = []
     for row in rows["heads"]:
         mm, shape = (" x ".join(f"{length:g}" for length in row[key]) for key in ("mm", "shape"))
-        least = f", of {len(row['labels'])} structures {min(row['labels'].values()):.3f} at least" if len(row["labels"]) > 1 else ""
+        each = row["labels"].values()
+        least = f", of {len(each)} structures {sum(each) / len(each):.3f} on average, {min(each):.3f} at least" if len(each) > 1 else ""
         shown.append([f"`{settings['model']}`, {mm} mm ({shape})", f"Dice with the mask at 1 mm {row['dice']:.3f}{least}", "0.95"])
     tiles = rows["tiles"]
     pooled = sum(row["dice"] * row["voxels"] for row in tiles) / sum(row["voxels"] for row in tiles)

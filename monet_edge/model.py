@@ -17,13 +17,12 @@ from .about import DEFAULT
 from .doubts import doubts
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
-from .inputs import Grid, Inputs, make_grid
+from .inputs import Inputs
 from .intensities import Statistics, measure
 from .options import Options
-from .passes import Progress, run_slices
+from .passes import Progress, grid_of, room, run_slices
 from .spec import multiple_of
-from .tiles import Merging
-from .volume import Orientation, Scan, Voxels, geometry, orient
+from .volume import Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
@@ -150,7 +149,7 @@ class Model:
         record, options = self.weights.preprocess, Options(volume=volume, spacing=spacing)
         scan = image if isinstance(image, Scan) else self._scan(image, options)
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
-        inputs = Inputs(voxels, record, measure(voxels, self.threads), self._grid(scan, options))
+        inputs = Inputs(voxels, record, measure(voxels, self.threads), grid_of(record, scan, options))
         shape = (len(inputs), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
         slices = np.empty(shape, np.float32)
@@ -234,14 +233,12 @@ class Model:
     def _demand_memory(self, scan: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
         record, classes = self.weights.preprocess, self.weights.spec.classes
-        found = self._grid(scan, options)
-        seen = 4 * prod(found.tiling.padded) * Inputs.room(found, self.threads)
-        merged = Merging.room(found.tiling, classes, self.threads)
+        slices = room(grid_of(record, scan, options), classes, self.threads)
         needed = limits.peak(
-            tuple(scan.shape[axis] for axis in self._orientation(scan).axes),
+            tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
             scan.dtype,
             classes=classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size) + seen + merged,
+            workspace=self.engine.workspace_bytes(record.size, record.size) + slices,
             threads=self.threads,
             probabilities=options.probabilities,
             cleaning=options.cleaning,
@@ -263,14 +260,14 @@ class Model:
             raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
         record, classes = self.weights.preprocess, self.weights.spec.classes
         threshold = record.threshold if options.threshold is None else options.threshold
-        orientation = self._orientation(scan)
+        orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
         voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
         statistics = measure(voxels, self.threads)
         mask = np.zeros(scan.shape, np.uint8, order="F")
         kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
         mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
 
-        inputs = Inputs(voxels, record, statistics, self._grid(scan, options), self.threads)
+        inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), self.threads)
 
         def store(z: int, probability: np.ndarray) -> None:
             kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
@@ -282,20 +279,6 @@ class Model:
             kept = kept[..., 0]
         doubtful = doubts(self.weights, voxels, statistics, mask, options)
         return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
-
-    def _orientation(self, scan: formats.Header | Scan) -> Orientation:
-        """How a scan is cut for this model."""
-        return orient(scan.affine, preprocess.SLICINGS[self.weights.preprocess.slicing])
-
-    def _grid(self, scan: formats.Header | Scan, options: Options) -> Grid:
-        """This model's grid of a scan whose voxels measure what is stated, or else what the scan says, where that is not false."""
-        axes = self._orientation(scan).axes
-        stated = options.voxel_mm or (geometry.spacing(scan.affine) if scan.spacing_known else None)
-        spacing = None if stated is None else (stated[axes[0]], stated[axes[1]], stated[axes[2]])
-        try:
-            return make_grid(self.weights.preprocess, (scan.shape[axes[1]], scan.shape[axes[2]]), spacing)
-        except ScanError as error:
-            raise (error.about(scan.path) if scan.path else error) from None
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

@@ -1,15 +1,43 @@
-"""All slices of a volume through a network: every tile of each, and with ``flip`` the mirror image of every tile."""
+"""All slices of a scan through a network: every tile of each, and with ``flip`` the mirror image of every tile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 from .engine import Engine
+from .errors import ScanError
 from .flip import Load, Store, mirrored
-from .inputs import Inputs
+from .formats import Header
+from .inputs import Grid, Inputs, make_grid
+from .options import Options
+from .preprocess import SLICINGS, Preprocess
 from .tiles import Merging
+from .volume import Scan, geometry, orient
 
 Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
+
+
+def grid_of(record: Preprocess, scan: Header | Scan, options: Options) -> Grid:
+    """A model's grid of a scan whose voxels measure what is stated, or else what the scan says, where that is not false.
+
+    Raises
+    ------
+    ScanError
+        As `make_grid`, naming the scan's file.
+    """
+    depth, height, width = orient(scan.affine, SLICINGS[record.slicing]).axes
+    stated = options.voxel_mm or (geometry.spacing(scan.affine) if scan.spacing_known else None)
+    spacing = None if stated is None else (stated[depth], stated[height], stated[width])
+    try:
+        return make_grid(record, (scan.shape[height], scan.shape[width]), spacing)
+    except ScanError as error:
+        raise (error.about(scan.path) if scan.path else error) from None
+
+
+def room(grid: Grid, classes: int, threads: int) -> int:
+    """Bytes of the slices that are kept on a model's grid, and of the sums of their tiles, while so many threads work."""
+    return 4 * prod(grid.tiling.padded) * Inputs.room(grid, threads) + Merging.room(grid.tiling, classes, threads)
 
 
 def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: bool, progress: Progress | None = None) -> None:
