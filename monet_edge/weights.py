@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -95,11 +96,11 @@ class Weights:
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """The models that come with the package, or as the package ``monet-edge-weights`` beside it, by name."""
     here = Path(__file__).parent
-    folder = here / "shipped"  # the folder weights/ in an installed wheel
-    if not folder.is_dir():
-        folder = here.parent / "weights"  # in a checkout
+    beside = find_spec("monet_edge_weights")  # looked for, not imported: it holds files only
+    folders = [here / "shipped", *map(Path, beside.submodule_search_locations or () if beside else ()), here.parent / "weights"]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -112,15 +113,16 @@ def find(model: str) -> Path:
         If it is none of these.
     """
     models = shipped()
+    names = ", ".join(models) or "none: pip install monet-edge-weights"
     if model in models:
         return models[model]
     path = Path(model)
     if os.path.isdir(path):
         return _only(path)
     if path.suffix != ".safetensors":
-        raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
+        raise ModelError(f"{model}: no such model. Shipped are {names}; or give the path of a .safetensors file.")
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: {missing(path)}. Shipped models are {', '.join(models) or 'none'}.")
+        raise ModelError(f"{path}: {missing(path)}. Shipped models are {names}.")
     return path
 
 
