@@ -220,9 +220,21 @@ class Model:
 
     def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
+        needed = self.peak(grid, options)
+        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+
+    def peak(self, grid: formats.Header | Scan, options: Options = Options()) -> int:
+        """Bytes that segmenting a scan takes at its worst moment, see `limits.peak`.
+
+        Parameters
+        ----------
+        grid : Header or Scan
+        options : Options
+            Of which ``probabilities`` and those that clean take memory.
+        """
         record = self.weights.preprocess
         seen = 4 * record.size**2 * preprocess.Inputs.room(record, self.threads)
-        needed = limits.peak(
+        return limits.peak(
             tuple(grid.shape[axis] for axis in orient(grid.affine, preprocess.SLICINGS[record.slicing]).axes),
             grid.dtype,
             classes=self.weights.spec.classes,
@@ -231,7 +243,6 @@ class Model:
             probabilities=options.probabilities,
             cleaning=options.cleaning,
         )
-        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.

@@ -11,7 +11,7 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
-from .contract import Header
+from .contract import Header, Seal
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
 from .stream import START, opened
@@ -22,11 +22,13 @@ __all__ = [
     "SCANS",
     "WRITERS",
     "Header",
+    "Seal",
     "from_image",
     "halves",
     "is_ours",
     "peek",
     "read",
+    "seal",
     "stem",
     "to_image",
     "write",
@@ -58,12 +60,20 @@ def peek(path: Path) -> Header:
     return found.peek(path)
 
 
+def seal(path: Path) -> Seal | None:
+    """What a mask or probability that monet-edge wrote says of itself; None for other files, and for what cannot be read."""
+    found = next((format for format in FORMATS if path.name.lower().endswith(format.endings)), None)
+    try:
+        if found is not None and found.seal is not None:
+            return found.seal(path)
+        return Seal("", True) if peek(path).ours else None
+    except (MonetError, OSError):
+        return None
+
+
 def is_ours(path: Path) -> bool:
     """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
-    try:
-        return peek(path).ours
-    except MonetError:
-        return False
+    return seal(path) is not None
 
 
 def read(scan: Path | Header, volume: int | None = None) -> Scan:
@@ -96,7 +106,7 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
+def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
     Parameters
@@ -107,6 +117,8 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     like : Scan
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
+    key : str
+        Of the model and options, see `Options.key`; it does, too.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -126,7 +138,7 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     if like.path:
         refuse_input(path, like.path)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels)
+        writer.write(file, path.name, array, like, labels, key)
 
 
 def stem(path: Path) -> str:
