@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import system
 from ..about import DISCLAIMER, __version__
-from ..errors import MonetError, OutputError, ResourceError, ScanError
+from ..errors import KilledError, MonetError, OutputError, ResourceError, ScanError
 from ..files import atomic_write
 from ..report.statistics import describe
 
@@ -30,6 +30,7 @@ _FAILURES = {
     ScanError: "the scan cannot be read",
     OutputError: "a result cannot be written",
     ResourceError: "not enough memory",
+    KilledError: "its worker was killed",
     MemoryError: "not enough memory",
     MonetError: "it cannot be segmented",
 }
