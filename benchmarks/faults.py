@@ -65,6 +65,7 @@ def records(*files: Path) -> tuple[Counter[str], dict[str, str]]:
 def start(arguments: Sequence[str], **settings: object) -> subprocess.Popen[str]:
     """A run, in the background, its settings as `main` reads them."""
     environment = os.environ | {f"FAULTS_{name.upper()}": str(value) for name, value in settings.items()}
+    environment["DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT"] = "5s"  # before a scheduler counts as lost: 30 s
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -159,13 +160,13 @@ class _Faults(WorkerPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
             return do(task, *rest)
 
-        cluster.do = slow
+        cluster.do = slow  # type: ignore[assignment]
 
 
 def main() -> None:
     """The command line, its workers with `_Faults`."""
     from monet_edge.cli import app
-    from monet_edge.runs import cluster, here
+    from monet_edge.runs import here
 
     connect, do, pace = Client.__init__, here.do, float(os.environ.get("FAULTS_PACE", 0))
 
@@ -177,8 +178,8 @@ def main() -> None:
         time.sleep(pace)
         return do(*arguments)
 
-    Client.__init__, here.do = connected, slow
-    assert cluster
+    Client.__init__ = connected  # type: ignore[method-assign]
+    here.do = slow  # type: ignore[assignment]
     app()
 
 

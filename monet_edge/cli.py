@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -188,6 +189,29 @@ def _load(model: str, threads: int | None, quiet: bool) -> Model:
     if not quiet:
         print(f"{found.name} ({found.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
     return ready
+
+
+@app.command()
+def records(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What --records wrote: .jsonl files, or folders of them.")],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Print the paths of the scans that failed instead, as --list reads them.")
+    ] = False,
+    slow: Annotated[int, typer.Option(min=0, help="How many of the slowest scans to name.")] = 5,
+    debug: DebugOption = False,
+) -> None:
+    """Sum up the records of one run or many: done, failed, left, how fast, what was slow."""
+    with failing_clearly(debug):
+        from .runs.summary import Summary
+
+        summary = Summary(files)
+        if failed:
+            for path in summary.failed:
+                typer.echo(os.fsencode(path))  # any bytes, as they are
+            return
+        for line in summary.lines(slow):
+            print(printable(line))
+        print(DISCLAIMER)
 
 
 @app.command()

@@ -65,7 +65,7 @@ FLOORS = [
     ["pipeline"],
     ["runs.record", "runs.table", "runs.find", "runs.there", "runs.task"],
     ["runs.journal", "runs.here"],
-    ["runs.plan"],
+    ["runs.plan", "runs.summary", "runs.cluster"],
     ["runs.run"],
     ["runs"],
     ["cli"],

@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -82,7 +83,8 @@ class Cluster:
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
         """Do tasks as there is room for them; they come back in the order in which they end. Their slices are not watched."""
         ready = _Ready(self.weights, self._each)
-        self.client.register_plugin(ready)
+        with _told():
+            self.client.register_plugin(ready)
         try:
             suspects = []
             for task, ended in self._gather(tasks, ready.name, lambda: AHEAD * self._at_a_time()):
@@ -93,38 +95,39 @@ class Cluster:
             for task, ended in self._gather(suspects, ready.name, lambda: 1):
                 yield ended or failed(task, KilledError(f"{task.job.scan}: {DEATHS} workers died of it, at last alone. Too little memory?"))
         finally:
-            self.client.unregister_worker_plugin(ready.name)
+            with suppress(Exception):  # it may be why the block ended
+                self.client.unregister_worker_plugin(ready.name)
 
     def _gather(self, tasks: Iterable[Task], ready: str, room: Callable[[], int]) -> Iterator[tuple[Task, Ended | None]]:
         """Every task with what became of it, None if it was given up; never more than ``room()`` are given out."""
         todo = iter(tasks)
         given: dict[Any, tuple[Task, Future]] = {}
-        done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        news: queue.SimpleQueue[Future] = queue.SimpleQueue()
         while True:
-            for task in islice(todo, max(room() - len(given), 0)):
-                clean = not any(os.path.lexists(path) for path in task.job.results)
-                future = self.client.submit(_do, ready, replace(task, header=None), clean, key=f"scan-{uuid4()}")
-                given[future.key] = task, future
-                future.add_done_callback(done.put)
-            if not given:
-                return
-            for future, found in self._results(_batch(done)):
-                yield given.pop(future.key)[0], found
+            with _told():
+                for task in islice(todo, max(room() - len(given), 0)):
+                    clean = not any(os.path.lexists(path) for path in task.job.results)
+                    future = self.client.submit(_do, ready, replace(task, header=None), clean, key=f"scan-{uuid4()}")
+                    given[future.key] = task, future
+                    future.add_done_callback(news.put)
+                if not given:
+                    return
+                _wait(news)
+                found = self._results([future for _, future in given.values()])
+            for key, ended in found.items():
+                yield given.pop(key)[0], ended
 
-    def _results(self, futures: list[Future]) -> Iterator[tuple[Future, Ended | None]]:
-        """What came of futures that are done, fetched together."""
-        whole = [future for future in futures if future.status == "finished"]
-        yield from zip(whole, self.client.gather(whole), strict=True)
-        for future in futures:
-            if future.status == "error":
-                error = future.exception()
-                if not isinstance(error, KilledWorker):
-                    raise MonetError(f"a worker cannot do its work: {type(error).__name__}: {error}")
-                yield future, None
-            elif future not in whole:
-                raise _lost()
-        if self.client.status != "running":
+    def _results(self, futures: list[Future]) -> dict[Any, Ended | None]:
+        """What has come of futures, by key; those that are done are fetched together, None stands for one that was given up."""
+        if self.client.status != "running" or any(future.status == "cancelled" for future in futures):
             raise _lost()
+        done = {future.key: future for future in futures if future.status in ("finished", "error")}  # not if lost with its worker again
+        found: dict[Any, Ended | None] = self.client.gather(done, errors="skip")
+        for key in [key for key, ended in found.items() if ended is None]:
+            error = done[key].exception()
+            if not isinstance(error, KilledWorker):
+                raise MonetError(f"a worker cannot do its work: {type(error).__name__}: {error}")
+        return found
 
     def _at_a_time(self) -> int:
         """Threads of all workers, 1 while there is no worker yet; asked for from time to time, as workers come and go."""
@@ -133,15 +136,23 @@ class Cluster:
         return self._room
 
 
-def _batch(done: queue.SimpleQueue[Future]) -> list[Future]:
-    """What is done; waits for the first, but not for long: there may be room for more meanwhile."""
-    batch = []
-    try:
-        batch.append(done.get(timeout=LOOK))
+def _wait(news: queue.SimpleQueue[Future]) -> None:
+    """Until something is done, but not for long: there may be room for more meanwhile, or the scheduler be lost."""
+    with suppress(queue.Empty):
+        news.get(timeout=LOOK)
         while True:
-            batch.append(done.get_nowait())
-    except queue.Empty:
-        return batch
+            news.get_nowait()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever says that the scheduler is lost, in one line."""
+    try:
+        yield
+    except (OSError, CancelledError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "IOLoop" not in str(error):
+            raise
+        raise _lost() from error
 
 
 def _lost() -> MonetError:
@@ -210,7 +221,7 @@ def connected(address: str, weights: Weights, threads: int | None = None) -> Ite
     if local is None and "://" not in address:
         raise MonetError(f"cluster: expected tcp://HOST:PORT, tls://HOST:PORT or local:N, found {address!r}")
     with ExitStack() as stack, dask.config.set(_SETTINGS):
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line
+        _silence()
         if local is None:
             target: str | LocalCluster = address
             each = threads or 1
@@ -226,6 +237,13 @@ def connected(address: str, weights: Weights, threads: int | None = None) -> Ite
         yield Cluster(client, weights, each)
 
 
+def _silence() -> None:
+    """What matters of Dask's is said in one line; its loggers have a level each."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("distributed", "tornado"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @contextmanager
 def _local(count: int) -> Iterator[LocalCluster]:
     """Processes of this machine, one scan each; a killed one is started anew."""
@@ -236,7 +254,8 @@ def _local(count: int) -> Iterator[LocalCluster]:
             threads_per_worker=1,
             memory_limit=0,  # what a scan takes is looked at before it is read
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             local_directory=folder,
             silence_logs=logging.CRITICAL,
         ) as cluster,

@@ -62,7 +62,7 @@ class Journal:
         scan, became = ended.task.job.scan, ended.became
         if self._base is not None and scan.is_relative_to(self._base):
             scan = scan.relative_to(self._base)
-        about: dict[str, Any] = {"scan": as_utf8(str(scan)), "host": ended.host, "ended": _now()}
+        about: dict[str, Any] = {"scan": str(scan), "host": ended.host, "ended": _now()}
         if isinstance(became, Exception):
             text = became.fact if isinstance(became, MonetError) else str(became)
             self._append(about | {"error": type(became).__name__, "text": as_utf8(" ".join(text.split())), "warnings": []})
@@ -72,6 +72,7 @@ class Journal:
         self._append(about)
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        # bytes of a file's name that are no text become escapes, from which they can be had again
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         try:
             self._file.write(data)
@@ -116,4 +117,4 @@ def opened(path: Path, base: Path | None) -> Iterator[Journal]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

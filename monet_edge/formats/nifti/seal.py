@@ -18,12 +18,9 @@ _START = 4096  # bytes of the file; a header of ours takes 400, compressed
 _HEADER = 560  # bytes of the longest header and the beginning of its first extension
 _GZIP = b"\x1f\x8b"
 _BYTES = {2: 1, 16: 4}  # of a voxel, by datatype: masks and probabilities
-# By the size of the header, for either byte order: where in it the dimensions, the datatype, the first voxel and the description are
-_FIELDS = {
-    (size, order): (struct.Struct(f"{order}40x8h14xh36xf36x80s") if size == 348 else struct.Struct(f"{order}12xh2x8q88xq64x80s"))
-    for size in (348, 540)
-    for order in "<>"
-}
+# By the size of the header, where in it these are, and as what: the dimensions, the datatype, the first voxel; the description
+_FIELDS = {348: (("8h", 40), ("h", 70), ("f", 108), 148), 540: (("8q", 16), ("h", 12), ("q", 168), 240)}
+_WORDS = 80  # bytes of the description
 
 
 def seal(path: Path) -> Seal | None:
@@ -52,17 +49,17 @@ def _inflate(start: bytes) -> bytes:
 def _parse(header: bytes) -> tuple[int, str] | None:
     """Bytes of the whole file and its description, if it is ours."""
     for order, name in (("<", "little"), (">", "big")):
-        fields = _FIELDS.get((int.from_bytes(header[:4], name), order))  # type: ignore[arg-type]
-        if fields is None or len(header) < fields.size:
+        size = int.from_bytes(header[:4], name)  # type: ignore[arg-type]
+        if size not in _FIELDS or len(header) < size:
             continue
-        values = fields.unpack_from(header)
-        words = values[-1].rstrip(b"\0").decode("ascii", "replace")
+        *numbers, place = _FIELDS[size]
+        words = header[place : place + _WORDS].rstrip(b"\0").decode("ascii", "replace")
         if not words.startswith(OURS):
             return None
-        (datatype, dims, offset) = (values[8], values[:8], values[9]) if fields.size < 400 else (values[0], values[1:9], values[9])
-        if not 1 <= dims[0] <= 7 or min(dims[1 : dims[0] + 1]) < 1 or datatype not in _BYTES or not 0 < offset < 1 << 31:
-            return 0, words
-        return int(offset) + prod(dims[1 : dims[0] + 1]) * _BYTES[datatype], words
+        (count, *sides), (datatype,), (offset,) = (struct.unpack_from(order + kind, header, at) for kind, at in numbers)
+        sides = sides[:count]
+        sound = 1 <= count <= 7 and min(sides) >= 1 and datatype in _BYTES and 0 < offset < 1 << 31
+        return int(offset) + prod(sides) * _BYTES[datatype] if sound else 0, words
     return None
 
 
