@@ -35,7 +35,6 @@ MODEL = "hippocampus"
 CORES = 2
 SIZES = {"restart": 100_000, "empty": 5_000, "smalls": 200, "pair": 40, "kills": 300, "poison": 100, "driver": 60, "share": 140}
 QUICK = {"restart": 300, "empty": 100, "smalls": 4, "pair": 2, "kills": 30, "poison": 10, "driver": 12, "share": 14}
-PARTS = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")
 
 
 def measure(threads: int, part: str, quick: bool = False, rounds: int = 3) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def measure(threads: int, part: str, quick: bool = False, rounds: int = 3) -> di
     threads : int
         Where they are not the part's own.
     part : str
-        One of `PARTS`.
+        One of those of `SIZES`.
     quick : bool
         Small sizes.
     rounds : int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 OURS, RIVAL = "monet-edge", "OpenVINO fp32"
@@ -154,6 +154,40 @@ def disk(rows: Sequence[Row]) -> str:
         over = f"{peak - volume:.0f} MB more"
         shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
+
+
+def archive(parts: Mapping[str, Row]) -> str:
+    """Runs over many scans, by part: what is promised, and what was found."""
+
+    def failures(row: Row) -> str:
+        return f"{row['results']} results, {row['twice']} twice, {len(row['failures'])} written down as failed"
+
+    shown = []
+    for name, row in parts.items():
+        n = f"{row['scans']:,}"
+        if name == "restart":
+            shown.append(
+                [f"start again over {n} results, all there", "60 s, 300 MB", f"{row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"]
+            )
+        elif name == "empty":
+            shown.append(["a task of Dask's of which nothing is done, two workers", "10 ms", f"{1e3 * row['seconds']:.1f} ms"])
+        elif name == "smalls":
+            times = ", ".join(f"{ratio(row[way], row['slices'])} (`--{way}`)" for way in ("jobs 1", "jobs 2"))
+            shown.append([f"{n} volumes of 79x67x64, `hippocampus`, over their slices' time, two threads", "1.15 times", times])
+        elif name == "pair":
+            what = f"two workers of one thread beside one, {n} scans of 128x128x24, `brain-flair`"
+            shown.append([what, "1.85 times", f"{row['gain']:.2f} times"])
+        elif name == "kills":
+            what = f"{n} scans on two workers, one of them killed {row['killed']} times"
+            shown.append([what, "all, once", failures(row)])
+        elif name == "poison":
+            shown.append([f"{n} scans, one of which kills its worker", "all but one, exit 1", f"{failures(row)}, exit {row['status']}"])
+        elif name == "driver":
+            what = f"{n} scans, the run killed after {row['before']} results and begun again"
+            shown.append([what, "all, none twice", failures(row)])
+        elif name == "share":
+            shown.append([f"{n} scans in {row['files']} parts at once", "all, once", failures(row)])
+    return table(["", "promised", "found"], shown)
 
 
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import os
 import pickle
 import queue
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -82,7 +83,7 @@ class Cluster:
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
         """Do tasks as there is room for them; they come back in the order in which they end. Their slices are not watched."""
-        ready = _Ready(self.weights, self._each)
+        ready = _Ready(self.weights, self._each, self.client.cluster is not None)
         with _told():
             self.client.register_plugin(ready)
         try:
@@ -164,11 +165,15 @@ def _lost() -> MonetError:
 class _Ready(WorkerPlugin):
     """What a worker needs for tasks: the model, made once for its own CPU when its first task comes."""
 
-    def __init__(self, weights: Weights, threads: int) -> None:
-        self.name, self.version, self.weights, self.threads = f"monet-edge-{uuid4()}", __version__, weights, threads
+    def __init__(self, weights: Weights, threads: int, ours: bool = False) -> None:
+        self.name, self.version = f"monet-edge-{uuid4()}", __version__
+        self.weights, self.threads, self.ours = weights, threads, ours
 
     def setup(self, worker: Any) -> None:
         """Called in every worker, also in those that come later."""
+        if self.ours:
+            with suppress(ValueError):  # not the process's first thread
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the driver ends the others
         if self.version != __version__:
             raise MonetError(f"the worker has monet-edge {__version__}; expected {self.version}, as here")
         self._model: Model | None = None
