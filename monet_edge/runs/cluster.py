@@ -94,7 +94,7 @@ class Cluster:
                 else:
                     yield ended
             for task, ended in self._gather(suspects, ready.name, lambda: 1):
-                yield ended or failed(task, KilledError(f"{task.job.scan}: {DEATHS} workers died of it, at last alone. Too little memory?"))
+                yield ended or failed(task, KilledError(f"{task.job.scan}: every worker that had it died. Too little memory?"))
         finally:
             with suppress(Exception):  # it may be why the block ended
                 self.client.unregister_worker_plugin(ready.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 
 from .. import limits
@@ -44,34 +44,43 @@ class Here:
         return do(task, self.model, prepare(task), _watched(task, watch))
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
-        """Do tasks, each as it is asked for by a thread that is free; they come back in the order in which they end."""
-        todo, taking, stop = iter(tasks), threading.Lock(), threading.Event()
-        turn, room = threading.Semaphore(self.at_a_time), _Room()
+        """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""
+        todo, stop = iter(tasks), threading.Event()
+        reading, computing, room = threading.Lock(), threading.Semaphore(self.at_a_time), _Room()
         # bounded: whoever does not take what has ended, such as a terminal that is held, stops the work
         done: queue.Queue[Ended | None] = queue.Queue(self.at_a_time)
 
-        def attempt(task: Task) -> Ended:
+        @contextmanager
+        def turn(read: ExitStack) -> Iterator[None]:
+            with computing:
+                read.close()  # the next may be
+                yield
+
+        def attempt(task: Task, read: ExitStack) -> Ended:
+            progress = _watched(task, watch, stop)
             try:
                 header = prepare(task)
                 with room.of(self.model.peak(header, task.options)) as alone:
                     try:
-                        return do(task, self.model, header, _watched(task, watch, stop), turn)
+                        return do(task, self.model, header, progress, turn(read))
                     except ResourceError:
                         if alone:
                             raise
                 with room.of(inf):  # what was too much beside another
-                    return do(task, self.model, header, _watched(task, watch, stop), turn)
+                    return do(task, self.model, header, progress, turn(read))
             except Exception as error:
                 return failed(task, error)
 
         def work() -> None:
-            while not stop.is_set():
-                with taking:
-                    task = next(todo, None)
-                if task is None:
-                    break
-                with suppress(_Stopped):
-                    done.put(attempt(task))
+            with suppress(_Stopped):
+                while not stop.is_set():
+                    with ExitStack() as read:
+                        read.enter_context(reading)
+                        task = next(todo, None)
+                        if task is None:
+                            break
+                        ended = attempt(task, read)
+                    done.put(ended)
             done.put(None)
 
         threads = [threading.Thread(target=work, daemon=True) for _ in range(self.at_a_time + 1)]
