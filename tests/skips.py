@@ -12,6 +12,8 @@ ALLOWED = {
     "the extra cluster is not installed": "few users have it: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
     "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "uv is not installed": "the extra test brings it; README's users need it not",
+    "ssh-keygen is not on this machine": "only who releases signs",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 
