@@ -23,6 +23,7 @@ ROUNDS = 300  # of one thread against two: four minutes, as a shared machine has
 OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
 SHORT = "short"  # folder in RESULTS: trainings by the paper's recipe with epochs of once over all slices
 PARTS = ("network", "layers", "cores", "startup")
+ARCHIVE = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")  # each recorded apart, so that one can be repeated
 TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -95,6 +96,24 @@ def resolutions_command(
     record(
         results / "resolutions.json", found, rows, model=weights.name, spacing=weights.preprocess.spacing, head=head.name, data=data.name
     )
+    if results == RESULTS:
+        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+
+
+@app.command("archive")
+def archive_command(
+    part: Annotated[list[str] | None, typer.Option(help=f"Only this part, repeatable: {', '.join(ARCHIVE)}.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Few scans; not for publication.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Runs over many scans: bookkeeping, small volumes, workers, what is left after kills; and write README.md."""
+    if unknown := set(part or ()) - set(ARCHIVE):
+        raise typer.BadParameter(f"expected {', '.join(ARCHIVE)}, found {', '.join(sorted(unknown))}", param_hint="--part")
+    for name in part or ARCHIVE:
+        typer.echo(f"measuring {name} ...")
+        found = machine.describe()
+        record(results / f"archive-{name}.json", found, measure.in_process("archive", "native", 2, part=name, quick=quick, rounds=rounds))
     if results == RESULTS:
         (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
 
@@ -255,8 +274,18 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
         startup=section("startup", tables.startup, title=False),
         disk=section("disk", tables.disk, title=False),
         resolutions=tables.resolutions(results.get("resolutions")),
+        archive=_archive(results),
     )
     return text.rstrip() + "\n"
+
+
+def _archive(results: dict[str, Any]) -> str:
+    """The table of runs over many scans, of the parts that are recorded, each with its own machine beneath."""
+    found = {name: results[f"archive-{name}"] for name in ARCHIVE if f"archive-{name}" in results}
+    if not found:
+        return "Not measured yet."
+    captions = dict.fromkeys(tables.caption(part["machine"]) for part in found.values())
+    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions])
 
 
 if __name__ == "__main__":

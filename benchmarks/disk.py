@@ -84,13 +84,13 @@ def _in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[s
     return {title: found[1:] for title, found in times.items()}
 
 
-def _command(folder: Path, segmenter: str, threads: int) -> dict[str, float]:
+def _command(folder: Path, segmenter: str, threads: int, *more: str) -> dict[str, float]:
     """``monet-edge segment`` of all scans of a folder: seconds from launch to end, peak bytes."""
     scans, masks = sorted(folder.glob("*.nii.gz")), folder / "masks"
     masks.mkdir(exist_ok=True)
     output = masks if len(scans) > 1 else masks / "scan_seg.nii.gz"
     command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), "segment", *map(str, scans), "--model", segmenter,
-               "-o", str(output), "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
+               "-o", str(output), "--threads", str(threads), "--overwrite", "--quiet", *more]  # fmt: skip
     start = time.monotonic()
     done = subprocess.run(command, env=environment("native", threads), cwd=ROOT, check=True, capture_output=True, text=True)
     return {"seconds": time.monotonic() - start, "peak": int(done.stdout.splitlines()[-1])}

@@ -179,6 +179,40 @@ def resolutions(found: Mapping[str, Any] | None) -> str:
     return table(["what", "measured", "must"], shown)
 
 
+def archive(parts: Mapping[str, Row]) -> str:
+    """Runs over many scans, by part: what is promised, and what was found."""
+
+    def failures(row: Row) -> str:
+        return f"{row['results']} results, {row['twice']} twice, {len(row['failures'])} written down as failed"
+
+    shown = []
+    for name, row in parts.items():
+        n = f"{row['scans']:,}"
+        if name == "restart":
+            shown.append(
+                [f"start again over {n} results, all there", "60 s, 300 MB", f"{row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"]
+            )
+        elif name == "empty":
+            shown.append(["a task of Dask's of which nothing is done, two workers", "10 ms", f"{1e3 * row['seconds']:.1f} ms"])
+        elif name == "smalls":
+            times = ", ".join(f"{ratio(row[way], row['slices'])} (`--{way}`)" for way in ("jobs 1", "jobs 2"))
+            shown.append([f"{n} volumes of 79x67x64, `hippocampus`, over their slices' time, two threads", "1.15 times", times])
+        elif name == "pair":
+            what = f"two workers of one thread beside one, {n} scans of 128x128x24, `brain-flair`"
+            shown.append([what, "1.85 times", f"{row['gain']:.2f} times"])
+        elif name == "kills":
+            what = f"{n} scans on two workers, one of them killed {row['killed']} times"
+            shown.append([what, "all, once", failures(row)])
+        elif name == "poison":
+            shown.append([f"{n} scans, one of which kills its worker", "all but one, exit 1", f"{failures(row)}, exit {row['status']}"])
+        elif name == "driver":
+            what = f"{n} scans, the run killed after {row['before']} results and begun again"
+            shown.append([what, "all, none twice", failures(row)])
+        elif name == "share":
+            shown.append([f"{n} scans in {row['files']} parts at once", "all, once", failures(row)])
+    return table(["", "promised", "found"], shown)
+
+
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
     """What this runtime promises, beside what was measured; of the ``other`` machine only what differs there."""
 

@@ -232,9 +232,21 @@ class Model:
 
     def _demand_memory(self, scan: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
+        needed = self.peak(scan, options)
+        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+
+    def peak(self, scan: formats.Header | Scan, options: Options = Options()) -> int:
+        """Bytes that segmenting a scan takes at its worst moment, see `limits.peak`.
+
+        Parameters
+        ----------
+        scan : Header or Scan
+        options : Options
+            Of which ``probabilities``, ``spacing`` and those that clean take memory.
+        """
         record, classes = self.weights.preprocess, self.weights.spec.classes
         slices = room(grid_of(record, scan, options), classes, self.threads)
-        needed = limits.peak(
+        return limits.peak(
             tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
             scan.dtype,
             classes=classes,
@@ -243,7 +255,6 @@ class Model:
             probabilities=options.probabilities,
             cleaning=options.cleaning,
         )
-        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.

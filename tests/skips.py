@@ -9,6 +9,7 @@ ALLOWED = {
     "the real scans are not on this machine": "scans of patients, never part of a checkout: the same paths are tested on phantoms",
     "the extra bench is not installed": "other people's runtimes, which only benchmarks compare with; no part of README's test command",
     "PyTorch is not installed": "users have none: .ci/pythons tries the runtime without, .ci/run installs it",
+    "the extra cluster is not installed": "few users have it: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
     "no Chromium on this machine": "the page of a report is also tested without a browser",
     "uv is not installed": "the extra test brings it; README's users need it not",

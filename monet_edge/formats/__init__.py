@@ -13,7 +13,7 @@ from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
 from .beside import spacing_known
-from .contract import Header
+from .contract import Header, Seal
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
 from .stream import START, opened
@@ -24,11 +24,13 @@ __all__ = [
     "SCANS",
     "WRITERS",
     "Header",
+    "Seal",
     "from_image",
     "halves",
     "is_ours",
     "peek",
     "read",
+    "seal",
     "stem",
     "to_image",
     "write",
@@ -61,12 +63,20 @@ def peek(path: Path) -> Header:
     return replace(header, spacing_known=header.spacing_known and spacing_known(path))
 
 
+def seal(path: Path) -> Seal | None:
+    """What a mask or probability that monet-edge wrote says of itself; None for other files, and for what cannot be read."""
+    found = next((format for format in FORMATS if path.name.lower().endswith(format.endings)), None)
+    try:
+        if found is not None and found.seal is not None:
+            return found.seal(path)
+        return Seal("", True) if peek(path).ours else None
+    except (MonetError, OSError):
+        return None
+
+
 def is_ours(path: Path) -> bool:
     """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
-    try:
-        return peek(path).ours
-    except MonetError:
-        return False
+    return seal(path) is not None
 
 
 def read(scan: Path | Header, volume: int | None = None) -> Scan:
@@ -100,7 +110,7 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     return replace(found, spacing_known=header.spacing_known)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
+def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
     Parameters
@@ -111,6 +121,8 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     like : Scan
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
+    key : str
+        Of the model and options, see `Options.key`; it does, too.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -130,7 +142,7 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     if like.path:
         refuse_input(path, like.path)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels)
+        writer.write(file, path.name, array, like, labels, key)
 
 
 def stem(path: Path) -> str:

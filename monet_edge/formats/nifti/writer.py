@@ -30,9 +30,9 @@ def written_by_us(header: Any) -> bool:
     return bytes(header["descrip"]).startswith(OURS.encode())
 
 
-def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, labels: Sequence[str]) -> None:
+def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, labels: Sequence[str], key: str) -> None:
     """Write a result, compressed if its name ends so, see `contract.Writer`."""
-    header = result_header(array, like, labels)
+    header = result_header(array, like, labels, key)
     # Level 1: a mask of 512x512x300 takes 0.1 s, with zlib 0.5; level 6 saves nothing worth waiting for
     compressor = deflate.compressor() if name.endswith(".gz") else None
     for piece in _pieces(header, array):
@@ -49,7 +49,7 @@ def _pieces(header: Any, array: np.ndarray) -> Iterator[bytes]:
         yield array[:, :, *index[::-1]].tobytes(order="F")
 
 
-def result_header(array: np.ndarray, like: Scan, labels: Sequence[str]) -> Any:
+def result_header(array: np.ndarray, like: Scan, labels: Sequence[str], key: str = "") -> Any:
     """The header of a result: a new one, with the scan's geometry; qform and sform keep their codes if the scan is NIfTI, too."""
     kind = _KINDS[array.dtype.name]
     header = Nifti2Header() if isinstance(like.header, Nifti2Header) else Nifti1Header()
@@ -67,7 +67,7 @@ def result_header(array: np.ndarray, like: Scan, labels: Sequence[str]) -> Any:
     if labels:
         header.extensions.append(extension(labels))
     header["vox_offset"] = header.single_vox_offset + header.extensions.get_sizeondisk()
-    header["descrip"] = f"{OURS}{__version__} {kind}"
+    header["descrip"] = f"{OURS}{__version__} {kind} {key}".rstrip()  # seal.py reads it
     if kind == "mask":
         header.set_intent("label")
     return header
