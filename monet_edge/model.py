@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 
 from . import formats, limits, preprocess
@@ -24,7 +24,10 @@ from .volume import Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
-Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
+if TYPE_CHECKING:
+    import nibabel
+
+    Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
 Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
 
 

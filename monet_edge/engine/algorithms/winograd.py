@@ -101,7 +101,7 @@ def pack_3x3(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarra
     """(out, in, 3, 3), stride 1: 36 products with all blocks."""
     matrices = place_lanes(transform_filters(weight), lanes)
     blocks = matrices.shape[1] // BLOCK
-    return np.array([(position, 0, 1, blocks) for position in range(36)], PRODUCT), pack_matrix(matrices, isa).ravel()
+    return _table([(position, 0, 1, blocks) for position in range(36)]), pack_matrix(matrices, isa).ravel()
 
 
 def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np
             matrices = place_lanes(transform_filters(filters)[positions], lanes)
             products += [(position, 0, 1, matrices.shape[1] // BLOCK) for position in positions]
             packed.append(pack_matrix(matrices, isa).ravel())
-    return np.array(products, PRODUCT), np.concatenate(packed)
+    return _table(products), np.concatenate(packed)
 
 
 def pack_strided(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +143,12 @@ def pack_strided(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.nd
             first, stride = rows.start * 2 * blocks + columns.start, 1 if chosen.shape[2] == 2 else 2
             products.append((i * 6 + j, first, stride, chosen[..., 0, 0].size))
             packed.append(pack_matrix(chosen.reshape(-1, out), isa).ravel())
-    return np.array(products, PRODUCT), np.concatenate(packed)
+    return _table(products), np.concatenate(packed)
+
+
+def _table(products: list[tuple[int, ...]]) -> np.ndarray:
+    """Rows of `PRODUCT`; by way of integers, which NumPy is 10 times as fast with as with records."""
+    return np.array(products, np.int64).view(PRODUCT)[:, 0].copy()
 
 
 def _padded(weight: np.ndarray, rows: tuple[int, int], columns: tuple[int, int], down: int, right: int) -> np.ndarray:
