@@ -77,12 +77,13 @@ def strides(op: Op) -> tuple[int, int, int]:
 def strip_of_tiles(inputs: int, outputs: int) -> int:
     """How many tiles are worked on at a time, for blocks of input and output channels.
 
-    48 fill whole GEMM tiles of every CPU. 24 where the transformed tiles would not stay in the second cache (more than 600 KB)
-    but the weights do (up to 1.5 MB): 64 channels at 64x64 take 0.99 instead of 1.09 ms; 96 to 32 at 128x128, 3.1 instead of
-    3.4. Deeper layers stream their weights once a strip: 512 channels at 32x32 take 15 ms with 48, 35 with 24 (Emerald Rapids).
+    48 fill whole GEMM tiles of every CPU. 24 where the transformed tiles would take more than half of a second cache of 512 KB, a
+    laptop's, but the weights do not come from memory (up to 1.5 MB). With the 2 MB of an Emerald Rapids, held to AVX2, all of MoNet
+    takes 38.3 ms with 24 and 39.3 with 48; 96 to 32 channels at 128x128 2.63 and 2.92, 48 to 16 at 256x256 3.34 and 3.49. Deeper
+    layers stream their weights once a strip: 512 channels at 32x32 take 15 ms with 48, 35 with 24.
     """
     tiles, weights = TILE * (inputs + outputs) * 48, TILE * inputs * outputs * BLOCK
-    return 24 if tiles > 600_000 and weights <= 1_500_000 else 48
+    return 24 if tiles > 256_000 and weights <= 1_500_000 else 48
 
 
 def pack(layer: Layer, network: Network) -> Packed:
