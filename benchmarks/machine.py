@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "onnxruntime", "ncnn", "flwr")
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "nncf", "onnxruntime", "ncnn", "flwr")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,16 @@ def _cpu() -> str:
     found = dict(re.findall(r"^(model name|cpu family|model|flags)\s*: (.*)$", text, re.MULTILINE))
     flags = found.get("flags", "").split()
     extensions = [
-        name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "BF16"), ("amx_tile", "AMX")) if flag in flags
+        name
+        for flag, name in (
+            ("avx2", "AVX2"),
+            ("avx512f", "AVX-512"),
+            ("avx_vnni", "AVX-VNNI"),
+            ("avx512_vnni", "AVX-512 VNNI"),
+            ("avx512_bf16", "BF16"),
+            ("amx_tile", "AMX"),
+        )
+        if flag in flags
     ]
     name = re.sub(r"\((R|TM)\)", "", found.get("model name", platform.machine()))
     return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')}; {', '.join(extensions) or 'no AVX2'})"

@@ -140,20 +140,36 @@ def disk(rows: Sequence[Row]) -> str:
     shown = []
     for row in rows:
         depth, height, width = row["ct"]
-        one, many, deep = row["one"], row["many"], row["deep"]
         n = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-        shown.append([f"`monet-edge segment` of a {width}x{height}x{depth} int16 .nii.gz, `brain-flair`", n, seconds(one["command"]),
-                      f"{seconds(one['slices'])} in `Model.predict`", ratio(one["command"], one["slices"])])  # fmt: skip
-        shown.append([f"{row['smalls']} volumes of 79x67x64 in one call, `hippocampus`", n, seconds(many["command"]),
-                      f"{seconds(many['slices'])} in `Model.predict`", ratio(many["command"], many["slices"])])  # fmt: skip
-        if "peer" in one:
-            what = f"the first job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {one['dice']:.3f}"
-            shown.append([what, n, seconds(one["peer"]), f"{seconds(one['command'])} by ours", ratio(one["peer"], one["command"])])
-        peak, volume = (deep[key] / 1e6 for key in ("peak", "volume"))
-        shape = "x".join(map(str, row["deep_shape"][::-1]))
-        over = f"{peak - volume:.0f} MB more"
-        shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
+        for part, what in (
+            ("one", f"`monet-edge segment` of a {width}x{height}x{depth} int16 .nii.gz, `brain-flair`"),
+            ("many", f"{row['smalls']} volumes of 79x67x64 in one call, `hippocampus`"),
+        ):
+            if part in row:
+                ours, slices = row[part]["command"], row[part]["slices"]
+                shown.append([what, n, seconds(ours), f"{seconds(slices)} in `Model.predict`", ratio(ours, slices)])
+            if "peer" in row.get(part, {}):
+                what = f"the same job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {row[part]['dice']:.3f}"
+                peer = row[part]["peer"]
+                shown.append([what, n, seconds(peer), f"{seconds(ours)} by ours", ratio(peer, ours)])
+        if "deep" in row:
+            peak, volume = (row["deep"][key] / 1e6 for key in ("peak", "volume"))
+            shape = "x".join(map(str, row["deep_shape"][::-1]))
+            over = f"{peak - volume:.0f} MB more"
+            shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
+
+
+def int8(found: Row) -> str:
+    """OpenVINO in int8 beside float32 and ours, under every instruction set."""
+    lines = []
+    for title, rows in found["rows"].items():
+        for row in rows:
+            ours = row["runner"] == OURS
+            apart = ["", "", ""] if ours else [f"{row['median'] / rows[0]['median']:.2f}", f"{row['dice']:.3f}", f"{row['error']:.0e}"]
+            lines.append([title if ours else "", f"**{OURS}**" if ours else row["runner"], milliseconds(row), *apart])
+    head = ["held to", "`brain-flair`", "one slice, 1 thread", "ours is faster by", "Dice of masks with ours", "max diff of a probability"]
+    return f"{table(head, lines)}\n\n{caption(found['machine'])}"
 
 
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ def segment(
     with failing_clearly(debug):
         from .runs import make_plan, run_all
 
-        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record)
+        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record).begin()
         ready, failed, count = _load(model, threads, quiet), 0, len(plan.jobs)
         for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
             if not isinstance(became, Exception):

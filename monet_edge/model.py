@@ -218,8 +218,13 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        self._demand_memory(header, f"{header.path}: segmenting it", options)
-        return formats.read(header, options.volume)
+        work = f"{header.path}: segmenting it"
+        if header.begun is None:
+            self._demand_memory(header, work, options)
+        scan = formats.read(header, options.volume)
+        if header.begun is not None:  # its volume has found its memory already
+            self._demand_memory(scan, work, options, held=scan.voxels.nbytes)
+        return scan
 
     def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""

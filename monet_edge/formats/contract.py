@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +34,8 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    begun : Future of Scan, optional
+        The reading of it that `formats.begin` has begun.
     """
 
     format: str
@@ -43,6 +46,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    begun: Future[Scan] | None = None
 
 
 @dataclass(frozen=True)

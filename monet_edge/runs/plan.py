@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import postprocess
 from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours, stem
+from ..formats import ENDINGS, SCANS, Header, begin, is_ours, stem
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options
 from .table import check_table
@@ -35,6 +35,10 @@ class Plan:
     stats: Path | None = None
     run_record: Path | None = None
     header: Header | None = None
+
+    def begin(self) -> Plan:
+        """The same plan, its only scan being read already while the model is loaded."""
+        return self if self.header is None else replace(self, header=begin(self.header, self.options.volume))
 
 
 def make_plan(

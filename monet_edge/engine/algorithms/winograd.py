@@ -12,7 +12,7 @@ a zero has a zero at the point 0, one that ends with one has it at infinity, and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np
             filters = _padded(weight.swapaxes(0, 1), ((3, 1), (2, 0))[fy], ((3, 1), (2, 0))[fx], fy, fx)
             positions = grid[fy : fy + 5, fx : fx + 5].ravel()
             matrices = place_lanes(transform_filters(filters)[positions], lanes)
-            products += [(position, 0, 1, matrices.shape[1] // BLOCK) for position in positions]
+            products += [(position, 0, 1, matrices.shape[1] // BLOCK) for position in positions.tolist()]
             packed.append(pack_matrix(matrices, isa).ravel())
     return _table(products), np.concatenate(packed)
 
@@ -147,7 +147,7 @@ def pack_strided(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.nd
     return _table(products), np.concatenate(packed)
 
 
-def _table(products: list[tuple[int, ...]]) -> np.ndarray:
+def _table(products: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Rows of `PRODUCT`; by way of integers, which NumPy is 10 times as fast with as with records."""
     return np.array(products, np.int64).view(PRODUCT)[:, 0].copy()
 
