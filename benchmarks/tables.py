@@ -148,7 +148,7 @@ def disk(rows: Sequence[Row]) -> str:
             if part in row:
                 ours, slices = row[part]["command"], row[part]["slices"]
                 shown.append([what, n, seconds(ours), f"{seconds(slices)} in `Model.predict`", ratio(ours, slices)])
-            if "peer" in row.get(part, {}):
+            if "dice" in row.get(part, {}):
                 what = f"the same job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {row[part]['dice']:.3f}"
                 peer = row[part]["peer"]
                 shown.append([what, n, seconds(peer), f"{seconds(ours)} by ours", ratio(peer, ours)])
