@@ -49,7 +49,10 @@ ISAS = {
 
 
 def environment(isa: str, threads: int) -> dict[str, str]:
-    """The environment of a measuring process: this one's, with the threads and instruction set of every library set."""
+    """The environment of a measuring process: this one's, with the threads and instruction set of every library set.
+
+    Python keeps what it compiles, whatever this process is told: an installed package has its bytecode beside it.
+    """
     count = str(threads)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
     limit = ISAS[isa]
@@ -61,7 +64,8 @@ def environment(isa: str, threads: int) -> dict[str, str]:
             "ATEN_CPU_CAPABILITY": limit.aten,
             "MKL_ENABLE_INSTRUCTIONS": limit.mkl,
         }
-    return os.environ | variables
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | variables
 
 
 def describe() -> dict[str, Any]:
