@@ -34,6 +34,8 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    spacing_known : bool
+        False if what a voxel measures is known to be false.
     begun : Future of Scan, optional
         The reading of it that `formats.begin` has begun.
     """
@@ -46,6 +48,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    spacing_known: bool = True
     begun: Future[Scan] | None = None
 
 
