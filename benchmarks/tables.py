@@ -225,6 +225,12 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
         rows = [row for row in results.get("cores-native", {}).get("rows", ()) if row["threads"] == 2]
         return ratio(rows[0]["one thread, slice" if kind == "slice" else "one thread"], rows[0][kind]) if rows else MISSING
 
+    def way(threads: int, part: str, slow: str, fast: str) -> str:
+        """From disk to disk: one contestant against another."""
+        rows = [row[part] for row in results.get("disk-native", {}).get("rows", ()) if row["threads"] == threads and part in row]
+        return ratio(rows[0].get(slow), rows[0].get(fast)) if rows else MISSING
+
+    quantized = {row["runner"]: row for row in results.get("int8", {}).get("rows", {}).get("AVX2", ())}
     start = results.get("startup-native", {}).get("rows", {})
     cold, warm = (start.get("first_slice", {}).get(name) for name in ("monet-edge, cold", OURS))
     errors = [row[key] for name, found in results.items() if name.startswith("network-") for row in found["rows"]
@@ -235,7 +241,13 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["MoNet, one thread, against OpenVINO fp32", "2.2 times", "3 times", against("native", "monet")],
             ["the same with trained weights, those of brain-flair", "2.2 times", "3 times", against("native", "brain-flair")],
             ["MoNet, both held to AVX2", "2.3 times", "2.8 times", against("avx2", "monet")],
-            ["the same, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
+            [
+                "the same with trained weights, against OpenVINO int8",
+                "1.5 times",
+                "2 times",
+                ratio(*map(quantized.get, ("OpenVINO int8", OURS))),
+            ],
+            ["MoNet, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
             ["the same, against the fastest float32 peer", "faster", "", against("sse4.2", "monet", fastest("sse4.2", "monet"))],
             ["MoNet, one thread, against OpenVINO bf16", "faster", "1.5 times", against("native", "monet", "OpenVINO bf16")],
             ["the same on a machine with AMX, whose bf16 unit we do not use", "", "", against("native", "monet", "OpenVINO bf16", other)],
@@ -247,6 +259,20 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
             ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else MISSING],
+            [
+                "the whole command beside its slices, 512x512x150, two threads",
+                "at most 1.3 times",
+                "1.1 times",
+                way(2, "one", "command", "slices"),
+            ],
+            ["the same, one thread", "at most 1.12 times", "1.06 times", way(1, "one", "command", "slices")],
+            ["the same, 48 small volumes, two threads", "at most 1.25 times", "1.1 times", way(2, "many", "command", "slices")],
+            [
+                "the job with nibabel, SciPy and OpenVINO against ours, two threads",
+                "2.5 times",
+                "3 times",
+                way(2, "one", "peer", "command"),
+            ],
             ["compilation (cold less warm first slice)", "2.5 s", "1.5 s", seconds(cold, warm)],
             ["start to end of the first slice, warm", "0.6 s", "0.4 s", seconds(warm)],
             ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else MISSING],
