@@ -100,6 +100,8 @@ def segment(
         plan = make_plan(scans or [], output, _pick(Options, options), going)
         if going.skip_existing:
             plan = _go_on(plan, model, quiet)
+        if going.cluster is None:
+            plan = plan.begin()
         with _way(model, threads, going, quiet) as way:
             _segment(plan, way, quiet, debug)
 

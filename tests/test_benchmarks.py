@@ -86,10 +86,25 @@ def test_the_whole_way_is_told_as_times_of_its_slices():
     lines = tables.disk([row]).splitlines()[2:]
     assert [line.split(" | ")[-1] for line in lines] == [
         "1.20 times (1.20) |",
-        "1.20 times (1.20) |",
         "2.50 times (2.50) |",
+        "1.20 times (1.20) |",
         "143 MB more |",
     ]
+
+
+def test_a_part_joins_what_was_measured_on_this_machine_and_nothing_else(tmp_path):
+    path, here = tmp_path / "disk-native.json", machine.describe()
+    for row in ({"threads": 1, "one": 1}, {"threads": 2, "one": 2}, {"threads": 2, "many": 3}):
+        command.record(path, here, command.merged(path, here, row))
+    assert command.load(tmp_path)["disk-native"]["rows"] == [{"threads": 2, "one": 2, "many": 3}, {"threads": 1, "one": 1}]
+    assert command.merged(path, here | {"revision": "another"}, {"threads": 2, "deep": 4}) == [{"threads": 2, "deep": 4}]
+
+
+def test_int8_is_told_with_how_far_its_masks_are():
+    rows = [{"runner": name, "dice": agree, "error": 0.4, "min": 0.9 * time, "median": time}
+            for name, agree, time in (("monet-edge", 1.0, 0.04), ("OpenVINO int8", 0.989, 0.08))]  # fmt: skip
+    text = tables.int8({"rows": {"AVX2": rows}, "machine": machine.describe()})
+    assert "|  | OpenVINO int8 | 72.0 / 80.0 | 2.00 | 0.989 | 4e-01 |" in text
 
 
 def test_pages_are_what_the_records_give():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -25,6 +27,7 @@ __all__ = [
     "WRITERS",
     "Header",
     "Seal",
+    "begin",
     "from_image",
     "halves",
     "is_ours",
@@ -97,6 +100,8 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         If the volume does not fit into memory.
     """
     header = scan if isinstance(scan, Header) else peek(scan)
+    if header.begun is not None:
+        return header.begun.result()
     if volume is None and header.volumes > 1:
         last, grid = header.volumes - 1, "x".join(map(str, header.shape))
         word = "or" if last == 1 else "to"
@@ -108,6 +113,23 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
     found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
     return replace(found, spacing_known=header.spacing_known)
+
+
+def begin(header: Header, volume: int | None = None) -> Header:
+    """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
+
+    While a model is loaded: for a scan of 80 MB that is half the time of inflating it.
+    """
+    begun: Future[Scan] = Future()
+
+    def work() -> None:
+        try:
+            begun.set_result(read(header, volume))
+        except BaseException as error:  # raised where it is asked for
+            begun.set_exception(error)
+
+    Thread(target=work, name="reading", daemon=True).start()
+    return replace(header, begun=begun)
 
 
 def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +36,8 @@ class Header:
         What the format's own `read` needs besides.
     spacing_known : bool
         False if what a voxel measures is known to be false.
+    begun : Future of Scan, optional
+        The reading of it that `formats.begin` has begun.
     """
 
     format: str
@@ -46,6 +49,7 @@ class Header:
     ours: bool
     details: Any
     spacing_known: bool = True
+    begun: Future[Scan] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import postprocess
 from ..errors import OutputError
 from ..files import check_folder, refuse_special
-from ..formats import ENDINGS, Header, stem
+from ..formats import ENDINGS, Header, begin, stem
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options, RunOptions
 from . import journal
@@ -59,6 +59,10 @@ class Plan:
             The sha256 of its weights file.
         """
         return replace(self, there=look(self.jobs, self.options.key(model), overwrite=self.options.overwrite))
+
+    def begin(self) -> Plan:
+        """The same plan, its only scan being read already while the model is loaded."""
+        return self if self.header is None or self.there.done else replace(self, header=begin(self.header, self.options.volume))
 
 
 def make_plan(

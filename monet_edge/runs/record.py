@@ -10,7 +10,6 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +117,8 @@ def write(
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # 10 ms
+
     found = {}
     for name in PACKAGES:
         try:
