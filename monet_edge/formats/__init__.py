@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
+from .beside import spacing_known
 from .contract import Header
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
@@ -55,7 +57,8 @@ def peek(path: Path) -> Header:
         found = next((format for format in FORMATS if format.sniff(path, start)), None)
         if found is None:
             raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    return found.peek(path)
+    header = found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
 
 
 def is_ours(path: Path) -> bool:
@@ -93,7 +96,8 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    return replace(found, spacing_known=header.spacing_known)
 
 
 def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
