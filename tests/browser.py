@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -54,6 +55,20 @@ class Browser:
         os.close(self.out)
         os.close(self.inn)
 
+    @contextmanager
+    def another_tab(self):
+        """What is done within is done in a new tab."""
+        first, self.session = self.session, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+        try:
+            yield
+        finally:
+            self.session = None
+            self.call("Target.closeTarget", targetId=target)
+            self.session = first
+
     def call(self, method, **params):
         self.count += 1
         message = {"id": self.count, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
@@ -80,6 +95,7 @@ class Browser:
 
     def open(self, place):
         """A file's path, or an address."""
+        self.messages = [message for message in self.messages if message.get("method") != "Page.loadEventFired"]
         self.call("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while not any(message.get("method") == "Page.loadEventFired" for message in self.messages):
             self.messages.append(self._next())

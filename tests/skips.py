@@ -10,7 +10,8 @@ ALLOWED = {
     "the extra bench is not installed": "other people's runtimes, which only benchmarks compare with; no part of README's test command",
     "PyTorch is not installed": "users have none: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
-    "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "no Chromium on this machine": "the page of a report and the local page's server are also tested without a browser",
+    "the extra app is not installed": "the command works without; README's test command installs it",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 

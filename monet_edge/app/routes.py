@@ -32,7 +32,7 @@ FILES = {  # of the page, with what they are
     "icon.svg": "image/svg+xml",
     "niivue.umd.js": "text/javascript",
 }
-JSON_BYTES = 1 << 16  # of a request that is no file
+JSON_BYTES = 1 << 12  # of a request that is no file
 
 
 class Page:
@@ -53,7 +53,7 @@ class Page:
         """The ASGI application."""
         case = "/cases/{case}"
         return Starlette(
-            exception_handlers={KeyError: _missing, MonetError: _refused, ClientDisconnect: _gone},
+            exception_handlers={KeyError: _missing, ClientDisconnect: _gone, MonetError: _refused, Exception: _refused},
             routes=[
                 Route("/", self.file),
                 Route("/static/{name}", self.file),
@@ -182,7 +182,7 @@ class Page:
         """A result as a file to be saved."""
         case, name = self._case(request), request.path_params["name"]
         path = await run_in_threadpool(_make, case, name)
-        return FileResponse(path, media_type="application/octet-stream", filename=name)
+        return FileResponse(path, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
 
     def _case(self, request: Request) -> Case:
         return self._cases[request.path_params["case"]]
@@ -194,8 +194,8 @@ async def _missing(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     """One line for whoever sits before the page."""
-    large = isinstance(error, TooLarge)  # the rest of it is not read
-    return JSONResponse({"error": explain(error)}, 413 if large else 422, {"Connection": "close"} if large else None)
+    status = 413 if isinstance(error, TooLarge) else 422 if isinstance(error, MonetError) else 500
+    return JSONResponse({"error": explain(error)}, status, {"Connection": "close"})  # what was sent may not have been read to its end
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -233,7 +233,7 @@ async def _json(request: Request) -> dict[str, Any]:
             raise TooLarge(f"more than {JSON_BYTES} bytes")
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise MonetError("expected an object of JSON")

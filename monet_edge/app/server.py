@@ -46,16 +46,19 @@ def serve(
         If the extra is not installed, the port is taken, or a model is not intact.
     """
     try:
+        import uvicorn  # noqa: F401 (said here that it is missing)
+
         from .cases import Cases, private_folder
         from .guard import Guard
         from .routes import Page
         from .worker import Worker
     except ModuleNotFoundError as error:
-        if error.name not in ("uvicorn", "starlette"):
+        name = (error.name or "").partition(".")[0]
+        if name not in ("uvicorn", "starlette"):
             raise
-        raise MonetError(f"{error.name} is not installed", "The page needs it: pip install '.[app]'") from None
+        raise MonetError(f"{name} is not installed", "The page needs it: pip install '.[app]'") from None
     chosen = {weights.name: weights for weights in map(load, (*shipped().values(), *map(Path, models)))}
-    with _bound(port) as listening, private_folder() as folder, Worker(threads) as worker, suppress(KeyboardInterrupt):
+    with bound(port) as listening, private_folder() as folder, Worker(threads) as worker, suppress(KeyboardInterrupt):
         _end_as_by_ctrl_c()
         host = f"{HOST}:{listening.getsockname()[1]}"
         guard = Guard(Page(Cases(folder), worker, chosen).application(), host)
@@ -85,7 +88,7 @@ def make(guard: Guard) -> uvicorn.Server:
     )
 
 
-def _bound(port: int) -> socket.socket:
+def bound(port: int) -> socket.socket:
     """A socket that listens: whoever comes before the server runs waits."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -86,7 +86,7 @@ function send(files) {
     if (size > state.limit) throw new Error(`${(size / 1e9).toFixed(1)} GB are too much: ${(state.limit / 1e9).toFixed(1)} GB are taken.`);
     let sent = 0;
     for (const { file } of files) {
-      let name = file.name;
+      let name = file.name.replace(/[\\/:*?"<>|\p{C}]/gu, "_").replace(/^[.\s]+|\s+$/g, "_").slice(-60); // what every system takes
       while (taken.has(name)) name = `${taken.size}_${name}`; // of one name in several folders
       taken.add(name);
       progress("receiving", sent, size);
