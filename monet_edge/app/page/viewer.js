@@ -7,6 +7,12 @@ export function hasWebGl() {
   return Boolean(document.createElement("canvas").getContext("webgl2"));
 }
 
+// Without a graphics card a scan in 3-D takes seconds a frame; its slices, and the surface of its mask, do not
+function isSlow(gl) {
+  const names = gl.getExtension("WEBGL_debug_renderer_info");
+  return /swiftshader|llvmpipe|softpipe|basic render|software/i.test(gl.getParameter(names ? names.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+}
+
 function library() {
   return (library.loaded ??= new Promise((done, failed) => {
     const script = document.createElement("script");
@@ -48,6 +54,8 @@ export class Viewer {
     await nv.attachToCanvas(this.canvas);
     nv.onLocationChange = (place) => this.onWhere(place);
     nv.onIntensityChange = () => this.onWindow();
+    this.slow = isSlow(nv.gl);
+    if (this.slow) nv.drawImage3D = () => {};
     this.nv = nv;
     this.setView("all");
   }
@@ -56,7 +64,7 @@ export class Viewer {
     const [data] = await Promise.all([bytes(address), this.ready()]);
     this.clear();
     const scan = await window.niivue.NVImage.loadFromUrl({ url: data, name: "scan.nii", colormap: "gray" });
-    const ghost = scan.img.length < GHOST_VOXELS;
+    const ghost = !this.slow && scan.img.length < GHOST_VOXELS;
     this.nv.opts.gradientOpacity = ghost ? 0.6 : 0;
     await this.nv.setVolumeRenderIllumination(ghost ? 0.3 : 0);
     this.nv.setRenderAzimuthElevation(120, 15);
