@@ -160,6 +160,15 @@ def test_another_threshold_is_shown_and_saved(page, saved, scan, tmp_path):
     assert text(page, "threshold-text") == "0.50"
 
 
+def test_the_next_scan_may_be_dropped_on_the_first(page, client, scan, tmp_path):
+    arrive(page, plain(scan, tmp_path))
+    page.click("#run")
+    finish(page)
+    arrive(page, scan)
+    assert text(page, "scan-name") == scan.name
+    assert len(list(client.folder.iterdir())) == 1  # the first is gone
+
+
 def test_by_keyboard_alone(page, saved):
     def walk(name):
         for _ in range(40):

@@ -28,7 +28,8 @@ function say(text) {
 }
 
 function fail(error) {
-  at("error").textContent = error ? error.message[0].toUpperCase() + error.message.slice(1) : "";
+  at("error").textContent = error ? error.message : "";
+  if (error) at("error").scrollIntoView({ block: "nearest" });
 }
 
 function enter(name) {
@@ -41,8 +42,8 @@ function enter(name) {
 // ---- a scan in
 
 async function open(fill, name) {
-  await close();
   fail(null);
+  await close();
   state.name = name;
   at("scan-name").textContent = name;
   at("scan-facts").textContent = "";
@@ -366,10 +367,12 @@ at("own").addEventListener("click", () => { at("threshold").value = state.found.
 at("opacity").addEventListener("input", () => viewer.setOpacity(+at("opacity").value));
 for (const id of ["level", "width"]) at(id).addEventListener("input", () => viewer.setWindow(+at("level").value, +at("width").value));
 for (const input of document.querySelectorAll("input[name=view]")) input.addEventListener("change", () => viewer.setView(input.value));
-addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
-addEventListener("drop", (event) => {
-  event.preventDefault();
+// Files may be dropped anywhere; caught on their way down, before the viewer sees them
+const drag = (name, act) => addEventListener(name, (event) => { event.preventDefault(); event.stopPropagation(); act(event); }, true);
+drag("dragenter", () => {});
+drag("dragover", () => document.body.classList.add("over"));
+drag("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
+drag("drop", (event) => {
   document.body.classList.remove("over");
   dropped(event.dataTransfer.items).catch(fail);
 });
