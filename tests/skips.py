@@ -12,6 +12,8 @@ ALLOWED = {
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
     "no Chromium on this machine": "the page of a report and the local page's server are also tested without a browser",
     "the extra app is not installed": "the command works without; README's test command installs it",
+    "uv is not installed": "the extra test brings it; README's users need it not",
+    "ssh-keygen is not on this machine": "only who releases signs",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 
