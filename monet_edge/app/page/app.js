@@ -247,7 +247,7 @@ function showLinks() {
   const ending = state.scans.find((one) => state.name.toLowerCase().endsWith(one)) ?? "";
   const stem = state.name.slice(0, state.name.length - ending.length);
   const kind = at("kind").value;
-  const links = { "save-mask": [`mask${kind}`, `${stem}_seg${kind}`], "save-page": ["report.html", `${stem}_report.html`], "save-table": ["table.csv", `${stem}_table.csv`] };
+  const links = { "save-mask": [`mask${kind}`, kind.startsWith(".seg.") ? stem + kind : `${stem}_seg${kind}`], "save-page": ["report.html", `${stem}_report.html`], "save-table": ["table.csv", `${stem}_table.csv`] };
   for (const [id, [result, name]] of Object.entries(links)) Object.assign(at(id), { href: `cases/${state.case}/results/${result}`, download: name });
 }
 
