@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_tensors
 from fuzz.build import gz
+from PIL import Image
 from records import make_record
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
@@ -126,25 +127,32 @@ def test_from_a_dropped_scan_to_a_saved_mask_in_two_clicks(page, saved, scan, mo
     assert "Research use only" in arrived(saved / "head_report.html").read_text()
 
 
-def test_scan_mask_and_surface_are_drawn(page, scan, tmp_path):
-    from PIL import Image
+def seen(page, path):
+    """The picture on the screen as it is: (H, W, 3)."""
+    page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.screenshot(path)
+    box = "(({x, y, width, height}) => [x, y, width, height])(document.getElementById('canvas').getBoundingClientRect())"
+    x, y, width, height = map(int, page.run(box))
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)[y : y + height, x : x + width]
 
+
+def reddish(pixels):
+    return ((pixels[..., 0] > 120) & (pixels[..., 0] - pixels[..., 2] > 60)).mean()
+
+
+def test_scan_mask_and_surface_are_drawn(page, scan, tmp_path):
     arrive(page, plain(scan, tmp_path))
+    pixels = seen(page, tmp_path / "scan.png")
+    assert ((np.ptp(pixels, axis=-1) < 12) & (pixels.mean(axis=-1) > 50)).mean() > 0.05
+    assert reddish(pixels) < 0.001
     page.click("#run")
     finish(page)
-    page.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    page.screenshot(tmp_path / "page.png")
-    x, y, width, height = page.run(
-        "(({x, y, width, height}) => [x, y, width, height])(document.getElementById('canvas').getBoundingClientRect())"
-    )
-    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)[int(y) : int(y + height), int(x) : int(x + width)]
-    tiles = [half for part in np.array_split(pixels, 2) for half in np.array_split(part, 2, axis=1)]  # coronal, sagittal, axial, 3-D
-    for tile in tiles:
-        reddish = (tile[..., 0] > 120) & (tile[..., 0] - tile[..., 2] > 60)
-        assert 0.002 < reddish.mean() < 0.9
-    assert ((np.ptp(pixels, axis=-1) < 12) & (pixels.mean(axis=-1) > 50)).mean() > 0.02
+    halves = np.array_split(seen(page, tmp_path / "mask.png"), 2)
+    for tile in (tile for half in halves for tile in np.array_split(half, 2, axis=1)):  # coronal, sagittal, axial, surface
+        assert 0.002 < reddish(tile) < 0.9
     page.press("m")  # hides the mask
     assert page.run("document.getElementById('opacity').value") == "0"
+    assert reddish(seen(page, tmp_path / "hidden.png")) < 0.001
 
 
 def test_another_threshold_is_shown_and_saved(page, saved, scan, tmp_path):
