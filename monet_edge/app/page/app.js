@@ -77,6 +77,7 @@ async function showScan() {
   at("screen-note").textContent = "loading the scan";
   await viewer.showScan(`cases/${state.case}/scan.nii?volume=${+at("volume").value}`);
   at("screen-note").textContent = "";
+  choose(viewer.best);
   showWindow();
 }
 

@@ -1,6 +1,7 @@
 // The viewer: NiiVue, with what this page asks of it. Knows of volumes, masks and surfaces, nothing of the server but addresses.
 
 const VIEWS = { axial: 0, coronal: 1, sagittal: 2, all: 3, solid: 4 };
+const FLAT = 0.25; // a scan whose shortest side is less of its longest
 const GHOST_VOXELS = 30e6; // beyond, a see-through scan in 3-D takes too much of a laptop's graphics memory
 
 export function hasWebGl() {
@@ -47,7 +48,7 @@ export class Viewer {
     const { Niivue, SHOW_RENDER, MULTIPLANAR_TYPE } = await library();
     const nv = new Niivue({
       logLevel: "error", loadingText: "", dragAndDropEnabled: false, backColor: [0, 0, 0, 1], fontColor: [0.9, 0.93, 0.95, 1],
-      crosshairColor: [0.35, 0.65, 1, 0.65], crosshairWidth: 1, crosshairGap: 10, isRadiologicalConvention: true,
+      crosshairColor: [0.35, 0.65, 1, 0.65], crosshairWidth: 0.35, crosshairWidthUnit: "percent", crosshairGap: 10, isRadiologicalConvention: true,
       multiplanarLayout: MULTIPLANAR_TYPE.GRID, multiplanarShowRender: SHOW_RENDER.ALWAYS, multiplanarPadPixels: 8,
       showAllOrientationMarkers: true, meshThicknessOn2D: 0, renderOverlayBlend: 0, meshXRay: 0.55, show3Dcrosshair: false,
     });
@@ -105,6 +106,14 @@ export class Viewer {
     this.clearMask();
     for (const volume of [...this.nv.volumes]) this.nv.removeVolume(volume);
     this.canvas.dataset.shown = "";
+  }
+
+  // The view that shows most: of a flat scan the plane that it lies in
+  get best() {
+    const scan = this.nv.volumes[0];
+    const sides = [1, 2, 3].map((axis) => scan.dimsRAS[axis] * scan.pixDimsRAS[axis]);
+    const least = Math.min(...sides);
+    return least < FLAT * Math.max(...sides) ? ["sagittal", "coronal", "axial"][sides.indexOf(least)] : "all";
   }
 
   setView(name) {
