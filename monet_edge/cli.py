@@ -357,6 +357,24 @@ def phantom(
         print(f"{cases} heads with their lesions → {folder}")
 
 
+@app.command("app")
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes one that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    model: Annotated[list[Path] | None, typer.Option("-m", "--model", help="Offer this .safetensors file, too; may be repeated.")] = None,
+    threads: ThreadsOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Open a page in the browser: drop a scan, see its mask, save it. On this computer alone, offline."""
+    with failing_clearly(debug):
+        from .app.server import serve
+
+        def tell(address: str) -> None:
+            print(f"{address}\nCtrl-C ends it and removes what was dropped. {DISCLAIMER}", flush=True)
+
+        serve(port=port, browser=browser, models=map(str, model or ()), threads=threads, started=tell)
+
+
 def _version(show: bool) -> None:
     if show:
         print(f"monet-edge {__version__}. {DISCLAIMER}")

@@ -20,7 +20,7 @@ from .intensities import Statistics
 from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation, load
 from .options import Options
-from .report.statistics import LabelStatistics, axis_codes, measure
+from .report.statistics import LabelStatistics, measure
 from .volume import Scan
 
 
@@ -181,9 +181,5 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
-        size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
-        facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
-        about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
-        text = page.build(finding, facts, about, page.model_card(weights))
         with atomic_write(job.report, overwrite=options.overwrite) as file:
-            file.write(text.encode())
+            file.write(page.of(finding, weights).encode())

@@ -63,7 +63,7 @@ FLOORS = [
     ["passes"],
     ["model"],
     ["report.statistics"],
-    ["report.slices"],
+    ["report.slices", "report.surface"],
     ["report.preview", "report.page"],
     ["report"],
     ["pipeline"],
@@ -72,6 +72,12 @@ FLOORS = [
     ["runs.plan", "runs.summary", "runs.cluster"],
     ["runs.run"],
     ["runs"],
+    ["app.findings", "app.guard"],
+    ["app.cases", "app.results"],
+    ["app.worker"],
+    ["app.routes"],
+    ["app.server"],
+    ["app"],
     ["cli"],
     ["__main__"],
 ]
@@ -186,8 +192,13 @@ def test_every_room_travels_in_the_wheel():
     }
     assert set(setup["packages"]) == {*rooms, "monet_edge.shipped"}
     for room, folder in rooms.items():
-        beside = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py" and path.name[0] != "."}
-        listed = {path.name for pattern in setup["package-data"].get(room, []) for path in folder.glob(pattern)}
+        others = [other for other in rooms.values() if other != folder and other.is_relative_to(folder)]
+        beside = {
+            path.relative_to(folder)
+            for path in folder.rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc") and path.name[0] != "." and not any(map(path.is_relative_to, others))
+        }
+        listed = {path.relative_to(folder) for pattern in setup["package-data"].get(room, []) for path in folder.glob(pattern)}
         assert beside == listed, room
 
 
