@@ -362,7 +362,7 @@ def test_records_are_added_to_and_a_line_that_was_cut_costs_itself_only(segment,
     file.write_bytes(file.read_bytes()[:-30])
     segment("--part", "2/2", "--records", file)
     summary = Summary([file])
-    assert (summary.done, summary.damaged) == (5, 1)
+    assert (summary.done, summary.left, summary.damaged) == (5, 1, 1)
 
 
 def test_one_file_of_records_has_one_writer(segment, tmp_path):
