@@ -53,15 +53,19 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option more for every field of `Options` and `RunOptions`, between its positional parameters and the others."""
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+    # what has a parser is of a kind that Typer does not know
+    records = {record: get_type_hints(record) for record in (Options, RunOptions)}
+    kinds = {
+        field: str if "parser" in field.metadata else hints[field.name] for record, hints in records.items() for field in fields(record)
+    }
     more = [
         Parameter(
             field.name,
             Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[get_type_hints(record)[field.name], typer.Option(flag(field.name), **field.metadata)],
+            annotation=Annotated[kind, typer.Option(flag(field.name), **field.metadata)],
         )
-        for record in (Options, RunOptions)
-        for field in fields(record)
+        for field, kind in kinds.items()
     ]
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=sorted([*own, *more], key=lambda parameter: (parameter.kind, parameter in own))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
+from .beside import spacing_known
 from .contract import Header, Seal
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
@@ -57,7 +59,8 @@ def peek(path: Path) -> Header:
         found = next((format for format in FORMATS if format.sniff(path, start)), None)
         if found is None:
             raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    return found.peek(path)
+    header = found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
 
 
 def seal(path: Path) -> Seal | None:
@@ -103,7 +106,8 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    return replace(found, spacing_known=header.spacing_known)
 
 
 def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:

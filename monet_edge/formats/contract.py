@@ -33,6 +33,8 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    spacing_known : bool
+        False if what a voxel measures is known to be false.
     """
 
     format: str
@@ -43,6 +45,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    spacing_known: bool = True
 
 
 @dataclass(frozen=True)
