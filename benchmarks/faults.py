@@ -49,6 +49,11 @@ def results(output: Path) -> dict[str, int]:
     return found
 
 
+def leftovers(output: Path) -> int:
+    """Temporary files that nobody has removed."""
+    return len(list(output.rglob(".*.part")))
+
+
 def records(*files: Path) -> tuple[Counter[str], dict[str, str]]:
     """How often each scan was done, and what each failed of."""
     done: Counter[str] = Counter()
@@ -91,7 +96,8 @@ def kill_workers(folder: Path, count: int, kills: int, model: str, seed: int = 0
             killed += 1
     said, _ = run.communicate()
     done, failures = records(file)
-    return {"status": run.returncode, "killed": killed, "results": len(results(output)), "done": done, "failures": failures, "said": said}
+    return {"status": run.returncode, "killed": killed, "results": len(results(output)), "leftovers": leftovers(output),
+            "done": done, "failures": failures, "said": said}  # fmt: skip
 
 
 def poison(folder: Path, count: int, model: str) -> dict[str, Any]:
@@ -129,6 +135,7 @@ def kill_driver(folder: Path, count: int, model: str, *more: object, seed: int =
         "twice": sum(after[name] != number for name, number in before.items()),
         "done": done,
         "failures": failures,
+        "leftovers": leftovers(output),
         "orphans": sum(process.is_running() for process in family),
         "said": said,
     }

@@ -276,7 +276,7 @@ def test_no_picture_of_an_older_mask_stays_beside_a_new_one(archive, tmp_path, w
     assert state(job, options.key(model.weights.sha256)) is State.DAMAGED
 
 
-OTHER_VALUES = {"threshold": 0.3, "volume": 0, "flip": True, "keep_largest": True, "min_volume": 0.5}
+OTHER_VALUES = {"threshold": 0.3, "volume": 0, "flip": True, "keep_largest": True, "min_volume": 0.5, "spacing": (1.0, 2.0, 3.0)}
 
 
 def test_every_option_that_decides_a_mask_is_in_its_key():
@@ -362,7 +362,7 @@ def test_records_are_added_to_and_a_line_that_was_cut_costs_itself_only(segment,
     file.write_bytes(file.read_bytes()[:-30])
     segment("--part", "2/2", "--records", file)
     summary = Summary([file])
-    assert (summary.done, summary.damaged) == (5, 1)
+    assert (summary.done, summary.left, summary.damaged) == (5, 1, 1)
 
 
 def test_one_file_of_records_has_one_writer(segment, tmp_path):

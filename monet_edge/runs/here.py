@@ -6,10 +6,12 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from math import inf
 
 from .. import limits
 from ..errors import ResourceError
+from ..formats import Header
 from ..model import Model
 from ..weights import Weights
 from .task import Ended, Task, do, failed, prepare
@@ -41,76 +43,90 @@ class Here:
         Exception
             What it fails of.
         """
-        return do(task, self.model, prepare(task), _watched(task, watch))
+        return do(task, self.model, prepare(task), watch and partial(watch, task))
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
         """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""
-        todo, stop = iter(tasks), threading.Event()
-        reading, computing, room = threading.Lock(), threading.Semaphore(self.at_a_time), _Room()
-        # bounded: whoever does not take what has ended, such as a terminal that is held, stops the work
-        done: queue.Queue[Ended | None] = queue.Queue(self.at_a_time)
-
-        @contextmanager
-        def turn(read: ExitStack) -> Iterator[None]:
-            with computing:
-                read.close()  # the next may be
-                yield
-
-        def attempt(task: Task, read: ExitStack) -> Ended:
-            progress = _watched(task, watch, stop)
-            try:
-                header = prepare(task)
-                with room.of(self.model.peak(header, task.options)) as alone:
-                    try:
-                        return do(task, self.model, header, progress, turn(read))
-                    except ResourceError:
-                        if alone:
-                            raise
-                with room.of(inf):  # what was too much beside another
-                    return do(task, self.model, header, progress, turn(read))
-            except Exception as error:
-                return failed(task, error)
-
-        def work() -> None:
-            with suppress(_Stopped):
-                while not stop.is_set():
-                    with ExitStack() as read:
-                        read.enter_context(reading)
-                        task = next(todo, None)
-                        if task is None:
-                            break
-                        ended = attempt(task, read)
-                    done.put(ended)
-            done.put(None)
-
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(self.at_a_time + 1)]
+        line = _Line(self.model, self.at_a_time, iter(tasks), watch)
+        threads = [threading.Thread(target=line.work, daemon=True) for _ in range(self.at_a_time + 1)]
         for thread in threads:
             thread.start()
         try:
             busy = len(threads)
             while busy:
-                ended = done.get()
+                ended = line.done.get()
                 if ended is None:
                     busy -= 1
                 else:
                     yield ended
         finally:
-            stop.set()
-            _leave(threads, done)
+            line.stop.set()
+            _leave(threads, line.done)
 
 
 class _Stopped(BaseException):
     """Raised in a thread whose work nobody waits for any more."""
 
 
-def _watched(task: Task, watch: Watch | None, stop: threading.Event | None = None) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
-        if stop is not None and stop.is_set():
-            raise _Stopped
-        if watch is not None:
-            watch(task, done, total)
+class _Line:
+    """What the threads of one run share: the tasks, and who may read, compute, and take how much memory.
 
-    return progress
+    Attributes
+    ----------
+    done : Queue of Ended or None
+        None is the last of a thread. Bounded: whoever does not take what has ended, such as a terminal that is held, stops the work.
+    stop : Event
+        Nobody waits any more.
+    """
+
+    def __init__(self, model: Model, at_a_time: int, tasks: Iterator[Task], watch: Watch | None) -> None:
+        self.done: queue.Queue[Ended | None] = queue.Queue(at_a_time)
+        self.stop = threading.Event()
+        self._model, self._tasks, self._watch = model, tasks, watch
+        self._reading, self._computing, self._room = threading.Lock(), threading.Semaphore(at_a_time), _Room()
+
+    def work(self) -> None:
+        """Do tasks until there are no more."""
+        with suppress(_Stopped):
+            while not self.stop.is_set():
+                with ExitStack() as read:
+                    read.enter_context(self._reading)
+                    task = next(self._tasks, None)
+                    if task is None:
+                        break
+                    ended = self._attempt(task, read)
+                self.done.put(ended)
+        self.done.put(None)
+
+    def _attempt(self, task: Task, read: ExitStack) -> Ended:
+        try:
+            header = prepare(task)
+            with self._room.of(self._model.peak(header, task.options)) as alone:
+                try:
+                    return self._do(task, header, read)
+                except ResourceError:
+                    if alone:
+                        raise
+            with self._room.of(inf):  # what was too much beside another
+                return self._do(task, header, read)
+        except Exception as error:
+            return failed(task, error)
+
+    def _do(self, task: Task, header: Header, read: ExitStack) -> Ended:
+        def progress(done: int, total: int) -> None:
+            if self.stop.is_set():
+                raise _Stopped
+            if self._watch is not None:
+                self._watch(task, done, total)
+
+        return do(task, self._model, header, progress, self._turn(read))
+
+    @contextmanager
+    def _turn(self, read: ExitStack) -> Iterator[None]:
+        """Wait to compute; then the next scan may be read."""
+        with self._computing:
+            read.close()
+            yield
 
 
 def _leave(threads: list[threading.Thread], done: queue.Queue[Ended | None]) -> None:
