@@ -6,9 +6,10 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, fields
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -54,8 +55,8 @@ def _kind(record: type, field: Field[Any]) -> Any:
     return str if "parser" in field.metadata else get_type_hints(record)[field.name]
 
 
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option more for every field of `Options` and `RunOptions`, between its positional parameters and the others."""
+def _with_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """The command with fields of `Options` and `RunOptions` as options, all or some, between its positional parameters and the others."""
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
     more = [
@@ -67,6 +68,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         for record in (Options, RunOptions)
         for field in fields(record)
+        if not names or field.name in names
     ]
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=sorted([*own, *more], key=lambda parameter: (parameter.kind, parameter in own))
@@ -175,10 +177,14 @@ def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
 
 def _tell(outcome: Outcome, quiet: bool) -> None:
     """Print what became of a scan, and its warnings to standard error."""
-    for warning in outcome.warnings:
-        print(f"monet-edge: {printable(f'{outcome.job.scan}: warning: {warning}')}", file=sys.stderr)
+    _warn(outcome.job.scan, outcome.warnings)
     if not quiet:
         print(_describe(outcome))
+
+
+def _warn(scan: Path, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"monet-edge: {printable(f'{scan}: warning: {warning}')}", file=sys.stderr)
 
 
 def _describe(outcome: Outcome) -> str:
@@ -196,6 +202,35 @@ def _load(model: str, threads: int | None, quiet: bool) -> Model:
     if not quiet:
         print(f"{found.name} ({found.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
     return ready
+
+
+@app.command()
+@partial(_with_options, names=("volume", "spacing", "overwrite"))
+def strip(
+    head: Annotated[Path, typer.Argument(metavar="HEAD", readable=False, help="A scan of a head, skull on.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The stripped scan's file, its mask's beside it. Default: <stem>_brain.nii.gz, _brain_mask."),
+    ] = None,
+    model: ModelOption = "brain",
+    threads: ThreadsOption = None,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
+    debug: DebugOption = False,
+    **options: Any,
+) -> None:
+    """Write the brain's mask, and the scan without what is around it."""
+    with failing_clearly(debug):
+        from .limits import usable_cores
+        from .strip import strip as strip_head
+
+        ready = _load(model, threads or usable_cores(), quiet)
+        with progress_bar(f"stripping {head.name}", quiet) as progress:
+            done = strip_head(head, output, ready, Options(**options), progress=progress)
+        _warn(head, done.warnings)
+        if not quiet:
+            print(printable(f"brain {quantity(done.ml, 'ml')} → {done.scan}, {done.mask}"))
+            print(DISCLAIMER)
 
 
 @app.command()

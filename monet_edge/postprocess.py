@@ -21,7 +21,7 @@ def library() -> ModuleType:
         import cc3d
     except ImportError:
         raise MonetError(
-            "connected-components-3d is not installed", "{keep_largest} and {min_volume} need it: pip install '.[components]'"
+            "connected-components-3d is not installed", "What finds connected pieces needs it: pip install '.[components]'"
         ) from None
     return cc3d
 
@@ -64,6 +64,22 @@ def remove_pieces(mask: np.ndarray, voxel_ml: float, *, keep_largest: bool, min_
     wanted[0] = False
     kept[box] = np.where(wanted[pieces], inside, 0)
     return kept
+
+
+def solid(inside: np.ndarray) -> np.ndarray:
+    """The largest piece of a mask (X, Y, Z) bool, without holes: background that no way of faces leads out of becomes part of it."""
+    cc3d = library()
+    filled = np.zeros_like(inside)
+    box = _bounding_box(inside)
+    if box is None:
+        return filled
+    pieces = cc3d.connected_components(inside[box], connectivity=26)
+    sizes = np.bincount(pieces.ravel(order="F"))
+    sizes[0] = 0
+    around = np.pad(pieces != np.argmax(sizes), 1, constant_values=True)  # so that all that lies outside is one piece
+    outside = cc3d.connected_components(around, connectivity=6)
+    filled[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return filled
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
