@@ -7,20 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from . import fingerprint, preprocess
+from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
-from .volume import Voxels
+from .volume import Scan, orient
 from .weights import Weights
 
 
-def doubts(weights: Weights, voxels: Voxels, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
+def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
     """Every warning that a mask deserves.
 
     Parameters
     ----------
     weights : Weights
-    voxels : Voxels
-        The scan, canonical (Z, H, W).
+    scan : Scan
     statistics : Statistics
         Of its intensities.
     mask : uint8 array
@@ -43,7 +43,15 @@ def doubts(weights: Weights, voxels: Voxels, statistics: Statistics, mask: np.nd
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
-    if weights.fingerprint is not None and not blank:
-        seen = fingerprint.look(voxels, record, statistics)
+    if weights.fingerprint is None:
+        return
+    if not blank:
+        seen = fingerprint.look(scan.canonical(preprocess.SLICINGS[record.slicing]), record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
+    if weights.fingerprint.extent is not None:
+        axes = orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes
+        spacing = options.voxel_mm or (scan.spacing if scan.spacing_known else None)
+        found = extent_of(tuple(scan.shape[axis] for axis in axes), spacing and tuple(spacing[axis] for axis in axes))
+        if larger := found.beyond(weights.fingerprint.extent):
+            yield f"this scan is too large for {name}: it {larger}; do not trust the mask"

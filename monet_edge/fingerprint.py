@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
+from .extent import Extent
 from .intensities import Statistics
 from .preprocess import Preprocess, normalise
 from .volume import Voxels
@@ -39,11 +40,14 @@ class Fingerprint:
         Of every cloud's covariance.
     limit : float
         Mahalanobis distance from the nearest cloud beyond which a scan counts as foreign.
+    extent : Extent or None
+        Of the largest; None in files of before.
     """
 
     means: np.ndarray
     inverses: np.ndarray
     limit: float
+    extent: Extent | None = None
 
     def distance(self, row: np.ndarray) -> float:
         """Mahalanobis distance of a scan's features (F,) from the nearest cloud."""
@@ -115,7 +119,10 @@ def _cloud(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def to_record(fingerprint: Fingerprint) -> dict[str, Any]:
     """The fingerprint as JSON-able numbers of six digits."""
     numbers = {"means": fingerprint.means, "inverses": fingerprint.inverses}
-    return {**{name: [[*map(_short, row.ravel())] for row in array] for name, array in numbers.items()}, "limit": _short(fingerprint.limit)}
+    record = {name: [[*map(_short, row.ravel())] for row in array] for name, array in numbers.items()}
+    known = fingerprint.extent
+    extent = known and {"slices": known.slices, "mm": known.mm and [*map(_short, known.mm)]}
+    return {**record, "limit": _short(fingerprint.limit), **({"extent": extent} if extent else {})}
 
 
 def _short(number: float) -> float:
@@ -134,8 +141,15 @@ def from_record(record: Any) -> Fingerprint:
         means = np.array(record["means"], np.float64).reshape(-1, COUNT)
         inverses = np.array(record["inverses"], np.float64).reshape(len(means), COUNT, COUNT)
         limit = float(record["limit"])
+        extent = _read_extent(record["extent"]) if "extent" in record else None
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise ModelError(f"its fingerprint of the training scans is not valid: {error}") from None
-    if not len(means) or not (np.isfinite(means).all() and np.isfinite(inverses).all() and limit >= 0):
+    lengths = extent.mm if extent and extent.mm else ()
+    if not len(means) or not (np.isfinite(means).all() and np.isfinite(inverses).all() and limit >= 0 and np.isfinite(lengths).all()):
         raise ModelError("its fingerprint of the training scans is not valid: expected finite numbers")
-    return Fingerprint(means, inverses, limit)
+    return Fingerprint(means, inverses, limit, extent)
+
+
+def _read_extent(record: Any) -> Extent:
+    depth, height, width = map(float, record["mm"] or (0, 0, 0))
+    return Extent(int(record["slices"]), (depth, height, width) if record["mm"] else None)

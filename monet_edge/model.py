@@ -296,7 +296,7 @@ class Model:
             run_slices(self.engine, inputs, store, options.flip, progress)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
-        doubtful = doubts(self.weights, voxels, statistics, mask, options)
+        doubtful = doubts(self.weights, scan, statistics, mask, options)
         return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
 
 

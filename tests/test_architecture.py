@@ -17,7 +17,7 @@ PACKAGE = ROOT / "monet_edge"
 FLOORS = [
     ["about", "errors", "text", "system"],
     ["spec", "files", "terminal", "limits", "options", "tiles"],
-    ["architectures", "nnunet", "postprocess", "flip"],
+    ["architectures", "nnunet", "postprocess", "flip", "extent"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
     ["engine.codegen.epilogue", "engine.codegen.transforms", "engine.codegen.interpreter"],
@@ -62,6 +62,7 @@ FLOORS = [
     ["engine"],
     ["passes"],
     ["model"],
+    ["strip"],
     ["report.statistics"],
     ["report.slices", "report.surface"],
     ["report.preview", "report.page"],

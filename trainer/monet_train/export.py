@@ -11,6 +11,7 @@ import numpy as np
 
 from monet_edge import fingerprint
 from monet_edge.errors import DatasetError, OutputError
+from monet_edge.extent import extent_of, largest
 from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
 from monet_edge.weights import Weights, load, parse
@@ -193,7 +194,7 @@ def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: C
     split = read_splits(run / "splits.json")[0]
     check_dataset(run, dataset, split, channel)
     check_names(dataset, split["train"])
-    return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], channel, progress), folded.settings))
+    return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], channel, progress), folded.settings, dataset.spacing_known))
 
 
 def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Callable[[str], None]) -> Iterator[Case]:
@@ -202,17 +203,20 @@ def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Calla
         progress(name)
 
 
-def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
+def _fingerprint(cases: Iterable[Case], settings: Settings, spacing_known: bool) -> fingerprint.Fingerprint | None:
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
     record = settings.preprocess
     augmentation = in_pixels(effective_settings(settings).recipe.augmentation, record.spacing)
     stripped = np.linspace(*augmentation.skull_strip_depth, 3) if augmentation.skull_strip else np.empty(0)
     rows: list[list[np.ndarray]] = []
+    extents = []
     for case in cases:
         case = oriented(case, record.slicing)
+        extents.append(extent_of(case.image.shape, case.spacing if spacing_known else None))
         slices = fingerprint.look(case.voxels, record, case.statistics)
         scale = fingerprint.SIDE / sqrt(prod(grid_of(case, record).tiling.shape))
         depths = [min(DEPTHS - 1, round(depth * scale)) for depth in stripped]
         rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
-    return fingerprint.learn(plain, variants)
+    found = fingerprint.learn(plain, variants)
+    return found and replace(found, extent=largest(extents))
