@@ -130,6 +130,10 @@ def fit(
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
+    start: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="Start from a shipped model or a .safetensors file of the same network.")
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="With --from: only the head learns.")] = False,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
@@ -149,6 +153,8 @@ def fit(
     check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
+    if freeze and start is None:
+        raise MonetError("--freeze: keeps what --from brings; give it too")
     if thickness and not context:
         raise MonetError(f"--thickness {thickness:g}: a distance between neighbouring slices, and there are none; give --context too")
     chosen = override(RECIPES[recipe], changes or [])
@@ -173,7 +179,7 @@ def fit(
         dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic
     )
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
-    _fit(settings, ready, part, rule, output, resume, device, silent)
+    _fit(settings, ready, part, rule, output, resume, device, silent, start, freeze)
 
 
 for function in (federated, federated_server, federated_site, synth):
@@ -306,12 +312,30 @@ def figures(
         print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")
 
 
-def _fit(settings: Settings, ready: Prepared, split: Split, rule: str, output: Path, resume: bool, device: str, quiet: bool) -> None:
-    from .train import fit as fit_network
+def _fit(
+    settings: Settings,
+    ready: Prepared,
+    split: Split,
+    rule: str,
+    output: Path,
+    resume: bool,
+    device: str,
+    quiet: bool,
+    start: str | None,
+    freeze: bool,
+) -> None:
+    from monet_edge.weights import load
 
+    from .train import fit as fit_network
+    from .transfer import Transfer
+
+    transfer = None if start is None else Transfer(load(start), freeze)
     title = f"training {settings.net} on {ready.name}: {len(split['train'])} cases, {len(split['val'])} to validate"
     with options.following(title, settings.recipe.epochs, quiet) as (log, announce):
-        fit_network(settings, ready, split, output, resume=resume, device=device or None, rule=rule, log=log, announce=announce)
+        fit_network(
+            settings, ready, split, output,
+            resume=resume, device=device or None, rule=rule, transfer=transfer, log=log, announce=announce,
+        )  # fmt: skip
 
 
 def main() -> None:

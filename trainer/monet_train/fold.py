@@ -23,6 +23,7 @@ from .config_text import read_settings
 from .network import Network
 from .provenance import Provenance, Source
 from .splits import read_rule, read_splits
+from .transfer import sources
 
 
 def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -124,7 +125,7 @@ def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[
     path = run / "splits.json"
     split = read_splits(path)[0]
     facts = {**facts, "cases": len(split["train"]), "validated_on": len(split["val"]), "split": read_rule(path)}
-    provenance = Provenance((source,), settings, about["epochs"], facts, more)
+    provenance = Provenance((source, *sources(run)), settings, about["epochs"], facts, more)
     provenance.to_record()  # what cannot be told is found before scans are read
     return Folded(settings, tensors, None, provenance, path.read_bytes())
 

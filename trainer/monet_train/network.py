@@ -27,13 +27,15 @@ class BatchNorm(nn.Module):
     def __init__(self, channels: int, eps: float, momentum: float) -> None:
         super().__init__()
         self.eps, self.momentum = eps, momentum
+        self.frozen = False  # see `transfer.freeze`
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps)
+        batch = self.training and not self.frozen
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, batch, self.momentum, self.eps)
 
 
 class Affine(nn.Module):

@@ -23,6 +23,7 @@ from monet_edge.preprocess import Preprocess
 from monet_edge.spec import infer_shapes
 
 from . import cases, checkpoint
+from . import transfer as transfers
 from .config import Settings, effective_settings, training_spec
 from .data import Slices, build, memory_of
 from .network import Network
@@ -31,6 +32,7 @@ from .schedule import after_epoch, finished
 from .splits import GIVEN, Split
 from .state import State, describe, start, start_at_prior, write
 from .step import TrainStep, describe_epoch
+from .transfer import Transfer
 from .validate import agreed, validate
 
 _NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # in the words of PyTorch and Python
@@ -48,6 +50,7 @@ def fit(
     compiled: bool | None = None,
     checkpoint_every: int = 1,
     rule: str = GIVEN,
+    transfer: Transfer | None = None,
     log: Log = lambda row: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
@@ -70,10 +73,12 @@ def fit(
         Epochs from one checkpoint to the next, the last epoch apart: U-Net-64's has 620 MB, as long to write as to train an epoch.
     rule : str
         How the split was made, for splits.json; see `splits`.
+    transfer : Transfer, optional
+        What it starts from, instead of from nothing; needed to ``resume`` such a run, too.
     log : callable
         Called with every epoch's row of metrics.
     announce : callable
-        Called once, before the first epoch, with a line that says how long an epoch is and why.
+        Called before the first epoch with lines: what it starts from, how long an epoch is and why.
 
     Returns
     -------
@@ -101,23 +106,40 @@ def fit(
             claim.enter_context(locked(folder))
         trained_on = cases.of_prepared(prepared, split)
         state = start(settings, split, folder, place, resume=resume, trained_on=trained_on)
+        transfers.check(transfer, settings, folder)
         if world > 1:
             dist.barrier()  # no process may find what the first one writes now, and take it for an earlier run
         if rank == 0:
-            describe(settings, split, folder, {cases.FILE: cases.to_json(trained_on)}, rule)
+            origin = {transfers.FILE: transfers.to_json(transfer)} if transfer else {}
+            describe(settings, split, folder, {cases.FILE: cases.to_json(trained_on), **origin}, rule)
         training = training_slices(settings, prepared, split["train"], place)
         validation = build(prepared, split["val"], settings.preprocess, settings.merged, place, False)
-        if settings.recipe.prior and not state.history:
+        if transfer is not None:
+            begin_from(state, transfer, settings, training)
+        if settings.recipe.prior and not state.history and (transfer is None or transfer.new_head(settings)):
             start_at_prior(state, training)
         compiled = place.type == "cuda" if compiled is None else compiled
         step = TrainStep(settings, state, training, world, compiled)
         if rank == 0:
+            if transfer is not None:
+                announce(transfer.describe(settings))
             announce(describe_epoch(len(training.images), settings.recipe, world))
 
         def epoch(number: int) -> float:
             return step.epoch(number, rank, world)
 
         return run_epochs(settings, state, epoch, validation, folder, rank, world, checkpoint_every, log)
+
+
+def begin_from(state: State, transfer: Transfer, settings: Settings, training: Slices) -> None:
+    """Take over what a new state starts from, and freeze what shall not learn, of a state that goes on, too."""
+    if not state.history:
+        chosen = torch.linspace(0, len(training.images) - 1, min(transfers.SAMPLE, len(training.images))).long()
+        transfers.take_over(transfer, settings, state.network, training.inputs(chosen.to(training.images.device)))
+        for copied in (state.average, state.best):
+            copied.load_state_dict(state.network.state_dict())
+    if transfer.frozen:
+        transfers.freeze(state.network)
 
 
 def run_epochs(

@@ -1,0 +1,107 @@
+"""A training may start from a weights file: it says what the file says, with a new head where labels differ, and the file is named."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_tensors
+from synthetic import settings, write_dataset
+
+from monet_edge import weights
+from monet_edge.architectures import monet
+from monet_edge.errors import ModelError, OutputError
+from monet_edge.spec import fold_batchnorm
+from monet_train import transfer
+from monet_train.config import training_spec
+from monet_train.dataset import read
+from monet_train.export import export
+from monet_train.fold import fold_tensors
+from monet_train.network import Network
+from monet_train.prepare import prepare
+from monet_train.train import fit
+from monet_train.transfer import Transfer
+
+PART = {"train": ["case_000", "case_001"], "val": ["case_002"]}
+SHORT = settings(epoch_steps=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    spec = fold_batchnorm(monet(1, 1))
+    path = tmp_path_factory.mktemp("weights") / "base.safetensors"
+    weights.save(path, spec, random_tensors(spec), SHORT.preprocess, {"licence": "CC BY-NC 4.0", "modality": "FLAIR"})
+    return weights.load(path)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return prepare(read(write_dataset(folder / "phantom")), folder / "prepared", 0)
+
+
+def named(*labels, **changes):
+    return replace(SHORT, preprocess=replace(SHORT.preprocess, labels=labels, **changes))
+
+
+def heads_apart(tensors):
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(transfer.HEAD)}
+
+
+def test_the_network_says_what_the_files_says(shipped):
+    images = torch.rand(6, 1, 64, 64)
+    network = Network(training_spec(SHORT))
+    transfer.take_over(Transfer(shipped), SHORT, network, images)
+    folded = Network(shipped.spec).eval()
+    folded.load_state_dict({name: torch.tensor(tensor) for name, tensor in shipped.tensors.items()})
+    with torch.no_grad():
+        other, ref = torch.rand(2, 1, 64, 64), folded(images)
+        assert torch.allclose(network.eval()(other), folded(other), atol=1e-4)
+        assert torch.allclose(network.train()(images), ref, atol=0.02)  # normalised by the batch itself
+        assert ref.std() > 0.05  # or that shows nothing
+
+
+def test_other_labels_get_a_new_head(shipped):
+    chosen = named("liver", "spleen")
+    network = Network(training_spec(chosen))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith(transfer.HEAD)}
+    transfer.take_over(Transfer(shipped), chosen, network, torch.rand(4, 1, 64, 64))
+    after = network.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name.endswith("weight") and ".bn." not in name)
+    folded = fold_tensors(training_spec(chosen), {name: tensor.numpy() for name, tensor in after.items()})
+    for name, tensor in heads_apart(shipped.tensors).items():
+        np.testing.assert_allclose(folded[name], tensor, rtol=1e-3, atol=1e-3)
+    assert "a new head for liver, spleen" in Transfer(shipped).describe(chosen)
+    assert "learning rate 0.003" in Transfer(shipped).describe(chosen)
+    assert "head included" in Transfer(shipped).describe(SHORT)
+
+
+@pytest.mark.parametrize("chosen", [named("lesion", context=1), replace(SHORT, net="unet-16")], ids=["context", "net"])
+def test_another_network_is_refused_by_its_first_layer_that_differs(shipped, tmp_path, chosen):
+    with pytest.raises(ModelError, match=r"base \(monet\) is another network than this run's .*: \S+ is .* there, .* here"):
+        transfer.check(Transfer(shipped), chosen, tmp_path)
+
+
+def test_frozen_layers_stay_and_the_file_is_named(shipped, ready, tmp_path):
+    lines = []
+    run = tmp_path / "run"
+    frozen = Transfer(shipped, frozen=True)
+    network = fit(SHORT, ready, PART, run, device="cpu", transfer=frozen, announce=lines.append)
+    folded = fold_tensors(network.spec, {name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    for name, tensor in heads_apart(shipped.tensors).items():
+        np.testing.assert_allclose(folded[name], tensor, rtol=1e-3, atol=1e-3)
+    assert any(not np.allclose(folded[name], tensor) for name, tensor in shipped.tensors.items() if name.startswith(transfer.HEAD))
+    assert lines[0].startswith("starting from base, head included; all but the head frozen")
+    told = export(run, read(ready.folder.parent / "phantom"), tmp_path / "m.safetensors").provenance
+    assert told["licence"] == "none; CC BY-NC 4.0"
+    assert told["data"]["name"] == "phantom; weights base"
+    for other in (None, Transfer(shipped)):
+        with pytest.raises(OutputError, match="was started from base, frozen"):
+            fit(SHORT, ready, PART, run, device="cpu", resume=True, transfer=other)
+    fit(SHORT, ready, PART, run, device="cpu", resume=True, transfer=frozen)
+
+
+def test_without_freeze_all_layers_learn(shipped, ready, tmp_path):
+    network = fit(SHORT, ready, PART, tmp_path / "run", device="cpu", transfer=Transfer(shipped))
+    folded = fold_tensors(network.spec, {name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    assert all(not np.array_equal(folded[name], tensor) for name, tensor in shipped.tensors.items() if name.endswith("weight"))
