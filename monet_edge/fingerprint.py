@@ -93,7 +93,7 @@ def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint 
     Parameters
     ----------
     rows : (N, F)
-        Features of the training scans.
+        Features of the training scans, those of one patient after each other.
     variants : sequence of (N, F)
         Features of the same scans as augmentation may change them beyond recognition; together they are a cloud of their own.
     """
@@ -105,7 +105,9 @@ def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint 
         means, inverses = zip(*map(_cloud, clouds), strict=True)
         return Fingerprint(np.stack(means), np.stack(inverses), limit)
 
-    fold = np.arange(len(rows)) % min(_FOLDS, len(rows))
+    # in blocks: the scans of one patient follow each other, and are left out together. Two of heart-cine's are so alike that with one of
+    # them left in, 10 of 22 volumes of new patients were taken for foreign
+    fold = np.arange(len(rows)) * min(_FOLDS, len(rows)) // len(rows)
     distances = [fit(fold != fold[i], 0.0).distance(row) for i, row in enumerate(rows)]
     return fit(np.ones(len(rows), bool), float(np.percentile(distances, _QUANTILE)))
 
