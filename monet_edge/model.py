@@ -274,9 +274,16 @@ class Model:
             Of which ``threshold``, ``flip`` and ``probabilities`` count here.
         progress : callable, optional
             Called with the number of slices done, and of all.
+
+        Raises
+        ------
+        ModelError
+            If slices shall be mirrored for a model that tells left from right.
         """
         if not isinstance(scan, Scan):
             raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
+        if options.flip and self.weights.tells_sides:
+            raise ModelError(f"{self.weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
         record, classes = self.weights.preprocess, self.weights.spec.classes
         threshold = record.threshold if options.threshold is None else options.threshold
         orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])

@@ -28,6 +28,7 @@ from . import fingerprint as _fingerprint
 from . import limits
 from . import preprocess as _preprocess
 from . import spec as _spec
+from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
 
@@ -79,29 +80,38 @@ class Weights:
 
     @property
     def saw_flips(self) -> bool:
-        """Whether training mirrored slices, as the provenance says; true where it says nothing."""
-        return self._setting("recipe", "augmentation", "flip") != 0
+        """Whether training mirrored slices, as the provenance says, or made mirrored ones; true where it says nothing."""
+        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or bool(
+            self._told("generated", "ranges", "mirror")
+        )
+
+    @property
+    def tells_sides(self) -> bool:
+        """Whether labels of the same thing are called left and right: a mirrored slice exchanges them."""
+        words = [label.lower().replace("_", " ").partition(" ") for label in self.preprocess.labels]
+        return any(("right", blank, thing) in words for side, blank, thing in words if side == "left")
 
     @property
     def merged(self) -> bool:
         """Whether training merged all labels into one, as the provenance says; false where it says nothing."""
-        return self._setting("merged") is True and len(self.preprocess.labels) == 1
+        return self._told("training", "settings", "merged") is True and len(self.preprocess.labels) == 1
 
-    def _setting(self, *keys: str) -> Any:
-        """A setting of the training; None where the provenance does not state it."""
+    def _told(self, *keys: str) -> Any:
+        """What the provenance says there; None where it does not."""
         found: Any = self.provenance
-        for key in ("training", "settings", *keys):
+        for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, or as the package ``monet-edge-weights`` beside it, by name."""
+    """The models that come with the package, or as the package ``monet-edge-weights`` beside it, by name; the default one first."""
     here = Path(__file__).parent
     beside = find_spec("monet_edge_weights")  # looked for, not imported: it holds files only
     folders = [here / "shipped", *map(Path, beside.submodule_search_locations or () if beside else ()), here.parent / "weights"]
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    found = {path.stem: path for path in folder.glob("*.safetensors")}
+    return {name: found[name] for name in sorted(found, key=lambda name: (name != DEFAULT, name))}
 
 
 def find(model: str) -> Path:

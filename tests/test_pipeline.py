@@ -176,6 +176,19 @@ def test_flipping_for_a_model_that_never_saw_flips_is_warned_of(rng, model, shar
     assert told == [warned, False]
 
 
+@pytest.mark.parametrize(
+    ("labels", "refused"), [(("left X", "right X"), True), (("Right_X", "Left_X"), True), (("left X", "right Y"), False)]
+)
+def test_flipping_is_refused_where_it_would_exchange_sides(rng, tmp_path, labels, refused):
+    spec = fold_batchnorm(monet(1, 3, 4))
+    weights.save(tmp_path / "two.safetensors", spec, random_tensors(spec), make_record(*labels), {})
+    model, scan = monet_edge.load(tmp_path / "two.safetensors", 1), monet_edge.formats.from_image(image_of(blob(rng)))
+    if refused:
+        with pytest.raises(errors.ModelError, match="tells left from right"):
+            model.segment_scan(scan, Options(flip=True))
+    assert model.segment_scan(scan, Options(flip=not refused)).mask.any()
+
+
 def test_threads_do_not_change_a_bit(scan, weights_file):
     masks = []
     for threads in (1, 2, 5):
