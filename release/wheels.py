@@ -92,7 +92,8 @@ def _stage_weights(temporary: Path) -> Path:
     shutil.copytree(temporary / "weights", stage / "monet_edge_weights")
     (stage / "LICENSES.md").write_bytes((stage / "monet_edge_weights" / "LICENSES.md").read_bytes())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    licence = " AND ".join(part for part in project["license"].split(" AND ") if part not in LICENCE.split(" AND "))
+    of_scans = [part for part in project["license"].split(" AND ") if part not in LICENCE.split(" AND ")]
+    licence = " AND ".join([*of_scans, "Apache-2.0"])  # `brain` has seen no scan
     version = re.search(r'__version__ = "(.*)"', (ROOT / "monet_edge" / "about.py").read_text(encoding="utf-8"))[1]
     text = (ROOT / "release" / "weights.toml").read_text(encoding="utf-8")
     (stage / "pyproject.toml").write_text(text.replace("{version}", version).replace("{licence}", licence), encoding="utf-8")

@@ -269,7 +269,7 @@ def test_the_fingerprint_knows_heads_stripped_as_deep_as_training_strips_them(tm
     depths, dataset = [], make_dataset(tmp_path / "data", ("a",))
     monkeypatch.setattr(export, "strip_skull", lambda slices, depth, record: depths.append(depth) or slices)
     record = make_record("a", size=256)
-    export._fingerprint([load(dataset, "c0")], Settings(dataset="data", net="monet", preprocess=record, recipe=STRONG))
+    export._fingerprint([load(dataset, "c0")], Settings(dataset="data", net="monet", preprocess=record, recipe=STRONG), True)
     assert depths == [2, 3, 5]
 
 
