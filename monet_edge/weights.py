@@ -117,7 +117,7 @@ def find(model: str) -> Path:
     if model in models:
         return models[model]
     path = Path(model)
-    if os.path.isdir(path):
+    if model and os.path.isdir(path):
         return _only(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {names}; or give the path of a .safetensors file.")
