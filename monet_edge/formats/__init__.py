@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
-from . import nifti
+from . import dicom, nifti
 from .contract import Header
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
@@ -32,7 +32,7 @@ __all__ = [
     "write",
 ]
 
-FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
+FORMATS = (nifti.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
 WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
@@ -41,8 +41,17 @@ _NAMED = (*SCANS, *(ending for format in FORMATS for ending in format.other_endi
 _RESULTS = ("uint8", "float32")  # masks, probabilities
 
 
-def peek(path: Path) -> Header:
+def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
     """Read and check the header only.
+
+    Parameters
+    ----------
+    path : Path
+        A file; of DICOM also a folder or a zip archive.
+    series : str, optional
+        Which one of a path that holds several (DICOM): its number, or its UID.
+    modality : str
+        Of the model, in its own words: which series is meant where none is named.
 
     Raises
     ------
@@ -50,12 +59,17 @@ def peek(path: Path) -> Header:
         Naming the file and what is wrong with it.
     """
     path = Path(path)
-    with opened(path) as stream:
-        start = stream.read(START)
-        found = next((format for format in FORMATS if format.sniff(path, start)), None)
+    if path.is_dir():
+        found = next((format for format in FORMATS if format.choose and format.sniff(path, b"")), None)
         if found is None:
-            raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    return found.peek(path)
+            raise ScanError(f"{path}: a folder without DICOM in it; expected a file")
+    else:
+        with opened(path) as stream:
+            start = stream.read(START)
+            found = next((format for format in FORMATS if format.sniff(path, start)), None)
+            if found is None:
+                raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
+    return found.choose(path, series, modality) if found.choose else found.peek(path)
 
 
 def is_ours(path: Path) -> bool:

@@ -33,6 +33,8 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    files : tuple of Path
+        That it is made of, where ``path`` is not the only one: no result may replace one.
     """
 
     format: str
@@ -43,6 +45,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Format:
     read : callable
         ``read(header, volume)``: the volume of that number, from 0, which the header has; nothing is parsed a second time.
         A ResourceError if the memory does not suffice.
+    choose : callable, optional
+        ``choose(path, series, modality)``: as `peek`, where a path may hold several series: the one of this number or UID or, if
+        that is None, the one that fits a model of this modality.
     """
 
     name: str
@@ -72,6 +78,7 @@ class Format:
     sniff: Callable[[Path, bytes], bool]
     peek: Callable[[Path], Header]
     read: Callable[[Header, int], Scan]
+    choose: Callable[[Path, str | None, str], Header] | None = None
 
 
 @dataclass(frozen=True)

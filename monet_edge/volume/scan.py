@@ -32,6 +32,8 @@ class Scan:
     warnings : tuple of str
     oriented : bool
         False if the scan does not say how the patient lies: left and right are a guess.
+    files : tuple of Path
+        That it was read from, where ``path`` is not the only one.
     """
 
     path: Path | None
@@ -42,6 +44,7 @@ class Scan:
     header: Any
     warnings: tuple[str, ...]
     oriented: bool = True
+    files: tuple[Path, ...] = ()
 
     def canonical(self, axes: str) -> Voxels:
         """Its intensities (Z, H, W), the axes pointing as `orient` says: a view."""
