@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import OutputError
 from .files import missing, refuse_input
-from .formats import ENDINGS, Header, peek, stem
+from .formats import Header, peek, stem, writer
 from .options import Options
 
 
@@ -37,9 +37,8 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     OutputError
         If ``output`` is not the name of a file that a mask can be written to.
     """
-    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
-    if not mask.name.endswith(ENDINGS):
-        raise OutputError(f"{mask}: a mask is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    chosen = writer(None if output is None else str(output), options.format)
+    mask = output or scan.with_name(stem(scan) + chosen.suffix)
     name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
     report = None if options.report is None else Path(options.report)
     if report is not None and report.suffix != ".html":
@@ -65,7 +64,7 @@ def check_job(job: Job, *, overwrite: bool) -> Header:
     """
     header = peek(job.scan)
     for path in job.results:
-        check_path(path, [job.scan], overwrite=overwrite, option="report" if path == job.report else "output")
+        check_path(path, header.files, overwrite=overwrite, option="report" if path == job.report else "output")
     return header
 
 

@@ -11,9 +11,8 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
-from .contract import Header
+from .contract import Header, Writer
 from .nifti.image import from_image, to_image
-from .nifti.reader import halves
 from .stream import START, opened
 
 __all__ = [
@@ -23,17 +22,17 @@ __all__ = [
     "WRITERS",
     "Header",
     "from_image",
-    "halves",
     "is_ours",
     "peek",
     "read",
     "stem",
     "to_image",
     "write",
+    "writer",
 ]
 
 FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
-WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name
+WRITERS = (nifti.WRITER,)  # by the ending of the result's name the first that has it; the first of all where nobody chose
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
@@ -96,6 +95,30 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
 
 
+def writer(name: str | None = None, format: str | None = None) -> Writer:
+    """What writes a result.
+
+    Parameters
+    ----------
+    name : str, optional
+        The result's; its ending, one of `ENDINGS`, chooses the format.
+    format : str, optional
+        One of `options.FORMATS`.
+
+    Raises
+    ------
+    OutputError
+        If no result is called so, or one of another format than ``format``.
+    """
+    named = next((writer for writer in WRITERS if name is not None and name.endswith(writer.endings)), None)
+    asked = next((writer for writer in WRITERS if writer.name == format), None)
+    expected = ENDINGS if asked is None else asked.endings
+    if name is not None and (named is None or named is not (asked or named)):
+        what = "a result" if asked is None else f"a result in the format {format}"
+        raise OutputError(f"{name}: {what} is written as {' or '.join(expected)}", "Choose such a name for {output}.")
+    return named or asked or WRITERS[0]
+
+
 def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
@@ -118,15 +141,13 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
         If the array is of another shape or dtype.
     """
     path = Path(path)
-    writer = next((writer for writer in WRITERS if path.name.endswith(writer.endings)), None)
-    if writer is None:
-        raise OutputError(f"{path}: a result is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    chosen = writer(str(path))
     if array.shape[:3] != like.shape or array.dtype.name not in _RESULTS:
         raise ValueError(f"expected a uint8 mask or float32 probabilities of {like.shape}, found {array.dtype} {array.shape}")
     if like.path:
         refuse_input(path, like.path)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels)
+        chosen.write(file, path.name, array, like, labels)
 
 
 def stem(path: Path) -> str:

@@ -33,6 +33,8 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    files : tuple of Path
+        Every file that the scan is in, a header of its own included.
     """
 
     format: str
@@ -43,6 +45,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,16 @@ class Writer:
     Attributes
     ----------
     name : str
+        One of `options.FORMATS`, that it is asked for by.
     endings : tuple of str
         The names that it is chosen by, the longest first.
+    suffix : str
+        What the name of a mask has after the scan's own, where nobody chose one: such as "_seg.nii.gz".
     write : callable
         ``write(file, name, array, like, labels)``: the array, checked by `formats.write`, into an open file of this name.
     """
 
     name: str
     endings: tuple[str, ...]
+    suffix: str
     write: Callable[[BinaryIO, str, np.ndarray, Scan, Sequence[str]], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import postprocess
 from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours, stem
+from ..formats import ENDINGS, SCANS, Header, is_ours, stem, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options
 from .table import check_table
@@ -116,7 +116,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
         _make_place(Path(options.report), (".html",), len(scans), "report")
     masks: list[Path | None] = [output] * len(scans)
     if output is not None and not output.name.endswith(ENDINGS):
-        masks = [output / f"{stem(scan)}_seg.nii.gz" for scan in scans]
+        masks = [output / f"{stem(scan)}{writer(None, options.format).suffix}" for scan in scans]
     jobs = [make_job(scan, mask, options) for scan, mask in zip(scans, masks, strict=True)]
     _refuse_collisions(jobs)
     return jobs

@@ -16,7 +16,9 @@ from .. import deflate
 from .label_table import extension
 
 OURS = "monet-edge "  # how `descrip` begins in what we write
+NAME = "nifti"
 ENDINGS = (".nii.gz", ".nii")
+SUFFIX = "_seg.nii.gz"
 _KINDS = {"uint8": "mask", "float32": "probability"}
 _GEOMETRY = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
