@@ -67,7 +67,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
-        list[Path], typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them.")
+        list[Path], typer.Argument(metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM series (a folder, .zip or slice), or folders of them.")
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")
@@ -83,10 +83,12 @@ def segment(
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
+        from . import weights
         from .runs import make_plan, run_all
 
-        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record)
-        ready, failed, count = _load(model, threads, quiet), 0, len(plan.jobs)
+        found = weights.load(model)
+        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record, modality=found.stated("modality"))
+        ready, failed, count = _prepare(found, threads, quiet), 0, len(plan.jobs)
         for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
             if not isinstance(became, Exception):
                 _tell(became, quiet)
@@ -103,6 +105,33 @@ def segment(
             raise typer.Exit(2 if failed == count else 1)
 
 
+@app.command()
+def series(
+    path: Annotated[Path, typer.Argument(readable=False, help="A folder, a .zip or a file of DICOM.")],
+    debug: DebugOption = False,
+) -> None:
+    """List the DICOM series of a folder, and what is wrong with each; `segment --series` takes their numbers."""
+    with failing_clearly(debug):
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        from .formats import list_series
+
+        table = Table("series", "modality", "size", "mm", "slices", "description", "what is wrong", caption=DISCLAIMER)
+        found, damaged = list_series(path)
+        for one in found:
+            mm = " x ".join(f"{length:.4g}" for length in one.spacing)
+            size, volumes = f"{one.image.columns} x {one.image.rows}", f" in {len(one.volumes)} volumes" if len(one.volumes) > 1 else ""
+            count = f"{sum(map(len, one.volumes))}{volumes}"
+            words = "; ".join([one.problem] if one.problem else one.warnings)
+            row = (str(one.number), one.image.modality, size if one.image.rows else "", mm, count, one.image.description, words)
+            table.add_row(*(escape(printable(text)) for text in row))
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
+        for words in damaged:
+            print(f"monet-edge: {printable(words)}", file=sys.stderr)
+
+
 def _tell(outcome: Outcome, quiet: bool) -> None:
     """Print what became of a scan, and its warnings to standard error."""
     for warning in outcome.warnings:
@@ -116,11 +145,9 @@ def _describe(outcome: Outcome) -> str:
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
-def _load(model: str, threads: int | None, quiet: bool) -> Model:
-    from . import weights
+def _prepare(found: Weights, threads: int | None, quiet: bool) -> Model:
     from .model import Model
 
-    found = weights.load(model)  # before anything is compiled: there may be no such model
     _compile(quiet)
     ready = Model(found, threads)
     if not quiet:
@@ -220,7 +247,7 @@ def demo(
     with failing_clearly(debug):
         import numpy as np
 
-        from . import phantom
+        from . import phantom, weights
         from .formats import read
         from .job import check_path, make_folder, make_job
         from .pipeline import run
@@ -231,7 +258,7 @@ def demo(
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _load(model, threads, False)
+        ready = _prepare(weights.load(model), threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

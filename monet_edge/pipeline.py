@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from . import postprocess
+from . import postprocess, weights
 from .about import DEFAULT
 from .errors import MonetError, kind
 from .files import atomic_write
 from .formats import Header, write
 from .job import Job, check_job, make_job
-from .model import Model, Progress, Segmentation, load
+from .model import Model, Progress, Segmentation
 from .options import Options
 from .preprocess import Statistics
 from .report.statistics import LabelStatistics, axis_codes, measure
@@ -110,8 +110,9 @@ def segment(
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
     if chosen.cleaning:
         postprocess.library()
-    header = check_job(job, overwrite=chosen.overwrite)
-    ready = model if isinstance(model, Model) else load(model, threads)
+    found = model.weights if isinstance(model, Model) else weights.load(model)
+    header = check_job(job, chosen, found.stated("modality"))
+    ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
 
 
@@ -125,7 +126,7 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    header = header or check_job(job, overwrite=options.overwrite)
+    header = header or check_job(job, options, model.weights.stated("modality"))
     scan = model.read_scan(header, options)
     lap("read")
     result = model.segment_scan(scan, options, progress=progress)
@@ -135,7 +136,8 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
     names = model.weights.preprocess.labels
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
-    write(job.mask, mask, like=scan, labels=names, overwrite=options.overwrite)
+    about = {"labels": names, "codes": model.weights.codes, "model": model.weights.name}
+    write(job.mask, mask, like=scan, format=job.format, overwrite=options.overwrite, **about)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")
@@ -160,16 +162,16 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     from .report import page, preview  # here, with pillow: a tenth of all that is imported
     from .report.slices import Finding, window
 
-    job, weights = outcome.job, model.weights
-    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
-    limits, slicing = window(weights.preprocess, statistics), weights.preprocess.slicing
+    job, found = outcome.job, model.weights
+    title = f"{job.scan.name} · {found.name}" if options.with_identifiers else f"{found.name} · {found.kind}"
+    limits, slicing = window(found.preprocess, statistics), found.preprocess.slicing
     finding = Finding(scan, mask, outcome.labels, limits, slicing, title, outcome.warnings)
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
         size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
         facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
-        about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
-        text = page.build(finding, facts, about, page.model_card(weights))
+        about = {"name": found.name, "network": found.spec.name, "sha256": found.sha256, **found.provenance}
+        text = page.build(finding, facts, about, page.model_card(found))
         with atomic_write(job.report, overwrite=options.overwrite) as file:
             file.write(text.encode())

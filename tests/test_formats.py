@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 import monet_edge
 from monet_edge import formats, pipeline
 from monet_edge.cli import app
-from monet_edge.errors import OutputError, ScanError
+from monet_edge.errors import MonetError, OutputError, ScanError
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
+from monet_edge.options import FORMATS, Options
 from monet_edge.volume import Scan
 
 
@@ -68,7 +69,7 @@ MARK = b"toy scan"
 
 
 def toy_peek(path):
-    return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None)
+    return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None, (path,))
 
 
 def toy_read(header, volume):
@@ -105,10 +106,20 @@ def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
     def write(file, name, array, like, labels):
         file.write(f"{name} {array.sum()} {like.shape} {labels}".encode())
 
-    monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), write)))
+    monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), "_toy.toy", write)))
     scan = formats.read(put(nifti()))
     formats.write(tmp_path / "mask.toy", np.ones(scan.shape, np.uint8), scan, labels=("a",))
     assert (tmp_path / "mask.toy").read_text() == f"mask.toy {np.prod(scan.shape)} {scan.shape} ('a',)"
+    assert formats.writer(None, "toy").suffix == "_toy.toy"
+    with pytest.raises(OutputError, match=r"mask\.nii: a result in the format toy is written as \.toy"):
+        formats.writer("mask.nii", "toy")
     with pytest.raises(OutputError, match="a result is written as"):
         formats.write(tmp_path / "mask.other", np.ones(scan.shape, np.uint8), scan)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.toy", "scan.nii"]
+
+
+def test_every_format_of_results_can_be_asked_for_by_name():
+    assert tuple(writer.name for writer in formats.WRITERS) == FORMATS
+    assert [formats.writer(None, name).name for name in (None, *FORMATS)] == [FORMATS[0], *FORMATS]
+    with pytest.raises(MonetError, match="format: expected nifti"):
+        Options(format="jpeg")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import dicom, nifti
-from .contract import Header
+from .contract import Header, Legend, Writer
+from .dicom.reader import list_series
+from .dicom.series import holds as holds_dicom
 from .nifti.image import from_image, to_image
-from .nifti.reader import halves
 from .stream import START, opened
 
 __all__ = [
@@ -23,17 +25,20 @@ __all__ = [
     "WRITERS",
     "Header",
     "from_image",
-    "halves",
+    "holds_dicom",
     "is_ours",
+    "list_series",
     "peek",
     "read",
     "stem",
     "to_image",
     "write",
+    "writer",
 ]
 
 FORMATS = (nifti.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
-WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name
+# by the ending of the result's name the first that has it; the first of all where nobody chose
+WRITERS = (nifti.WRITER, dicom.BINARY, dicom.LABELMAP)
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
@@ -110,7 +115,42 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
+def writer(name: str | None = None, format: str | None = None) -> Writer:
+    """What writes a result.
+
+    Parameters
+    ----------
+    name : str, optional
+        The result's; its ending, one of `ENDINGS`, chooses the format.
+    format : str, optional
+        One of `options.FORMATS`.
+
+    Raises
+    ------
+    OutputError
+        If no result is called so, or one of another format than ``format``.
+    """
+    asked = next((writer for writer in WRITERS if writer.name == format), None)
+    if name is None:
+        return asked or WRITERS[0]
+    found = next((writer for writer in (WRITERS if asked is None else (asked,)) if name.endswith(writer.endings)), None)
+    if found is None:
+        what, endings = ("a result", ENDINGS) if asked is None else (f"a result in the format {format}", asked.endings)
+        raise OutputError(f"{name}: {what} is written as {' or '.join(endings)}", "Choose such a name for {output}.")
+    return found
+
+
+def write(
+    path: Path,
+    array: np.ndarray,
+    like: Scan,
+    *,
+    labels: Sequence[str] = (),
+    codes: Mapping[str, Any] | None = None,
+    model: str = "",
+    format: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
     Parameters
@@ -121,6 +161,10 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     like : Scan
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
+    codes : mapping, optional
+        Of labels, by their names, see `codes.Code`; model : str, who found them. DICOM has a place for both.
+    format : str, optional
+        One of `options.FORMATS`, where several have the same ending.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -132,19 +176,19 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
         If the array is of another shape or dtype.
     """
     path = Path(path)
-    writer = next((writer for writer in WRITERS if path.name.endswith(writer.endings)), None)
-    if writer is None:
-        raise OutputError(f"{path}: a result is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    chosen = writer(str(path), format)
     if array.shape[:3] != like.shape or array.dtype.name not in _RESULTS:
         raise ValueError(f"expected a uint8 mask or float32 probabilities of {like.shape}, found {array.dtype} {array.shape}")
-    if like.path:
-        refuse_input(path, like.path)
+    for source in filter(None, (like.path, *like.files)):
+        refuse_input(path, source)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels)
+        chosen.write(file, path.name, array, like, Legend(tuple(labels), dict(codes or {}), model))
 
 
 def stem(path: Path) -> str:
     """The file's name without the ending of a scan."""
+    if path.is_dir():
+        return path.name
     for ending in _NAMED:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,7 +34,7 @@ class Header:
     details : Any
         What the format's own `read` needs besides.
     files : tuple of Path
-        That it is made of, where ``path`` is not the only one: no result may replace one.
+        Every file that the scan is in, a header of its own included.
     """
 
     format: str
@@ -45,7 +45,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
-    files: tuple[Path, ...] = ()
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,44 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Legend:
+    """What the numbers of a result mean, and who says so.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the labels 1, 2, ...
+    codes : dict
+        Of labels that have one, by their names: SNOMED's, as `codes.check` leaves them.
+    model : str
+        The model's name.
+    """
+
+    labels: tuple[str, ...] = ()
+    codes: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+
+@dataclass(frozen=True)
 class Writer:
     """A kind of file that a result may go into.
 
     Attributes
     ----------
     name : str
+        One of `options.FORMATS`, that it is asked for by.
     endings : tuple of str
         The names that it is chosen by, the longest first.
+    suffix : str
+        What the name of a mask has after the scan's own, where nobody chose one: such as "_seg.nii.gz".
     write : callable
-        ``write(file, name, array, like, labels)``: the array, checked by `formats.write`, into an open file of this name.
+        ``write(file, name, array, like, legend)``: the array, checked by `formats.write`, into an open file of this name.
+    check : callable, optional
+        ``check(header)``: an OutputError if no result of this scan can be written so, before any work.
     """
 
     name: str
     endings: tuple[str, ...]
-    write: Callable[[BinaryIO, str, np.ndarray, Scan, Sequence[str]], None]
+    suffix: str
+    write: Callable[[BinaryIO, str, np.ndarray, Scan, Legend], None]
+    check: Callable[[Header], None] | None = None

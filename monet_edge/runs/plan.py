@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import postprocess
 from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours, stem
+from ..formats import ENDINGS, SCANS, Header, holds_dicom, is_ours, stem, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options
 from .table import check_table
@@ -44,6 +44,7 @@ def make_plan(
     *,
     stats: Path | None = None,
     run_record: Path | None = None,
+    modality: str = "",
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -55,6 +56,8 @@ def make_plan(
         The mask's file, or a folder (created) for several. Default: beside each scan.
     options : Options
     stats, run_record : Path, optional
+    modality : str
+        Of the model, in its own words: see `formats.peek`.
 
     Raises
     ------
@@ -74,12 +77,14 @@ def make_plan(
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
-    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 else None
+    header = check_job(jobs[0], options, modality) if len(jobs) == 1 else None
     return Plan(tuple(jobs), options, stats, run_record, header)
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:
     """Every scan named, and those inside every folder named, in order and once; masks that we wrote are passed over in folders.
+
+    A folder with DICOM in it, or in folders beneath, is a scan itself: which of its series is meant is decided when it is read.
 
     Raises
     ------
@@ -94,8 +99,10 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
             except OSError as error:
                 raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
             found = [file for file in files if not is_ours(file)]
+            if holds_dicom(path):
+                found.append(path)
             if not found:
-                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}) in this folder")
+                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}, DICOM) in this folder")
             scans.extend(found)
         else:
             scans.append(path)
@@ -116,7 +123,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
         _make_place(Path(options.report), (".html",), len(scans), "report")
     masks: list[Path | None] = [output] * len(scans)
     if output is not None and not output.name.endswith(ENDINGS):
-        masks = [output / f"{stem(scan)}_seg.nii.gz" for scan in scans]
+        masks = [output / f"{stem(scan)}{writer(None, options.format).suffix}" for scan in scans]
     jobs = [make_job(scan, mask, options) for scan, mask in zip(scans, masks, strict=True)]
     _refuse_collisions(jobs)
     return jobs

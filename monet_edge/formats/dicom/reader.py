@@ -62,6 +62,24 @@ def choose(path: Path, wanted: str | None, modality: str) -> Header:
     return Header(NAME, path, chosen.shape, len(chosen.volumes), _dtype(first), geometry.affine(first), False, details, files)
 
 
+def list_series(path: Path) -> tuple[list[series.Series], list[str]]:
+    """All series of a folder, an archive or a file, and what is wrong with files of which nothing is known.
+
+    Raises
+    ------
+    ScanError
+        If there is no such path, or no DICOM in it.
+    """
+    pydicom()
+    with _about(path):
+        path.stat()
+        with Members(path) as members:
+            found, damaged = series.find(members)
+        if not found and not damaged:
+            raise ScanError("holds no DICOM image")
+    return found, damaged
+
+
 def look(path: Path) -> tuple[Path, list[series.Series], list[str]]:
     """Where the files are, what series they make, and what is wrong with files of which nothing is known.
 

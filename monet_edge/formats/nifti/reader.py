@@ -57,7 +57,7 @@ def peek(path: Path) -> Header:
             version = stream.version
             _check_size(stream, layout)
     ours = written_by_us(layout.header)
-    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(parts[-1], version, layout))
+    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(parts[-1], version, layout), parts)
 
 
 def read(header: Header, volume: int) -> Scan:

@@ -13,10 +13,13 @@ from nibabel.nifti2 import Nifti2Header
 from ...about import __version__
 from ...volume import Scan
 from .. import deflate
+from ..contract import Legend
 from .label_table import extension
 
 OURS = "monet-edge "  # how `descrip` begins in what we write
+NAME = "nifti"
 ENDINGS = (".nii.gz", ".nii")
+SUFFIX = "_seg.nii.gz"
 _KINDS = {"uint8": "mask", "float32": "probability"}
 _GEOMETRY = (
     *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -30,9 +33,9 @@ def written_by_us(header: Any) -> bool:
     return bytes(header["descrip"]).startswith(OURS.encode())
 
 
-def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, labels: Sequence[str]) -> None:
+def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Legend) -> None:
     """Write a result, compressed if its name ends so, see `contract.Writer`."""
-    header = result_header(array, like, labels)
+    header = result_header(array, like, legend.labels)
     # Level 1: a mask of 512x512x300 takes 0.1 s, with zlib 0.5; level 6 saves nothing worth waiting for
     compressor = deflate.compressor() if name.endswith(".gz") else None
     for piece in _pieces(header, array):
