@@ -6,6 +6,7 @@ else of its headers is read.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ from ...volume import Scan
 from ...volume.labels import colour
 from ..contract import Header, Legend
 from .image import plain
-from .library import INSTALL
+from .library import INSTALL, reading
 from .members import Members
 from .reader import NAME, Source
 from .series import blanks
@@ -63,12 +64,23 @@ def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Lege
     """Write a mask (X, Y, Z) uint8, empty or not, see `contract.Writer`; ``kind`` is BINARY or LABELMAP."""
     if not isinstance(like.header, Source) or array.dtype != np.uint8:
         raise OutputError(f"{name}: a DICOM segmentation is a mask of a scan that was read from DICOM")
+    with reading(name):
+        written = _encode(array, like.header, legend, kind)
+    file.write(written.getbuffer())
+
+
+binary, labelmap = partial(write, kind="BINARY"), partial(write, kind="LABELMAP")
+
+
+def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> BytesIO:
+    """The file's bytes."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation
     from pydicom.sr.coding import Code
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-    images = _headers(like.header)
+    logging.getLogger("highdicom").addHandler(logging.NullHandler())  # it warns of persons' names, with them
+    images = _headers(source)
     algorithm = AlgorithmIdentificationSequence(
         name=printable(legend.model or MAKER)[:64],
         family=Code("123109", "DCM", "Artificial Intelligence"),
@@ -79,7 +91,7 @@ def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Lege
     labels = [_segment(number, label, legend.codes.get(label), algorithm) for number, label in enumerate(names, 1)]
     segmentation = Segmentation(
         source_images=images,
-        pixel_array=_frames(array, like.header, images),
+        pixel_array=_frames(array, source, images),
         segmentation_type=kind,
         segment_descriptions=labels,
         series_instance_uid=generate_uid(),
@@ -98,10 +110,7 @@ def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Lege
     )
     written = BytesIO()  # pydicom seeks
     segmentation.save_as(written, enforce_file_format=True)
-    file.write(written.getbuffer())
-
-
-binary, labelmap = partial(write, kind="BINARY"), partial(write, kind="LABELMAP")
+    return written
 
 
 def _headers(source: Source) -> list[Any]:
@@ -118,8 +127,18 @@ def _headers(source: Source) -> list[Any]:
                     setattr(dataset, key, None)
             if dataset.PatientSex not in ("M", "F", "O"):
                 dataset.PatientSex = None
+            _share(dataset)
             found.append(dataset)
     return found
+
+
+def _share(dataset: Any) -> None:
+    """Of a file with many frames: what highdicom looks for in the groups that all share, and a scanner may have told frame by frame."""
+    if "SharedFunctionalGroupsSequence" in dataset and "PerFrameFunctionalGroupsSequence" in dataset:
+        shared, first = dataset.SharedFunctionalGroupsSequence[0], dataset.PerFrameFunctionalGroupsSequence[0]
+        for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            if group not in shared:
+                setattr(shared, group, getattr(first, group))
 
 
 def _frames(array: np.ndarray, source: Source, images: list[Any]) -> np.ndarray:
