@@ -136,8 +136,8 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
     names = model.weights.preprocess.labels
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
-    about = {"labels": names, "codes": model.weights.codes, "model": model.weights.name}
-    write(job.mask, mask, like=scan, format=job.format, overwrite=options.overwrite, **about)
+    found = model.weights
+    write(job.mask, mask, scan, labels=names, codes=found.codes, model=found.name, format=job.format, overwrite=options.overwrite)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")

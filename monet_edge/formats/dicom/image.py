@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import ScanError
-from .library import reading
+from .library import about, reading
 
 MOST_SCALE = 1e20  # of slope and intercept: beyond, scaled values leave float32
 MOST_INFLATED = 256 << 20  # bytes of a deflated file: 500 slices of 512x512; of any more nothing is known before they are in memory
@@ -122,15 +122,15 @@ def read(file: BinaryIO, name: str, version: tuple[int, int]) -> tuple[Slice, ..
     ScanError
         If the bytes are not DICOM, or are damaged.
     """
-    with reading(name) as library:
-        dataset = library.dcmread(plain(file, name), stop_before_pixels=True, specific_tags=list(TAGS))
+    with about(name), reading(name) as library:
+        dataset = library.dcmread(plain(file), stop_before_pixels=True, specific_tags=list(TAGS))
         image = _image(dataset, name, version)
         if image.problem:
             return (Slice(image, 0, _number(dataset, "InstanceNumber")),)
         return tuple(_slices(dataset, image))
 
 
-def plain(file: BinaryIO, name: str) -> BinaryIO:
+def plain(file: BinaryIO) -> BinaryIO:
     """The same file, or one in memory with its data inflated where that was deflated: pydicom would do so without looking how large it is.
 
     Raises
@@ -144,7 +144,7 @@ def plain(file: BinaryIO, name: str) -> BinaryIO:
         return file
     length = int.from_bytes(start[140:144], "little") if start[132:136] == b"\2\0\0\0" else 0
     if not 0 < length < 1000:
-        raise ScanError(f"{name}: its meta information has no length, without which deflated data cannot be found")
+        raise ScanError("its meta information has no length, without which deflated data cannot be found")
     inflated = bytearray(file.read(144 + length).replace(_DEFLATED, _EXPLICIT))
     inflate, more = zlib.decompressobj(-zlib.MAX_WBITS), b""
     try:
@@ -152,11 +152,11 @@ def plain(file: BinaryIO, name: str) -> BinaryIO:
             inflated += inflate.decompress(compressed, 1 << 20)
             more = inflate.unconsumed_tail
             if len(inflated) > MOST_INFLATED:
-                raise ScanError(f"{name}: it inflates to more than {MOST_INFLATED >> 20} MB, too much for a deflated file")
+                raise ScanError(f"it inflates to more than {MOST_INFLATED >> 20} MB, too much for a deflated file")
     except zlib.error as error:
-        raise ScanError(f"{name}: the deflated data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
+        raise ScanError(f"the deflated data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
     if not inflate.eof:
-        raise ScanError(f"{name}: the deflated data ends too early: the file is truncated. Copy it again.")
+        raise ScanError("the deflated data ends too early: the file is truncated. Copy it again.")
     return io.BytesIO(inflated)
 
 
@@ -201,7 +201,9 @@ def _no_picture(dataset: Any, sop_class: str, kind: tuple[str, ...]) -> str:
     if "Segmentation" in name:
         return "a segmentation, no scan"
     if not _number(dataset, "Rows") or not _number(dataset, "Columns"):
-        return f"no image ({name or 'unknown class'})"
+        if not name or "Image Storage" in name:
+            raise ScanError("its header ends before it says what image it is: it is truncated, or damaged. Copy it again.")
+        return f"no image ({name})"
     if "LOCALIZER" in kind:
         return "a localizer"
     return ""
@@ -225,7 +227,7 @@ def _padding(dataset: Any, signed: bool, allocated: int) -> tuple[float, float] 
     if "PixelPaddingValue" not in dataset:
         return None
     most = 1 << allocated
-    ends = []
+    ends: list[float] = []
     for key in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
         value = _number(dataset, key, int(ends[0]) if ends else 0) % most
         ends.append(float(value - most if signed and value >= most // 2 else value))

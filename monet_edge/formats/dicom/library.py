@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import MonetError, ScanError
+from ...errors import MonetError, ResourceError, ScanError
 
 INSTALL = "DICOM needs the extra of that name, which is not installed: pip install 'monet-edge[dicom]'"
 
@@ -27,6 +27,17 @@ def pydicom() -> Any:
     except ImportError:
         raise ScanError(INSTALL) from None
     return pydicom
+
+
+@contextmanager
+def about(subject: object) -> Iterator[None]:
+    """Every error inside names its subject, once."""
+    try:
+        yield
+    except OSError as error:
+        raise ScanError(f"{subject}: cannot be read: {error.strerror or error}") from None
+    except (ScanError, ResourceError) as error:
+        raise (error if str(error).startswith(f"{subject}: ") else error.about(subject)) from None
 
 
 @contextmanager

@@ -28,18 +28,20 @@ def decode(stream: bytes) -> np.ndarray:
     """
     table, shape, bits, restarts = None, None, 0, 0
     for marker, at, end in segments(stream):
+        if end > len(stream):
+            break
         if marker == _FRAME:
-            bits, *shape, components = struct.unpack_from(">BHHB", stream, at)
+            bits, *shape, components = struct.unpack(">BHHB", stream[at : at + 6].ljust(6, b"\0"))
             if components != 1 or not 2 <= bits <= 16 or min(shape) < 1:
                 raise ScanError("its JPEG Lossless data is not of one component of 2 to 16 bits")
         elif marker == _TABLE:
             table = _lookup(stream[at:end])
         elif marker == _RESTARTS:
-            (restarts,) = struct.unpack_from(">H", stream, at)
+            restarts = int.from_bytes(stream[at : at + 2], "big")
         elif marker == _SCAN:
             if table is None or shape is None:
                 break
-            predictor, _, shift = stream[at + 3 : at + 6]
+            predictor, _, shift = stream[at + 3 : at + 6].ljust(3, b"\0")
             shift &= 15
             if not 1 <= predictor <= 7 or shift >= bits:
                 raise ScanError(f"its JPEG Lossless data uses predictor {predictor}, shift {shift}; expected predictors 1 to 7")
@@ -124,14 +126,9 @@ def _predict(differences: np.ndarray, predictor: int, first: int, restarts: int)
     pixels = np.empty((rows, columns), np.int64)
     fresh = range(0, rows, restarts // columns) if restarts >= columns and restarts % columns == 0 else (0,)
     for y in range(rows):
-        d = differences[y]
-        if y in fresh:
-            pixels[y] = first + np.cumsum(d)
-            continue
-        above = pixels[y - 1]
-        pixels[y] = _row(d, above, predictor)
-        pixels[y] &= 0xFFFF
-    return (pixels & 0xFFFF).astype(np.uint16)
+        row = first + np.cumsum(differences[y]) if y in fresh else _row(differences[y], pixels[y - 1], predictor)
+        pixels[y] = row & 0xFFFF
+    return pixels.astype(np.uint16)
 
 
 def _row(d: np.ndarray, b: np.ndarray, predictor: int) -> np.ndarray:
@@ -144,7 +141,8 @@ def _row(d: np.ndarray, b: np.ndarray, predictor: int) -> np.ndarray:
     if predictor in (4, 5):
         slope = b - c if predictor == 4 else (b - c) >> 1
         return np.asarray(b[0] + np.cumsum(d + slope))
-    row, a = [], 0
+    row: list[int] = []
+    a = 0
     for difference, above, between in zip(d.tolist(), b.tolist(), c.tolist(), strict=True):
         predicted = (above + ((a - between) >> 1) if predictor == 6 else (a + above) >> 1) if row else above
         a = (predicted + difference) & 0xFFFF

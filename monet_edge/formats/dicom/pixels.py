@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ScanError
 from .codestream import Promise, promise
 from .image import Image, Slice, plain
-from .library import pydicom, reading
+from .library import about, pydicom, reading
 from .lossless import decode as decode_lossless
 from .members import Members
 
@@ -55,33 +55,33 @@ def frames(members: Members, slices: Sequence[Slice]) -> Iterator[tuple[int, np.
         with members.open(name) as file:
             if members.version(name) != image.version:
                 raise ScanError(f"{name} has changed since its header was read. Try again once it is whole.")
-            with reading(name) as library:
-                found = _frames(library, plain(file, name), image, sorted(wanted))
+            with about(name), reading(name) as library:
+                found = _frames(library, plain(file), image, sorted(wanted))
                 for frame, pixels in found:
                     yield wanted[frame], _used_bits(pixels, image)
 
 
 def _frames(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers and pixels of the wanted frames, in order."""
-    dataset = library.dcmread(file, stop_before_pixels=True, specific_tags=["ExtendedOffsetTable", "ExtendedOffsetTableLengths"])
+    dataset = library.dcmread(file, stop_before_pixels=True, specific_tags=["SOPClassUID"])
     little, implicit = dataset.original_encoding[1], dataset.original_encoding[0]
     vr, length = _pixel_element(file, little, implicit)
     if library.uid.UID(image.syntax).is_compressed:
         if length != _UNKNOWN_LENGTH:
-            raise ScanError(f"{image.file}: its compressed pixels have a length, which such data has not")
+            raise ScanError("its compressed pixels have a length, which such data has not")
         yield from _compressed(library, file, image, wanted)
         return
     size = prod((image.rows, image.columns, image.dtype.itemsize))
     if length == _UNKNOWN_LENGTH or length < size * image.frames:
-        raise ScanError(f"{image.file}: the header promises {size * image.frames:,} bytes of pixels, {length:,} are stored")
+        raise ScanError(f"the header promises {size * image.frames:,} bytes of pixels, {length:,} are stored")
     if vr == b"OW" and image.dtype.itemsize == 1 and not little:
-        raise ScanError(f"{image.file}: pixels of 8 bits in big-endian words; expected bytes")
+        raise ScanError("pixels of 8 bits in big-endian words; expected bytes")
     start = file.tell()
     for frame in wanted:
         file.seek(start + frame * size)
         raw = file.read(size)
         if len(raw) < size:
-            raise ScanError(f"{image.file}: {size:,} bytes of pixels expected, the file ends after {len(raw):,}: it is truncated")
+            raise ScanError(f"{size:,} bytes of pixels expected, the file ends after {len(raw):,}: it is truncated")
         pixels = np.frombuffer(raw, image.dtype.newbyteorder("<" if little else ">")).reshape(image.rows, image.columns)
         yield frame, pixels.astype(image.dtype, copy=False)
 
@@ -115,11 +115,11 @@ def _compressed(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -
         else:
             pixels = decoder.as_array(encapsulate([stream], has_bot=False), index=0, **options)[0]
         if pixels.shape != (image.rows, image.columns):
-            raise ScanError(f"{image.file}: frame {number + 1} has {pixels.shape} pixels")
+            raise ScanError(f"frame {number + 1} has {pixels.shape} pixels")
         yield number, pixels.astype(image.dtype, copy=False)
         frame = next(left, None)
     if frame is not None:
-        raise ScanError(f"{image.file}: {image.frames} frames are promised, number {frame + 1} is missing: it is truncated")
+        raise ScanError(f"{image.frames} frames are promised, number {frame + 1} is missing: it is truncated")
 
 
 def _hold(image: Image, stream: bytes) -> None:
@@ -127,12 +127,12 @@ def _hold(image: Image, stream: bytes) -> None:
     bits = 8 * image.dtype.itemsize
     if image.syntax == _RLE:
         if image.rows * image.columns * bits // 8 > _MOST_RLE * len(stream):
-            raise ScanError(f"{image.file}: {len(stream):,} bytes cannot hold {image.columns}x{image.rows} pixels: it is corrupt")
+            raise ScanError(f"{len(stream):,} bytes cannot hold {image.columns}x{image.rows} pixels: it is corrupt")
         return
     found = promise(stream)
     if found is None or found[:3] != Promise(image.rows, image.columns, 1, 0)[:3] or not 0 < found.bits <= bits:
         words = "nothing" if found is None else f"{found.columns}x{found.rows} pixels of {found.components} x {found.bits} bits"
-        raise ScanError(f"{image.file}: the header promises {image.columns}x{image.rows} pixels of {bits} bits, the data {words}")
+        raise ScanError(f"the header promises {image.columns}x{image.rows} pixels of {bits} bits, the data {words}")
 
 
 def _used_bits(pixels: np.ndarray, image: Image) -> np.ndarray:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ... import limits
-from ...errors import MonetError, ResourceError, ScanError
+from ...errors import ResourceError, ScanError
 from ...files import missing
 from ...volume import Scan
 from ..contract import Header
 from . import geometry, series
 from .image import Image, Slice
-from .library import pydicom
+from .library import about, pydicom
 from .members import Members, is_dicom, is_zip
 from .pixels import frames
 
@@ -52,7 +51,7 @@ def peek(path: Path) -> Header:
 def choose(path: Path, wanted: str | None, modality: str) -> Header:
     """As `peek`, of the series that is meant, see `contract.Format`."""
     pydicom()
-    with _about(path):
+    with about(path):
         place, found, damaged = look(path)
         chosen, notes = series.choose(path, found, damaged, wanted, series.expected(modality))
         with Members(place) as members:
@@ -71,8 +70,9 @@ def list_series(path: Path) -> tuple[list[series.Series], list[str]]:
         If there is no such path, or no DICOM in it.
     """
     pydicom()
-    with _about(path):
-        path.stat()
+    if not path.exists():
+        raise ScanError(f"{path}: {missing(path)}")
+    with about(path):
         with Members(path) as members:
             found, damaged = series.find(members)
         if not found and not damaged:
@@ -108,7 +108,7 @@ def read(header: Header, volume: int) -> Scan:
         voxels = np.empty(header.shape, header.dtype, order="F")
     except MemoryError:
         raise ResourceError(f"{header.path}: the volume needs more memory than there is") from None
-    with _about(header.path), Members(place) as members:
+    with about(header.path), Members(place) as members:
         for at, pixels in frames(members, slices):
             voxels[:, :, at] = pixels.T if len(set(scales)) == 1 else _scaled(pixels, slices[at].image, *scales[at]).T
     slope, inter = scales[0] if len(set(scales)) == 1 else (1.0, 0.0)
@@ -158,16 +158,3 @@ def _clear(voxels: np.ndarray, low: float, high: float, slope: float) -> None:
     for z in padded:
         plane = voxels[:, :, z]
         plane[(plane >= low) & (plane <= high)] = darkest
-
-
-@contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """Every error inside names the path."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ScanError(f"{path}: {missing(path) if not path.exists() else 'a file has vanished. Try again.'}") from None
-    except OSError as error:
-        raise ScanError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except MonetError as error:
-        raise (error if str(error).startswith(f"{path}: ") else error.about(path)) from None

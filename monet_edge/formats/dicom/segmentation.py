@@ -121,7 +121,7 @@ def _headers(source: Source) -> list[Any]:
     with Members(source.path) as members:
         for name in dict.fromkeys(one.image.file for one in source.slices):
             with members.open(name) as file:
-                dataset = pydicom.dcmread(plain(file, name), stop_before_pixels=True, specific_tags=wanted)
+                dataset = pydicom.dcmread(plain(file), stop_before_pixels=True, specific_tags=wanted)
             for key in (*_PERSON, *_STUDY[1:5], "PositionReferenceIndicator"):
                 if key not in dataset:
                     setattr(dataset, key, None)

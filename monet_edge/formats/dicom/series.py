@@ -89,7 +89,8 @@ def holds(path: Path) -> bool:
 
 def find(members: Members) -> tuple[list[Series], list[str]]:
     """All series, and what is wrong with files of which nothing is known."""
-    slices, damaged = [], []
+    slices: list[Slice] = []
+    damaged: list[str] = []
     for name in members.names():
         if not is_dicom(members.start(name, 132)):
             if name.lower().endswith(".dcm"):
