@@ -11,6 +11,8 @@ ALLOWED = {
     "PyTorch is not installed": "users have none: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
     "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "uv is not installed": "the extra test brings it; README's users need it not",
+    "ssh-keygen is not on this machine": "only who releases signs",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 
