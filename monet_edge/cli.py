@@ -67,7 +67,10 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
-        list[Path], typer.Argument(metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM series (a folder, .zip or slice), or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM series (a folder, .zip or slice), or folders of them."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")

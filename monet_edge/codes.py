@@ -14,17 +14,22 @@ from .errors import ModelError
 Code = list[str]  # value, scheme, meaning
 PARTS = {"category": True, "type": True, "modifier": False, "region": False}  # of a label's record; whether one is demanded
 _LONGEST = (16, 16, 64)  # characters that DICOM has room for
-_STRUCTURE = ["91723000", "SCT", "Anatomical Structure"]
-_ABNORMAL = ["49755003", "SCT", "Morphologically Abnormal Structure"]
 _TISSUE = ["85756007", "SCT", "Tissue"]
-_HIPPOCAMPUS, _BRAIN = ["5366008", "SCT", "Hippocampus"], ["12738006", "SCT", "Brain"]
-KNOWN: dict[str, dict[str, Code]] = {  # of the shipped models' labels
-    "tumour": {"category": _ABNORMAL, "type": ["108369006", "SCT", "Neoplasm"], "region": _BRAIN},
-    "anterior": {"category": _STRUCTURE, "type": _HIPPOCAMPUS, "modifier": ["255549009", "SCT", "Anterior"]},
-    "posterior": {"category": _STRUCTURE, "type": _HIPPOCAMPUS, "modifier": ["255551008", "SCT", "Posterior"]},
-    "pancreas": {"category": _STRUCTURE, "type": ["15776009", "SCT", "Pancreas"]},
-}
 UNKNOWN = {"category": _TISSUE, "type": _TISSUE}  # of a label without a code: its name says what it is
+
+
+def pick(table: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:
+    """The codes of a model's labels from a table that may have others, too.
+
+    Raises
+    ------
+    ModelError
+        If the table is none, or a label has no codes in it.
+    """
+    missing = [label for label in labels if not isinstance(table, Mapping) or label not in table]
+    if missing:
+        raise ModelError(f"codes: there are none for {', '.join(missing)}; expected a JSON object with each of {', '.join(labels)}")
+    return check({label: table[label] for label in labels}, labels)
 
 
 def check(record: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:
@@ -42,20 +47,16 @@ def check(record: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:
     ModelError
         Saying what is wrong.
     """
-    if not isinstance(record, Mapping):
-        raise ModelError("codes: expected a JSON object, a label's name with its codes")
+    if not isinstance(record, Mapping) or not record.keys() <= {*labels}:
+        raise ModelError(f"codes: expected a JSON object, for some of the labels {', '.join(labels)} their codes")
     for label, parts in record.items():
-        if label not in labels:
-            raise ModelError(f"codes: there is no label {label!r:.80}; labels are {', '.join(labels)}")
         demanded = {part for part, needed in PARTS.items() if needed}
         if not isinstance(parts, Mapping) or not demanded <= parts.keys() <= PARTS.keys():
             raise ModelError(f"codes of {label!r}: expected category and type, perhaps modifier and region")
         for part, code in parts.items():
             if not _is_code(code):
-                raise ModelError(
-                    f"codes of {label!r}: {part} must be [value, scheme, meaning], of at most 16, 16 and 64 printable characters, "
-                    f"found {code!r:.120}"
-                )
+                expected = "[value, scheme, meaning], of at most 16, 16 and 64 printable characters"
+                raise ModelError(f"codes of {label!r}: {part} must be {expected}, found {code!r:.120}")
     return {label: dict(parts) for label, parts in record.items()}
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 from .errors import ModelError, MonetError
 
-FORMATS = ("nifti", "dicom-seg", "dicom-labelmap")  # of results: the names of `formats.WRITERS`, here too, so that the command line need not import them
+FORMATS = (
+    "nifti",
+    "dicom-seg",
+    "dicom-labelmap",
+)  # of results: the names of `formats.WRITERS`, here too, so that the command line need not import them
 
 
 def _option(default: Any, help: str, **typer: Any) -> Any:
@@ -51,7 +55,9 @@ class Options:
 
     threshold: float | None = _option(None, "Probability above which a pixel counts, for a binary model.")
     volume: int | None = _option(None, "Which volume of a 4-D scan, counted from 0.", min=0)
-    series: str | None = _option(None, "Which DICOM series of a folder: its number, as `monet-edge series` has it, or its UID.", metavar="NUMBER")
+    series: str | None = _option(
+        None, "Which DICOM series of a folder: its number, as `monet-edge series` has it, or its UID.", metavar="NUMBER"
+    )
     format: str | None = _option(
         None, f"What masks are written as: {', '.join(FORMATS)}. Default: as the output's name ends.", metavar="NAME"
     )

@@ -3,6 +3,7 @@
 import shutil
 import zipfile
 
+import dicoms
 import nibabel
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from conftest import DATA, needs_data
 from scans import ORIENTATIONS, blob, image_of, reoriented
 from typer.testing import CliRunner
 
-import dicoms
 from monet_edge import formats, pipeline
 from monet_edge.cli import app
 from monet_edge.errors import ScanError
@@ -141,7 +141,10 @@ def test_of_several_series_the_one_of_the_models_modality_is_taken(tmp_path, rng
 
 def test_another_modality_is_warned_of(tmp_path, rng):
     folder = dicoms.write(tmp_path / "scan", blob(rng))
-    assert "its modality is MR, the model was trained on CT; do not trust the mask" in formats.read(formats.peek(folder, modality="CT")).warnings
+    assert (
+        "its modality is MR, the model was trained on CT; do not trust the mask"
+        in formats.read(formats.peek(folder, modality="CT")).warnings
+    )
     assert formats.read(formats.peek(folder, modality="T1-weighted MRI")).warnings == ()
 
 

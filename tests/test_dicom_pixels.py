@@ -1,11 +1,11 @@
 """DICOM's pixels: every way to store and to scale them, and what of them is refused."""
 
+import dicoms
 import numpy as np
 import pytest
 from pydicom.uid import UID
 from scans import blob
 
-import dicoms
 from monet_edge import formats
 from monet_edge.errors import ScanError
 from monet_edge.formats.dicom import codestream, lossless

@@ -1,11 +1,13 @@
 """DICOM out: a mask as a segmentation of its series, and whose names stand where."""
 
 import gzip
+import json
 import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
+import dicoms
 import numpy as np
 import pydicom
 import pytest
@@ -13,14 +15,14 @@ from conftest import DATA, needs_data
 from scans import ball, blob
 from typer.testing import CliRunner
 
-import dicoms
-from monet_edge import codes, formats, pipeline, weights
+from monet_edge import formats, pipeline, weights
 from monet_edge.cli import app
 from monet_edge.errors import OutputError
 from monet_edge.model import load
 
 KINDS = {"dicom-seg": "BINARY", "dicom-labelmap": "LABELMAP"}
 LABELS = ("anterior", "posterior")
+CODES = json.loads((Path(__file__).parents[1] / "weights" / "codes.json").read_text())
 
 
 def two_labels(shape):
@@ -60,7 +62,7 @@ def test_a_segmentation_is_read_back_voxel_for_voxel(kind, make, tmp_path, rng):
     folder = dicoms.write(tmp_path / "scan", blob(rng))
     scan = formats.read(folder)
     mask = make(scan.shape)
-    formats.write(tmp_path / "mask.dcm", mask, scan, labels=LABELS, codes=codes.KNOWN, model="tiny", format=kind)
+    formats.write(tmp_path / "mask.dcm", mask, scan, labels=LABELS, codes=CODES, model="tiny", format=kind)
     found = pydicom.dcmread(tmp_path / "mask.dcm")
     assert found.SegmentationType == KINDS[kind]
     assert np.array_equal(voxels_of(tmp_path / "mask.dcm", scan.shape), mask)
@@ -87,7 +89,14 @@ def test_a_segmentation_of_a_zip_is_the_folders(tmp_path, rng):
 def test_a_segmentation_says_what_it_is_and_what_of(tmp_path, rng):
     folder = dicoms.write(tmp_path / "scan", blob(rng))
     scan = formats.read(folder)
-    formats.write(tmp_path / "mask.dcm", two_labels(scan.shape), scan, labels=(*LABELS, "thing"), codes=codes.KNOWN, model="tiny")
+    formats.write(
+        tmp_path / "mask.dcm",
+        two_labels(scan.shape),
+        scan,
+        labels=(*LABELS, "thing"),
+        codes={label: CODES[label] for label in LABELS},
+        model="tiny",
+    )
     found, slices = pydicom.dcmread(tmp_path / "mask.dcm"), [pydicom.dcmread(file) for file in folder.iterdir()]
     first, second, third = found.SegmentSequence
     assert [one.SegmentLabel for one in found.SegmentSequence] == [*LABELS, "thing"]
@@ -119,9 +128,7 @@ def test_of_a_person_nothing_leaves_but_what_files_the_segmentation(tmp_path, rn
         *("--report", str(out / "r.html")),
     ]
     for name in ("mask.nii.gz", "mask.dcm"):
-        result = CliRunner().invoke(
-            app, ["segment", str(folder), "-m", str(weights_file), "-o", str(out / name), "--overwrite", *options]
-        )
+        result = CliRunner().invoke(app, ["segment", str(folder), "-m", str(weights_file), "-o", str(out / name), "--overwrite", *options])
         assert result.exit_code == 0, result.output
         assert "planted" not in result.output.lower()
     for file in out.iterdir():

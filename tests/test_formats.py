@@ -103,8 +103,8 @@ def test_a_scan_that_does_not_say_how_the_patient_lies_gives_a_result_that_does_
 
 
 def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
-    def write(file, name, array, like, labels):
-        file.write(f"{name} {array.sum()} {like.shape} {labels}".encode())
+    def write(file, name, array, like, legend):
+        file.write(f"{name} {array.sum()} {like.shape} {legend.labels}".encode())
 
     monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), "_toy.toy", write)))
     scan = formats.read(put(nifti()))

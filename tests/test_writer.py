@@ -24,7 +24,7 @@ from monet_edge.errors import OutputError
     version=st.sampled_from([1, 2]),
     orientation=st.sampled_from(ORIENTATIONS),
     scaling=st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32)),
-    ending=st.sampled_from(formats.ENDINGS),
+    ending=st.sampled_from(formats.writer().endings),
     seed=st.integers(0, 99),
 )
 def test_a_result_has_the_grid_of_its_scan(tmp_path_factory, shape, dtype, order, version, orientation, scaling, ending, seed):

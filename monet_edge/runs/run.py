@@ -58,7 +58,11 @@ def run_all(
     if plan.stats is not None:
         table.write_table(plan.stats, model.weights.name, entries, overwrite=plan.options.overwrite)
     if plan.run_record is not None:
-        asked = {**asdict(plan.options), "report": plan.options.report is not None, "series": plan.options.series is not None}  # no paths, no UIDs
+        asked = {
+            **asdict(plan.options),
+            "report": plan.options.report is not None,
+            "series": plan.options.series is not None,
+        }  # no paths, no UIDs
         record.write(plan.run_record, model, asked, entries, overwrite=plan.options.overwrite)
 
 

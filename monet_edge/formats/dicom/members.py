@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -83,9 +83,9 @@ class Members:
         else:
             yield self.path.name
 
-    def files(self) -> tuple[Path, ...]:
-        """The paths of `names`; of an archive its own."""
-        return (self.path,) if self._archive is not None else tuple(self._folder / name for name in self.names())
+    def paths(self, names: Iterable[str]) -> tuple[Path, ...]:
+        """Where files lie, each once; of an archive its own path."""
+        return (self.path,) if self._archive is not None else tuple(self._folder / name for name in dict.fromkeys(names))
 
     def start(self, name: str, count: int) -> bytes:
         """The first bytes of a file; none of one that is no regular file or may not be read."""

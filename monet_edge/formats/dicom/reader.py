@@ -54,8 +54,8 @@ def choose(path: Path, wanted: str | None, modality: str) -> Header:
     with about(path):
         place, found, damaged = look(path)
         chosen, notes = series.choose(path, found, damaged, wanted, series.expected(modality))
-        with Members(place) as members:
-            files = members.files()
+    with Members(place) as members:
+        files = members.paths(part.image.file for one in found for volume in one.volumes for part in volume if part.image.rows)
     first = chosen.volumes[0]
     details = (place, chosen, notes)
     return Header(NAME, path, chosen.shape, len(chosen.volumes), _dtype(first), geometry.affine(first), False, details, files)

@@ -31,7 +31,15 @@ _RLE = "1.2.840.10008.1.2.5"  # of a label map; a bitmap has no compressed form
 _PERSON = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "SpecificCharacterSet")
 _IMAGE = (
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "FrameOfReferenceUID", "PositionReferenceIndicator", "Modality"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+        "FrameOfReferenceUID",
+        "PositionReferenceIndicator",
+        "Modality",
+    ),
     *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImagePositionPatient"),
     *("ImageOrientationPatient", "ImageType", "InstanceNumber", "BitsAllocated", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", "DimensionIndexSequence", "DimensionOrganizationSequence"),

@@ -113,7 +113,9 @@ def group(slices: Iterable[Slice]) -> list[Series]:
     return [_series(number, part) for number, part in enumerate(found, 1)]
 
 
-def choose(path: Path, found: Sequence[Series], damaged: Sequence[str], wanted: str | None, modality: str) -> tuple[Series, tuple[str, ...]]:
+def choose(
+    path: Path, found: Sequence[Series], damaged: Sequence[str], wanted: str | None, modality: str
+) -> tuple[Series, tuple[str, ...]]:
     """The series that is meant, with what to tell the user.
 
     Parameters
