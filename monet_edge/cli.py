@@ -69,7 +69,7 @@ def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
         list[Path],
         typer.Argument(
-            metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM series (a folder, .zip or slice), or folders of them."
+            metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM (a folder, .zip or slice), or folders of them."
         ),
     ],
     output: Annotated[
@@ -91,7 +91,7 @@ def segment(
 
         found = weights.load(model)
         plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record, modality=found.stated("modality"))
-        ready, failed, count = _prepare(found, threads, quiet), 0, len(plan.jobs)
+        ready, failed, count = _load(found, threads, quiet), 0, len(plan.jobs)
         for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
             if not isinstance(became, Exception):
                 _tell(became, quiet)
@@ -148,7 +148,7 @@ def _describe(outcome: Outcome) -> str:
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
-def _prepare(found: Weights, threads: int | None, quiet: bool) -> Model:
+def _load(found: Weights, threads: int | None, quiet: bool) -> Model:
     from .model import Model
 
     _compile(quiet)
@@ -261,7 +261,7 @@ def demo(
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _prepare(weights.load(model), threads, False)
+        ready = _load(weights.load(model), threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

@@ -1,27 +1,20 @@
 """DICOM series for the tests: of any grid, transfer syntax and oddity; and an encoder of JPEG Lossless."""
 
 import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    RLELossless,
-    generate_uid,
-)
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+Dataset, FileMetaDataset, Sequence = pydicom.dataset.Dataset, pydicom.dataset.FileMetaDataset, pydicom.sequence.Sequence
+generate_uid, JPEGLosslessSV1 = pydicom.uid.generate_uid, pydicom.uid.JPEGLosslessSV1
+ExplicitVRLittleEndian, ImplicitVRLittleEndian = pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian
+ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian = pydicom.uid.ExplicitVRBigEndian, pydicom.uid.DeflatedExplicitVRLittleEndian
 
 NAME, ID = "Planted^Person", "PLANTED-4711"
 CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4", "PT": "1.2.840.10008.5.1.4.1.1.128"}
 ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 LPS = np.diag([-0.8, -0.9, 3.0, 1.0])  # columns to the left, rows to the back, slices up
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
-COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1)
+COMPRESSED = (pydicom.uid.RLELossless, pydicom.uid.JPEGLSLossless, pydicom.uid.JPEG2000Lossless, JPEGLosslessSV1)
 
 
 def slices(voxels, affine=LPS, modality="MR", **tags):

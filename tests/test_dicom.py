@@ -221,23 +221,40 @@ def scaled_by_nothing(datasets):
     datasets[2].RescaleSlope, datasets[2].RescaleIntercept = "0", "0"
 
 
+def looked_up(datasets):
+    datasets[0].ModalityLUTSequence = [type(datasets[0])()]
+
+
+def every(key, value):
+    """Set an attribute of all slices, or take it away."""
+
+    def change(datasets):
+        for dataset in datasets:
+            setattr(dataset, key, value) if value is not None else delattr(dataset, key)
+
+    return change
+
+
 SPOILED = {
     "tilt": (tilt, r"the gantry was tilted, by 18\.5 degrees"),
     "unequal distances": (unequal, r"unequal distances of 2\.730 to 3\.270 mm, the oddest between slice \d \(IM\d\) and slice \d"),
-    "missing slice": (lambda datasets: datasets[:4] + datasets[5:], r"1 slice is missing: 6\.000 mm between slice 4 \(IM3\) and slice 6 \(IM4\), 3\.000 mm"),
+    "missing slice": (
+        lambda datasets: datasets[:4] + datasets[5:],
+        r"1 slice is missing: 6\.000 mm between slice 4 \(IM3\) and slice 6 \(IM4\), 3\.000 mm",
+    ),
     "doubled slice": (lambda datasets: [*datasets, datasets[4]], r"doubled slices at 1 of 9 places: slice 5 \(IM4\) and slice 5 \(IM9\)"),
     "mixed sizes": (small, r"mixed sizes: slice 1 \(IM0\) has 30x26 pixels, slice 4 \(IM3\) 8x8"),
     "mixed pixel sizes": (narrow, "mixed pixel sizes"),
     "a single slice": (lambda datasets: datasets[:1], "a single slice"),
-    "a localizer": (lambda datasets: [setattr(one, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]) for one in datasets] and None, "a localizer"),
+    "a localizer": (every("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),
     "a document": (document, r"an encapsulated document \(application/pdf\)"),
     "colour": (colour, r"a colour image \(RGB, 3 samples a pixel\)"),
-    "no position": (lambda datasets: [delattr(one, "ImagePositionPatient") for one in datasets] and None, "no ImagePositionPatient"),
+    "no position": (every("ImagePositionPatient", None), "no ImagePositionPatient"),
     "no scale": (scaled_by_nothing, r"slice 3 \(IM2\): intensities scaled by 0"),
-    "twisted": (lambda datasets: [setattr(one, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]) for one in datasets] and None, "right angles"),
-    "pixels cut short": (lambda datasets: setattr(datasets[1], "PixelData", b"\0" * 100), "1,560 bytes of pixels, 100 are stored"),
-    "a table of intensities": (lambda datasets: setattr(datasets[0], "ModalityLUTSequence", [datasets[0]["Rows"]] and [type(datasets[0])()]), "Modality LUT"),
-}  # fmt: skip
+    "twisted": (every("ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "right angles"),
+    "pixels cut short": (every("PixelData", bytes(100)), "1,560 bytes of pixels, 100 are stored"),
+    "a table of intensities": (looked_up, "Modality LUT"),
+}
 
 
 @pytest.mark.parametrize("name", SPOILED)

@@ -73,7 +73,7 @@ def test_a_stream_of_another_size_is_not_decoded(tmp_path, rng):
             sizes = (36).to_bytes(4, "big") if syntax.keyword == "JPEG2000Lossless" else (36).to_bytes(2, "big")
             at = raw.index(sizes, raw.index(b"\xff\x4f\xff\x51" if len(sizes) == 4 else b"\xff\xd8\xff"))
             file.write_bytes(raw[:at] + b"\xff" * 2 + raw[at + 2 :])
-        with pytest.raises(ScanError, match="the header promises 40x36 pixels of 16 bits, the data (40x|nothing)"):
+        with pytest.raises(ScanError, match=r"the header promises 40x36 pixels of 16 bits, the data (40x|nothing)"):
             formats.read(folder)
 
 
@@ -125,7 +125,8 @@ def test_signed_and_unsigned_slices_make_one_volume(tmp_path, rng):
 
 def test_monochrome1_is_turned_unless_its_values_are_physical(tmp_path, rng):
     voxels = blob(rng).astype(np.uint16)
-    turned = dict(PhotometricInterpretation="MONOCHROME1", BitsStored=12, HighBit=11, RescaleSlope="2", RescaleIntercept="-10")
+    turned = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    turned |= {"RescaleSlope": "2", "RescaleIntercept": "-10"}
     folder = dicoms.write(tmp_path / "mr", 4095 - voxels, **turned)
     assert np.array_equal(intensities(folder), voxels * 2.0 - 10)
     assert "MONOCHROME1: its intensities were inverted, so that high ones are bright" in formats.read(folder).warnings
@@ -171,7 +172,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path, rng):
         dicoms.save(dataset, tmp_path / f"IM{number}")
         raw = (tmp_path / f"IM{number}").read_bytes()
         (tmp_path / f"IM{number}").write_bytes(raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.4.100\0", 1)[:132] + _meta(raw))
-    with pytest.raises(ScanError, match="compressed as MPEG2 .*, which cannot be decoded"):
+    with pytest.raises(ScanError, match=r"compressed as MPEG2 .*, which cannot be decoded"):
         formats.peek(tmp_path)
 
 

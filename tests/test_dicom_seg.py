@@ -119,7 +119,7 @@ def test_of_a_person_nothing_leaves_but_what_files_the_segmentation(tmp_path, rn
     """Everything that a run writes or prints is searched for what stands in the series' header."""
     folder = dicoms.write(
         tmp_path / "scan", blob(rng), InstitutionName="Planted Hospital", PatientAddress="Planted street", OperatorsName="Planted^Nurse",
-        PatientComments="planted", SeriesDescription="MR Planted", DeviceSerialNumber="planted-17", PatientAge="070Y", StationName="planted",
+        PatientComments="planted", SeriesDescription="MR Planted", DeviceSerialNumber="planted-17", PatientAge="070Y",
     )  # fmt: skip
     out = tmp_path / "out"
     out.mkdir()

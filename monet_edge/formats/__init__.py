@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
         Naming the file and what is wrong with it.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's own it does not raise, whatever the name
         found = next((format for format in FORMATS if format.choose and format.sniff(path, b"")), None)
         if found is None:
             raise ScanError(f"{path}: a folder without DICOM in it; expected a file")
@@ -187,7 +188,7 @@ def write(
 
 def stem(path: Path) -> str:
     """The file's name without the ending of a scan."""
-    if path.is_dir():
+    if os.path.isdir(path):
         return path.name
     for ending in _NAMED:
         if path.name.lower().endswith(ending):

@@ -101,7 +101,25 @@ def judge_weights(raw, rng, folder, model):
         assert result.shape == (1, loaded.preprocess.classes, size, size)
 
 
-KINDS = {"scans": (mutate.hostile_scan, judge_scan), "weights": (mutate.hostile_weights, judge_weights)}
+def hostile_series(rng):
+    """See `series`: imported when it is asked for, with the extra dicom."""
+    from . import series
+
+    return series.hostile(rng)
+
+
+def judge_series(raw, rng, folder, model):
+    """Read it, look at every slice, segment it."""
+    from . import series
+
+    series.judge(raw, rng, folder, model)
+
+
+KINDS = {
+    "scans": (mutate.hostile_scan, judge_scan),
+    "weights": (mutate.hostile_weights, judge_weights),
+    "dicom": (hostile_series, judge_series),
+}
 
 
 @dataclass
@@ -123,7 +141,7 @@ def run(kind, seeds, folder, model, report=None):
 
     Parameters
     ----------
-    kind : {"scans", "weights"}
+    kind : {"scans", "weights", "dicom"}
     seeds : iterable of int
     folder : Path
         For the files; empty.

@@ -15,10 +15,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ...errors import ScanError
+from ...text import printable
 from .library import about, reading
 
+MOST_TEXT = 1024  # characters; DICOM's own limit is 64 for most
 MOST_SCALE = 1e20  # of slope and intercept: beyond, scaled values leave float32
 MOST_INFLATED = 256 << 20  # bytes of a deflated file: 500 slices of 512x512; of any more nothing is known before they are in memory
+_WORD = np.dtype(np.uint16)
 _DEFLATED, _EXPLICIT = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"  # transfer syntaxes, equally long
 _FRAME_GROUPS = ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation", "FrameContent", "MREcho", "MRDiffusion")
 _NAMED = ("PatientName", "PatientID", "PatientBirthName", "OtherPatientNames", "ReferringPhysicianName", "PerformingPhysicianName",
@@ -70,7 +73,7 @@ class Image:
     rows: int = 0
     columns: int = 0
     frames: int = 1
-    dtype: np.dtype = np.dtype(np.uint16)
+    dtype: np.dtype = _WORD
     stored: int = 16
     padding: tuple[float, float] | None = None
     inverted: bool = False
@@ -183,7 +186,7 @@ def _image(dataset: Any, name: str, version: tuple[int, int]) -> Image:
         rows=_number(dataset, "Rows"),
         columns=_number(dataset, "Columns"),
         frames=max(_number(dataset, "NumberOfFrames", 1), 1),
-        dtype=np.dtype(f"{'i' if signed else 'u'}{allocated // 8}") if allocated in (8, 16, 32) else np.dtype(np.uint16),
+        dtype=np.dtype(f"{'i' if signed else 'u'}{allocated // 8}") if allocated in (8, 16, 32) else _WORD,
         stored=stored,
         padding=_padding(dataset, signed, allocated),
         inverted=_text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
@@ -211,12 +214,14 @@ def _no_picture(dataset: Any, sop_class: str, kind: tuple[str, ...]) -> str:
 
 def _odd_pixels(dataset: Any, allocated: int, stored: int) -> str:
     """What is unusual of a pixel; empty where it is one whole number of 8, 16 or 32 bits."""
-    photometric, samples = _text(dataset, "PhotometricInterpretation"), _number(dataset, "SamplesPerPixel", 1)
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2", ""):
+    photometric, samples = _text(dataset, "PhotometricInterpretation"), _number(dataset, "SamplesPerPixel")
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         return f"a colour image ({photometric}, {samples} samples a pixel), expected one intensity a pixel"
     high = _number(dataset, "HighBit", stored - 1)
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated or high != stored - 1:
         return f"pixels of {stored} bits in {allocated}, the highest in place {high}; expected 8, 16 or 32 from place 0"
+    if _number(dataset, "PixelRepresentation", -1) not in (0, 1):
+        return "pixels neither signed nor unsigned (PixelRepresentation)"
     if "ModalityLUTSequence" in dataset and len(dataset.ModalityLUTSequence):
         return "intensities by a table (Modality LUT), expected a slope and an intercept"
     return ""
@@ -318,12 +323,12 @@ def _nameless(dataset: Any) -> str:
 
 def _text(dataset: Any, key: str) -> str:
     value = dataset.get(key)
-    return "" if value is None else str(value).strip().strip("\0")
+    return "" if value is None else printable(str(value).strip().strip("\0"))[:MOST_TEXT]
 
 
 def _texts(dataset: Any, key: str) -> tuple[str, ...]:
     value = dataset.get(key)
-    return () if not value else (value,) if isinstance(value, str) else tuple(str(part) for part in value)
+    return () if not value else (printable(value),) if isinstance(value, str) else tuple(printable(str(part)) for part in value)
 
 
 def _number(dataset: Any, key: str, default: int = 0) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...errors import MonetError, ResourceError, ScanError
+from ...text import printable
 
 INSTALL = "DICOM needs the extra of that name, which is not installed: pip install 'monet-edge[dicom]'"
 
@@ -55,5 +56,5 @@ def reading(what: str) -> Iterator[Any]:
     except (MonetError, MemoryError, OSError):
         raise
     except Exception as error:
-        words = " ".join(str(error).split())[:160]
+        words = printable(" ".join(str(error).split()))[:160]
         raise ScanError(f"{what}: {words or type(error).__name__}. It is damaged, or no DICOM file.") from None

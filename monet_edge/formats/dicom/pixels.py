@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from math import prod
@@ -24,6 +25,7 @@ _DECODED = (  # by the libraries of the extra: pillow (JPEG), CharLS, OpenJPEG (
     *("1.2.840.10008.1.2.4.50", _EXTENDED, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90"),
     *("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203", _RLE),
 )
+_PIECE, _LAST = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # tags of an item, and of the end of them
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
@@ -104,6 +106,7 @@ def _compressed(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -
         "bits_allocated": 8 * image.dtype.itemsize, "bits_stored": image.stored, "number_of_frames": 1, "pixel_keyword": "PixelData",
         "pixel_representation": int(image.dtype.kind == "i"), "transfer_syntax_uid": library.uid.UID(image.syntax),
     }  # fmt: skip
+    _refuse_cut(file)
     left = iter(wanted)
     frame: int | None = next(left)
     for number, stream in enumerate(generate_frames(file, number_of_frames=image.frames)):
@@ -120,6 +123,21 @@ def _compressed(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -
         frame = next(left, None)
     if frame is not None:
         raise ScanError(f"{image.frames} frames are promised, number {frame + 1} is missing: it is truncated")
+
+
+def _refuse_cut(file: BinaryIO) -> None:
+    """Refuse compressed pixels whose pieces are not all there: pydicom would take what there is."""
+    start, end = file.tell(), file.seek(0, os.SEEK_END)
+    at = start
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if head.startswith(_LAST):
+            break
+        at += 8 + int.from_bytes(head[4:], "little")
+        if not head.startswith(_PIECE) or at > end:
+            raise ScanError("its compressed pixels end too early: the file is truncated, or damaged. Copy it again.")
+    file.seek(start)
 
 
 def _hold(image: Image, stream: bytes) -> None:

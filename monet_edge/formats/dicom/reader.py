@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Source:
 
 def sniff(path: Path, start: bytes) -> bool:
     """Whether it is a DICOM file, a zip archive, or a folder that holds a DICOM file somewhere."""
-    return series.holds(path) if path.is_dir() else is_dicom(start) or is_zip(start) or path.name.lower().endswith(".dcm")
+    return series.holds(path) if os.path.isdir(path) else is_dicom(start) or is_zip(start) or path.name.lower().endswith(".dcm")
 
 
 def peek(path: Path) -> Header:
@@ -70,7 +71,7 @@ def list_series(path: Path) -> tuple[list[series.Series], list[str]]:
         If there is no such path, or no DICOM in it.
     """
     pydicom()
-    if not path.exists():
+    if not os.path.exists(path):
         raise ScanError(f"{path}: {missing(path)}")
     with about(path):
         with Members(path) as members:
