@@ -13,6 +13,8 @@ ALLOWED = {
     "no Chromium on this machine": "the page of a report is also tested without a browser",
     "uv is not installed": "the extra test brings it; README's users need it not",
     "ssh-keygen is not on this machine": "only who releases signs",
+    "dcm2niix is not installed": "an independent reading of DICOM, whose affines are tested against highdicom's too",
+    "dicom3tools is not installed": "another program that looks at our segmentations, which highdicom and pydicom read back too",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 

@@ -33,7 +33,8 @@ def undecodable(image: Image) -> str:
     """Why its pixels cannot be decoded; empty where they can."""
     if not image.syntax:
         return "without a transfer syntax"
-    uid = pydicom().uid.UID(image.syntax)
+    library = pydicom()
+    uid = library.uid.UID(image.syntax, library.config.IGNORE)
     if image.syntax == _EXTENDED and image.stored > 8:
         return f"compressed as {uid.name}, of more than 8 bits, which cannot be decoded"
     native = uid.is_transfer_syntax and not uid.is_private and not uid.is_compressed
