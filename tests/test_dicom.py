@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+from pathlib import Path
 
 import dicoms
 import nibabel
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from monet_edge import formats, pipeline
 from monet_edge.cli import app
-from monet_edge.errors import ScanError
+from monet_edge.errors import MonetError, ScanError
 from monet_edge.formats.dicom.geometry import GAP_TOLERANCE
 from monet_edge.model import load
 
@@ -120,6 +121,24 @@ def test_a_zip_a_tree_and_one_file_are_the_same_scan(tmp_path, rng):
             archive.write(file, f"a/b/{file.name}")
     for path in (folder, tmp_path / "tree", tmp_path / "scan.zip", folder / "IM0004"):
         same_grid(path, voxels, dicoms.LPS)
+
+
+def test_an_archive_that_lies_is_refused(tmp_path, rng):
+    folder = dicoms.write(tmp_path / "scan", blob(rng))
+    path = Path(shutil.make_archive(str(tmp_path / "scan"), "zip", folder))
+    raw = path.read_bytes()
+    begin = raw.rindex(b"PK\x01\x02")  # an entry of the table at the end
+    lies = {
+        "cut short": (raw[:-40], "the zip archive is damaged"),
+        "flipped": (raw[:5000] + bytes([raw[5000] ^ 4]) + raw[5001:], "damaged in the zip archive"),
+        "a bomb": (raw[: begin + 24] + (1 << 31).to_bytes(4, "little") + raw[begin + 28 :], r"damaged|of memory"),
+        "encrypted": (raw[: begin + 8] + b"\1" + raw[begin + 9 :], "the zip archive is encrypted"),
+    }
+    for name, (content, words) in lies.items():
+        path.write_bytes(content)
+        with pytest.raises(MonetError, match=words) as refused:
+            formats.read(path)
+        assert str(refused.value).startswith(f"{path}: "), name
 
 
 def test_of_several_series_the_one_of_the_models_modality_is_taken(tmp_path, rng):

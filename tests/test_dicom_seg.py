@@ -198,12 +198,6 @@ def test_dciodvfy_finds_no_error(name, empty, tmp_path, rng):
     assert not [line for line in said.splitlines() if line.startswith("Error")]
 
 
-@pytest.mark.parametrize("name", sorted(weights.shipped()))
-def test_every_shipped_label_has_a_code(name):
-    found = weights.load(name)
-    assert found.codes.keys() == set(found.preprocess.labels)
-
-
 @needs_data
 def test_a_real_series_with_uids_has_the_same_mask_in_dicom_and_nifti(tmp_path):
     model = load("pancreas-ct", 2)

@@ -95,7 +95,8 @@ def judge(raw, rng, folder, model):
         for z in range(scan.shape[2]):
             place = np.diag([-1, -1, 1]) @ (scan.affine @ [0, 0, z, 1])[:3]
             ours = scan.voxels[:, :, z].T * scan.slope + scan.inter
-            alike = [np.shape(ours) == pixels.shape and np.allclose(ours, pixels, rtol=1e-6, atol=0) and np.abs(place - position).max() < 0.05 for position, pixels in known]
+            near = [pixels for position, pixels in known if np.abs(place - position).max() < 0.05 and pixels.shape == ours.shape]
+            alike = [np.allclose(ours, pixels, rtol=1e-6, atol=0) for pixels in near]  # with scales of their own slices are float32
             assert any(alike), f"slice {z} is in none of the files"
         pipeline.segment(path, mask, model=model, volume=0, overwrite=True)
         mask.unlink()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from ... import limits
 from ...errors import ScanError
+from ...text import printable
 
 MARK, MARK_AT = b"DICM", 128  # DICOM part 10: after a preamble of 128 bytes
 MOST_FILES = 100_000  # a whole-body CT has 5,000
@@ -88,17 +91,24 @@ class Members:
         return (self.path,) if self._archive is not None else tuple(self._folder / name for name in dict.fromkeys(names))
 
     def start(self, name: str, count: int) -> bytes:
-        """The first bytes of a file; none of one that is no regular file or may not be read."""
+        """The first bytes of a file; none of one that is no regular file.
+
+        Raises
+        ------
+        ScanError
+            If it cannot be read.
+        """
+        if self._archive is not None:
+            with self._inside(name), self._archive.open(name) as inside:
+                return inside.read(count)
+        path = self._folder / name
         try:
-            if self._archive is not None:
-                with self._archive.open(name) as inside:
-                    return inside.read(count)
-            if not stat.S_ISREG((self._folder / name).stat().st_mode):
+            if not stat.S_ISREG(path.stat().st_mode):
                 return b""
-            with (self._folder / name).open("rb") as file:
+            with path.open("rb") as file:
                 return file.read(count)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError):
-            return b""
+        except OSError as error:
+            raise ScanError(f"{name}: cannot be read: {error.strerror or error}") from None
 
     def open(self, name: str) -> BinaryIO:
         """A file to read from; of an archive it is in memory.
@@ -113,13 +123,23 @@ class Members:
         if self._archive is None:
             return (self._folder / name).open("rb")
         info = self._archive.getinfo(name)
-        if info.flag_bits & _ENCRYPTED:
-            raise ScanError("the zip archive is encrypted. Unpack it first.")
         limits.demand(info.file_size, f"{name} in the archive")
+        with self._inside(name):
+            content = self._archive.read(info)  # with its checksum
+            if len(content) != info.file_size:
+                raise zipfile.BadZipFile(f"{info.file_size:,} bytes are promised, {len(content):,} are there")
+        return io.BytesIO(content)
+
+    @contextmanager
+    def _inside(self, name: str) -> Iterator[None]:
+        """Whatever zipfile says of a file that is damaged or locked."""
+        assert self._archive is not None
+        if self._archive.getinfo(name).flag_bits & _ENCRYPTED:
+            raise ScanError("the zip archive is encrypted. Unpack it first.")
         try:
-            return io.BytesIO(self._archive.read(info))  # with its checksum
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError) as error:
-            raise ScanError(f"{name} in the zip archive is damaged ({error}). Copy it again.") from None
+            yield
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as error:
+            raise ScanError(f"{name}: damaged in the zip archive ({printable(str(error))}). Copy it again.") from None
 
     def version(self, name: str) -> tuple[int, int]:
         """Another one, once the file, or the archive that it is in, has changed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,11 @@ def expected(modality: str) -> str:
 def holds(path: Path) -> bool:
     """Whether there is a DICOM file in a folder, or one beneath it."""
     with Members(path) as members:
-        return any(is_dicom(members.start(name, 132)) for name in members.names())
+        for name in members.names():
+            with suppress(ScanError):  # unreadable: it does not tell
+                if is_dicom(members.start(name, 132)):
+                    return True
+    return False
 
 
 def find(members: Members) -> tuple[list[Series], list[str]]:
@@ -92,13 +97,13 @@ def find(members: Members) -> tuple[list[Series], list[str]]:
     slices: list[Slice] = []
     damaged: list[str] = []
     for name in members.names():
-        if not is_dicom(members.start(name, 132)):
-            if name.lower().endswith(".dcm"):
-                damaged.append(f"{name} is called DICOM and does not begin so. Copy it again, or leave it out.")
-            continue
         if name.upper().endswith("DICOMDIR"):  # the table of contents of a disc
             continue
         try:
+            if not is_dicom(members.start(name, 132)):
+                if name.lower().endswith(".dcm"):
+                    damaged.append(f"{name} is called DICOM and does not begin so. Copy it again, or leave it out.")
+                continue
             with members.open(name) as file:
                 slices += read(file, name, members.version(name))
         except ScanError as error:
