@@ -58,16 +58,6 @@ class Layout:
         """False if the header does not say how the patient lies."""
         return bool(self.header["sform_code"] or self.header["qform_code"])
 
-    @property
-    def volume_bytes(self) -> int:
-        """Bytes of one volume."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def end(self) -> int:
-        """Bytes of the whole file."""
-        return self.offset + self.volumes * self.volume_bytes
-
 
 def parse(read: Callable[[int], bytes], *, pair: bool = False) -> Layout:
     """Read and check everything before the voxels.
