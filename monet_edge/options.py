@@ -9,7 +9,11 @@ from typing import Any
 
 from .errors import ModelError, MonetError
 
-FORMATS = ("nifti",)  # of results: the names of `formats.WRITERS`, here too, so that the command line need not import them
+FORMATS = (
+    "nifti",
+    "seg-nrrd",
+    "nrrd",
+)  # of results: the names of `formats.WRITERS`, which the command line need not import
 
 
 def _option(default: Any, help: str, **typer: Any) -> Any:

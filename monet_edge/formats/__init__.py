@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
-from . import nifti
+from . import metaimage, nifti, nrrd
 from .contract import Header, Writer
 from .nifti.image import from_image, to_image
 from .stream import START, opened
@@ -31,8 +31,8 @@ __all__ = [
     "writer",
 ]
 
-FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
-WRITERS = (nifti.WRITER,)  # by the ending of the result's name the first that has it; the first of all where nobody chose
+FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT)  # the first that sniffs its own wins
+WRITERS = (nifti.WRITER, *nrrd.WRITERS)  # by the ending of the result's name the first that has it; the first of all where nobody chose
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
@@ -58,7 +58,7 @@ def peek(path: Path) -> Header:
 
 
 def is_ours(path: Path) -> bool:
-    """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
+    """True for a result and no scan, see `Header`; False also for what cannot be read."""
     try:
         return peek(path).ours
     except MonetError:

@@ -118,10 +118,11 @@ def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) 
     ResourceError
         If the volume does not fit into memory.
     """
-    skip = raster.skip if raster.skip >= 0 else _length(raster) - raster.bytes
-    with _opened(raster) as stream:
-        if stream.version != version:
-            raise ScanError("it has changed since its header was read. Try again once it is whole.")
+    skip = raster.skip
+    if skip < 0:
+        with _opened(raster, version) as stream:  # a way through the whole file, to know how long it is
+            skip = stream.skip(sys.maxsize) - raster.bytes
+    with _opened(raster, version) as stream:
         ends = f"the {'decompressed ' * (stream.packing not in ('', TEXT))}data ends" if stream.packing else "the file ends"
         if skip < 0:
             _expect(raster, raster.bytes, raster.bytes + skip, ends)
@@ -137,19 +138,15 @@ def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) 
 
 
 @contextmanager
-def _opened(raster: Raster) -> Iterator[Stream]:
+def _opened(raster: Raster, version: tuple[int, ...]) -> Iterator[Stream]:
     """Its file, at the first unpacked byte."""
     with opened(raster.file, plain=raster.packing is not None) as stream:
+        if stream.version != version:
+            raise ScanError("it has changed since its header was read. Try again once it is whole.")
         stream.skip(raster.start)
         stream.skip_lines(raster.lines)
         stream.unpack(raster.packing or "", raster.dtype)
         yield stream
-
-
-def _length(raster: Raster) -> int:
-    """Unpacked bytes that there are: a way through the whole file."""
-    with _opened(raster) as stream:
-        return stream.skip(sys.maxsize)
 
 
 def _allocate(raster: Raster) -> np.ndarray:
