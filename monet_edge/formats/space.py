@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import ScanError
 
 LPS = (-1.0, -1.0, 1.0)  # left, posterior, superior: signs that make it right, anterior, superior, and back; ITK's and DICOM's axes
+MOST = 1e9  # mm of a voxel and of its place, and a voxel's part of a mm; a microscope's is 1e-4 mm, float32 ends at 3e38
 
 
 def affine_of(steps: Sequence[np.ndarray], origin: np.ndarray, signs: Sequence[float], what: str) -> np.ndarray:
@@ -32,7 +33,7 @@ def affine_of(steps: Sequence[np.ndarray], origin: np.ndarray, signs: Sequence[f
     Raises
     ------
     ScanError
-        If it is singular or not finite.
+        If it is singular, not finite, or of voxels or places that nothing in a scanner has.
     """
     columns = list(steps)
     with np.errstate(all="ignore"):  # what is not finite is refused below
@@ -42,7 +43,12 @@ def affine_of(steps: Sequence[np.ndarray], origin: np.ndarray, signs: Sequence[f
         affine = np.eye(4)
         affine[:3] = np.column_stack([*columns, origin]) * np.array(signs)[:, None]
         affine += 0.0  # no -0
-        return usable(affine, what)
+        affine = usable(affine, what)
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if max(*lengths, *1 / lengths, *np.abs(affine[:3, 3])) > MOST:
+        sizes, place = (", ".join(f"{size:g}" for size in part) for part in (lengths, affine[:3, 3]))
+        raise ScanError(f"the header's {what} gives voxels of {sizes} mm that begin at {place} mm; expected those of a patient")
+    return affine
 
 
 def usable(affine: np.ndarray, what: str) -> np.ndarray:

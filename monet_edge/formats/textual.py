@@ -102,6 +102,6 @@ def _beside(path: Path, name: str) -> Path:
         raise ScanError(f"its voxels are in several files ({printable(name[:60])}), which is not supported; expected one")
     root = os.path.abspath(path.parent)
     there = os.path.normpath(os.path.join(root, name))
-    if "\0" in name or not there.startswith(os.path.join(root, "")):
+    if not name.isprintable() or not there.startswith(os.path.join(root, "")):
         raise ScanError(f"the header says that its voxels are in {printable(name[:60])!r}, outside its folder. Put them side by side.")
     return path.parent / os.path.relpath(there, root)
