@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import postprocess
+from . import bids, postprocess
 from .about import DEFAULT
 from .errors import MonetError, kind
 from .files import atomic_write
@@ -136,6 +136,8 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
     write(job.mask, mask, like=scan, labels=names, overwrite=options.overwrite)
+    if job.sidecar is not None:
+        bids.write_sidecars(job, names, warnings)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")

@@ -48,6 +48,7 @@ FLOORS = [
     ["formats.nrrd", "formats.metaimage"],
     ["formats"],
     ["fingerprint", "job", "phantom"],
+    ["bids"],
     ["weights"],
     ["doubts"],
     ["engine.fuse"],
