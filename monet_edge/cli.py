@@ -22,6 +22,7 @@ from .text import printable, quantity
 if TYPE_CHECKING:
     from .model import Model
     from .pipeline import Outcome
+    from .runs import Plan
     from .weights import Weights
 
 app = make_app("Segment medical scans on this computer's CPU, offline.")
@@ -39,6 +40,9 @@ ModelOption = Annotated[
     typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model (see `models`), a .safetensors file, or its folder."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
+StatsOption = Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")]
+RunRecordOption = Annotated[Path | None, typer.Option(help="Write versions, machine, options, times, warnings to this .json.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -69,7 +73,9 @@ def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
         list[Path],
         typer.Argument(
-            metavar="SCAN...", readable=False, help="Scans: files of NIfTI, DICOM (a folder, .zip or slice), or folders of them."
+            metavar="SCAN...",
+            readable=False,
+            help="Scans (.nii.gz, .nrrd, .mha ...), DICOM (a folder, .zip or slice), or folders of them.",
         ),
     ],
     output: Annotated[
@@ -78,34 +84,87 @@ def segment(
     model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
     *,
-    stats: Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")] = None,
-    run_record: Annotated[Path | None, typer.Option(help="Write versions, machine, options, times, warnings to this .json.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
+    bids: Annotated[bool, typer.Option("--bids", help="Make --output a derivative data set of BIDS.")] = False,
+    stats: StatsOption = None,
+    run_record: RunRecordOption = None,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
     **options: Any,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
-        from . import weights
-        from .runs import make_plan, run_all
+        from .runs import make_plan
+        from .weights import load
 
-        found = weights.load(model)
-        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record, modality=found.stated("modality"))
-        ready, failed, count = _load(found, threads, quiet), 0, len(plan.jobs)
-        for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
-            if not isinstance(became, Exception):
-                _tell(became, quiet)
-            elif debug:
-                raise became
-            else:
-                failed += 1
-                complain(became)
-        if count > 1 and not quiet:
-            print(f"{count - failed} of {count} scans segmented")
-        if not quiet:
-            print(DISCLAIMER)
-        if failed:
-            raise typer.Exit(2 if failed == count else 1)
+        found = load(model)
+        records = {"stats": stats, "run_record": run_record}
+        name, modality = found.name if bids else None, found.stated("modality")
+        plan = make_plan(scans, output, Options(**options), **records, derivative=name, modality=modality)
+        _segment(plan, output if bids else None, found, threads, quiet, debug)
+
+
+def _segment(plan: Plan, derivative: Path | None, model: Weights, threads: int | None, quiet: bool, debug: bool) -> None:
+    """Do a run, saying what becomes of every scan."""
+    from .bids import describe
+    from .runs import run_all
+
+    ready, failed, count = _load(model, threads, quiet), 0, len(plan.jobs)
+    if derivative is not None:
+        about = {"sha256": ready.weights.sha256, "licence": ready.weights.stated("licence")}
+        describe(derivative, plan.jobs, ready.weights.name, ready.weights.preprocess.labels, about)
+    for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
+        if not isinstance(became, Exception):
+            _tell(became, quiet)
+        elif debug:
+            raise became
+        else:
+            failed += 1
+            complain(became)
+    if count > 1 and not quiet:
+        print(f"{count - failed} of {count} scans segmented")
+    if not quiet:
+        print(DISCLAIMER)
+    if failed:
+        raise typer.Exit(2 if failed == count else 1)
+
+
+@app.command()
+@_with_options
+def bids(
+    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", readable=False, help="The data set, with dataset_description.json.")],
+    output_dir: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="The folder that becomes a derivative data set.")],
+    level: Annotated[str, typer.Argument(metavar="participant", help="The level of analysis; there is no other.")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True, help="More labels, as --participant-label 01 02 gives them.")] = None,
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option("--participant-label", "--participant_label", help="Only these, with sub- or without. Default: all."),
+    ] = None,
+    suffix: Annotated[list[str] | None, typer.Option(help="Which scans, such as T1w. Default: as the model's modality says.")] = None,
+    model: ModelOption = DEFAULT,
+    threads: ThreadsOption = None,
+    *,
+    stats: StatsOption = None,
+    run_record: RunRecordOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+    **options: Any,
+) -> None:
+    """Segment a data set in BIDS's layout, as a BIDS App does: masks as a derivative data set."""
+    with failing_clearly(debug):
+        from . import bids as layout
+        from .runs import make_plan
+        from .weights import load
+
+        layout.check_level(level)
+        if more and not participant_label:
+            raise MonetError(f"expected a folder, a folder and {level}, found {' '.join(more)} besides")
+        weights = load(model)
+        wanted = suffix or layout.suffixes(weights.stated("modality"))
+        if not wanted:
+            raise MonetError(f"{weights.name} is for {weights.stated('modality')}: say which scans, such as --suffix T1w")
+        scans = layout.find_scans(bids_dir, [*(participant_label or []), *(more or [])], wanted)
+        plan = make_plan(scans, output_dir, Options(**options), stats=stats, run_record=run_record, derivative=weights.name)
+        _segment(plan, output_dir, weights, threads, quiet, debug)
 
 
 @app.command()

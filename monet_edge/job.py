@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import OutputError
 from .files import missing, refuse_input
@@ -15,7 +16,18 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Job:
-    """One scan and where its results go; ``format`` is the mask's, where its name's ending does not decide it."""
+    """One scan and where its results go.
+
+    Attributes
+    ----------
+    scan, mask : Path
+    format : str or None
+        The mask's, where its name's ending does not decide it.
+    probability, preview, report : Path or None
+        Where asked for.
+    sidecar : mapping or None
+        What a .json beside the mask says of it, in a data set of BIDS.
+    """
 
     scan: Path
     mask: Path
@@ -23,6 +35,7 @@ class Job:
     probability: Path | None = None
     preview: Path | None = None
     report: Path | None = None
+    sidecar: Mapping[str, Any] | None = None
 
     @property
     def results(self) -> tuple[Path, ...]:

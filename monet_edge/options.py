@@ -11,9 +11,11 @@ from .errors import ModelError, MonetError
 
 FORMATS = (
     "nifti",
+    "seg-nrrd",
+    "nrrd",
     "dicom-seg",
     "dicom-labelmap",
-)  # of results: the names of `formats.WRITERS`, here too, so that the command line need not import them
+)  # of results: the names of `formats.WRITERS`, which the command line need not import
 
 
 def _option(default: Any, help: str, **typer: Any) -> Any:

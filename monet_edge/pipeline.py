@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import postprocess, weights
+from . import bids, postprocess, weights
 from .about import DEFAULT
 from .errors import MonetError, kind
 from .files import atomic_write
@@ -138,6 +138,8 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
         write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
     found = model.weights
     write(job.mask, mask, scan, labels=names, codes=found.codes, model=found.name, format=job.format, overwrite=options.overwrite)
+    if job.sidecar is not None:
+        bids.write_sidecars(job, names, warnings)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")

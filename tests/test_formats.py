@@ -14,7 +14,9 @@ from monet_edge.cli import app
 from monet_edge.errors import MonetError, OutputError, ScanError
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
+from monet_edge.job import make_job
 from monet_edge.options import FORMATS, Options
+from monet_edge.runs import plan_jobs
 from monet_edge.volume import Scan
 
 
@@ -123,3 +125,24 @@ def test_every_format_of_results_can_be_asked_for_by_name():
     assert [formats.writer(None, name).name for name in (None, *FORMATS)] == [FORMATS[0], *FORMATS]
     with pytest.raises(MonetError, match="format: expected nifti"):
         Options(format="jpeg")
+
+
+def test_a_format_chooses_the_name_of_what_nobody_named(put, tmp_path, weights_file):
+    scan = put(nifti(head((32, 32, 4))))
+    names = {"nifti": "scan_seg.nii.gz", "nrrd": "scan_seg.nrrd", "seg-nrrd": "scan.seg.nrrd"}
+    names |= {"dicom-seg": "scan_seg.dcm", "dicom-labelmap": "scan_seg.dcm"}
+    assert names.keys() == {*FORMATS}
+    for name, mask in names.items():
+        options = Options(format=name, probabilities=True, preview=True)
+        job = make_job(scan, None, options)
+        assert [path.name for path in job.results] == [mask, "scan_prob.nii.gz", "scan_preview.png"]
+        (job,) = plan_jobs([scan], tmp_path / "out", options)
+        assert job.mask == tmp_path / "out" / mask
+        assert formats.stem(job.mask).removesuffix("_seg") == "scan"
+    arguments = ["segment", str(scan), "-m", str(weights_file), "--format"]
+    done = CliRunner().invoke(app, [*arguments, "seg-nrrd", "--probabilities"])
+    assert done.exit_code == 0, done.stderr
+    assert b"Segment0_Name:=blob" in (tmp_path / "scan.seg.nrrd").read_bytes()
+    done = CliRunner().invoke(app, [*arguments, "nrrd", "-o", str(tmp_path / "x.seg.nrrd")])
+    assert (done.exit_code, "a result in the format nrrd is written as .nrrd. Choose such a name for --output." in done.stderr) == (2, True)
+    assert not (tmp_path / "x.seg.nrrd").exists()

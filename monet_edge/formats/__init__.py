@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
-from . import dicom, nifti
+from . import dicom, metaimage, nifti, nrrd
 from .contract import Header, Legend, Writer
 from .dicom.reader import list_series
 from .dicom.series import holds as holds_dicom
@@ -37,9 +37,9 @@ __all__ = [
     "writer",
 ]
 
-FORMATS = (nifti.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
+FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
 # by the ending of the result's name the first that has it; the first of all where nobody chose
-WRITERS = (nifti.WRITER, dicom.BINARY, dicom.LABELMAP)
+WRITERS = (nifti.WRITER, *nrrd.WRITERS, dicom.BINARY, dicom.LABELMAP)
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
@@ -79,7 +79,7 @@ def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
 
 
 def is_ours(path: Path) -> bool:
-    """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
+    """True for a result and no scan, see `Header`; False also for what cannot be read."""
     try:
         return peek(path).ours
     except MonetError:
@@ -134,10 +134,12 @@ def writer(name: str | None = None, format: str | None = None) -> Writer:
     asked = next((writer for writer in WRITERS if writer.name == format), None)
     if name is None:
         return asked or WRITERS[0]
-    found = next((writer for writer in (WRITERS if asked is None else (asked,)) if name.endswith(writer.endings)), None)
+    endings = sorted((ending for writer in WRITERS for ending in writer.endings), key=len, reverse=True)
+    ending = next((ending for ending in endings if name.endswith(ending)), None)  # the longest: .seg.nrrd is no .nrrd
+    found = next((writer for writer in (WRITERS if asked is None else (asked,)) if ending in writer.endings), None)
     if found is None:
-        what, endings = ("a result", ENDINGS) if asked is None else (f"a result in the format {format}", asked.endings)
-        raise OutputError(f"{name}: {what} is written as {' or '.join(endings)}", "Choose such a name for {output}.")
+        what, known = ("a result", ENDINGS) if asked is None else (f"a result in the format {format}", asked.endings)
+        raise OutputError(f"{name}: {what} is written as {' or '.join(dict.fromkeys(known))}", "Choose such a name for {output}.")
     return found
 
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..volume import Scan
 
+OURS = "monet-edge "  # how what we write begins to describe itself
+
 
 @dataclass(frozen=True)
 class Header:
@@ -30,7 +32,7 @@ class Header:
     affine : (4, 4) float64
         Voxel to world, mm.
     ours : bool
-        True for a mask or probability that monet-edge wrote.
+        True for a result and no scan: a mask or probability that monet-edge wrote, a segmentation that says it is one.
     details : Any
         What the format's own `read` needs besides.
     files : tuple of Path

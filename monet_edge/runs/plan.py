@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import postprocess
+from .. import bids, postprocess
 from ..errors import OutputError, ScanError
 from ..formats import ENDINGS, SCANS, Header, holds_dicom, is_ours, stem, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
@@ -44,6 +44,7 @@ def make_plan(
     *,
     stats: Path | None = None,
     run_record: Path | None = None,
+    derivative: str | None = None,
     modality: str = "",
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
@@ -56,6 +57,8 @@ def make_plan(
         The mask's file, or a folder (created) for several. Default: beside each scan.
     options : Options
     stats, run_record : Path, optional
+    derivative : str, optional
+        The name of the model, where ``output`` is to become a derivative data set of BIDS.
     modality : str
         Of the model, in its own words: see `formats.peek`.
 
@@ -64,7 +67,7 @@ def make_plan(
     MonetError
         Saying what. Of several scans each is looked at when its turn comes, and one that cannot be segmented is no error here.
     """
-    jobs = plan_jobs(find_scans(scans), output, options)
+    jobs = plan_jobs(find_scans(scans), output, options, derivative)
     if options.cleaning:
         postprocess.library()
     if stats is not None:
@@ -109,7 +112,7 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(scans))
 
 
-def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[Job]:
+def plan_jobs(scans: list[Path], output: Path | None, options: Options, derivative: str | None = None) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Raises
@@ -117,6 +120,12 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
+    if derivative is not None:
+        if output is None:
+            raise OutputError("a derivative data set of BIDS needs a folder of its own", "Give it as {output}.")
+        jobs = bids.make_jobs(scans, output, options, derivative)
+        _refuse_collisions(jobs)
+        return jobs
     if output is not None:
         _make_place(output, ENDINGS, len(scans), "output")
     if options.report is not None:

@@ -14,8 +14,9 @@ from nibabel.nifti2 import Nifti2Header
 
 from ...errors import ScanError, kind
 from ...volume import Scan
+from ..raster import without_huge
 from .header import layout
-from .reader import peek, read, without_huge
+from .reader import peek, read
 from .writer import ENDINGS, result_header
 
 

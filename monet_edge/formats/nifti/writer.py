@@ -13,10 +13,9 @@ from nibabel.nifti2 import Nifti2Header
 from ...about import __version__
 from ...volume import Scan
 from .. import deflate
-from ..contract import Legend
+from ..contract import OURS, Legend
 from .label_table import extension
 
-OURS = "monet-edge "  # how `descrip` begins in what we write
 NAME = "nifti"
 ENDINGS = (".nii.gz", ".nii")
 SUFFIX = "_seg.nii.gz"
