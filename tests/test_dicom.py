@@ -119,6 +119,9 @@ def test_a_zip_a_tree_and_one_file_are_the_same_scan(tmp_path, rng):
     with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in folder.iterdir():
             archive.write(file, f"a/b/{file.name}")
+    assert formats.holds_dicom(tmp_path / "tree")
+    assert not formats.holds_dicom(tmp_path / "tree", deep=False)
+    assert formats.holds_dicom(folder, deep=False)
     for path in (folder, tmp_path / "tree", tmp_path / "scan.zip", folder / "IM0004"):
         same_grid(path, voxels, dicoms.LPS)
 

@@ -6,6 +6,7 @@ orientation, size and spacing belong together.
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -82,10 +83,12 @@ def expected(modality: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def holds(path: Path) -> bool:
-    """Whether there is a DICOM file in a folder, or one beneath it."""
+def holds(path: Path, deep: bool = True) -> bool:
+    """Whether there is a DICOM file in a folder or, if ``deep``, in one beneath it; whoever walks over a tree himself asks each folder."""
     with Members(path) as members:
         for name in members.names():
+            if not deep and os.sep in name:  # those of the folder itself come first
+                return False
             with suppress(ScanError):  # unreadable: it does not tell
                 if is_dicom(members.start(name, 132)):
                     return True
