@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from monet_edge.model import Model
+from monet_edge.weights import load as load_weights
+
 from . import chart, machine, measure, network, paper, paper_page, peers, tables
 
 HERE = Path(__file__).parent
@@ -71,6 +74,27 @@ def disk_command(
         typer.echo(f"measuring {threads} thread(s) ...")
         rows.append(measure.in_process("disk", "native", threads, rounds=rounds, **sizes))
     record(results / "disk-native.json", found, rows, rounds=rounds)
+    if results == RESULTS:
+        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+
+
+@app.command("resolutions")
+def resolutions_command(
+    head: Annotated[Path, typer.Argument(metavar="SCAN", help="A head with voxels of 1 mm.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="Scans with slices of 256x256 for the mosaics of brain-flair.")],
+    model: Annotated[str, typer.Option(help="Of the head: a shipped model's name or a .safetensors file.")] = "brain-flair",
+    spacing: Annotated[float, typer.Option(help="mm a pixel, for a model that squeezes: BRATS squeezed has such pixels.")] = 240 / 256,
+    mosaics: Annotated[int, typer.Option(min=1, help="Of four scans each.")] = 8,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Measure what a scan's resolution and a network's tiles change in a mask, and write README.md."""
+    from . import resolutions  # SciPy
+
+    found, weights = machine.describe(), resolutions.in_millimetres(model, spacing)
+    rows = {"heads": resolutions.heads(Model(weights), head), "tiles": resolutions.tiles(load_weights("brain-flair"), data, mosaics)}
+    record(
+        results / "resolutions.json", found, rows, model=weights.name, spacing=weights.preprocess.spacing, head=head.name, data=data.name
+    )
     if results == RESULTS:
         (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
 
@@ -230,6 +254,7 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
         other_networks=section("network", tables.networks, title=False, results=other),
         startup=section("startup", tables.startup, title=False),
         disk=section("disk", tables.disk, title=False),
+        resolutions=tables.resolutions(results.get("resolutions")),
     )
     return text.rstrip() + "\n"
 

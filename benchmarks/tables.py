@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 OURS, RIVAL = "monet-edge", "OpenVINO fp32"
@@ -154,6 +154,29 @@ def disk(rows: Sequence[Row]) -> str:
         over = f"{peak - volume:.0f} MB more"
         shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
+
+
+def resolutions(found: Mapping[str, Any] | None) -> str:
+    """Dice between masks of one head at several resolutions, and between tiles and whole slices."""
+    if not found:
+        return "Not measured yet."
+    rows, settings = found["rows"], found["settings"]
+    shown = []
+    for row in rows["heads"]:
+        mm, shape = (" x ".join(f"{length:g}" for length in row[key]) for key in ("mm", "shape"))
+        each = row["labels"].values()
+        least = f", of {len(each)} structures {sum(each) / len(each):.3f} on average, {min(each):.3f} at least" if len(each) > 1 else ""
+        shown.append([f"`{settings['model']}`, {mm} mm ({shape})", f"Dice with the mask at 1 mm {row['dice']:.3f}{least}", "0.95"])
+    tiles = rows["tiles"]
+    pooled = sum(row["dice"] * row["voxels"] for row in tiles) / sum(row["voxels"] for row in tiles)
+    one, step = max(row["one_pixel"] for row in tiles), max(row["steps"] / row["steps_whole"] for row in tiles)
+    each = ", ".join(f"{row['dice']:.3f}" for row in tiles)
+    shown += [
+        [f"tiles, {len(tiles)} mosaics of `{settings['data']}`", f"Dice with the whole slices {pooled:.3f} ({each})", "0.98"],
+        ["the same, a network of one pixel", f"largest difference of a probability {one:.1e}", "1e-6"],
+        ["step of a probability across borders of tiles", f"at most {step:.2f} times that of whole slices, same places", "1.1"],
+    ]
+    return table(["what", "measured", "must"], shown)
 
 
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:

@@ -51,7 +51,8 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with an option more for every field of `Options`, between its positional parameters and the others."""
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
-    kinds = get_type_hints(Options)
+    # what has a parser is of a kind that Typer does not know
+    kinds = get_type_hints(Options) | {field.name: str for field in fields(Options) if "parser" in field.metadata}
     more = [
         Parameter(
             field.name,

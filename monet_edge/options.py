@@ -23,6 +23,12 @@ def _option(default: Any, help: str, **typer: Any) -> Any:
     return field(default=default, metadata={"help": help, **typer})
 
 
+def _lengths(text: str) -> float | tuple[float, ...]:
+    """One number, or several with commas."""
+    numbers = tuple(map(float, str(text).split(",")))
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
 @dataclass(frozen=True)
 class Options:
     """How scans are segmented, and what is made of each besides its mask; results are named after the mask, without its ``_seg``.
@@ -41,6 +47,9 @@ class Options:
         Also keep the probabilities, and write ``<stem>_prob.nii.gz``: 4 bytes a voxel and class.
     flip : bool
         Average with the prediction of the mirrored slice: twice the work, and for models trained with flips only.
+    spacing : float or (float, float, float), optional
+        What a voxel measures, mm, along X, Y, Z as stored or in all three directions, instead of what the scan says: for a model in
+        millimetres and a scan whose spacing is false or unknown. The results' files keep the scan's grid as it is.
     keep_largest : bool
         Keep only the largest connected piece of every label.
     min_volume : float
@@ -65,6 +74,10 @@ class Options:
     )
     probabilities: bool = _option(False, "Also write <stem>_prob.nii.gz.")
     flip: bool = _option(False, "Average with the mirrored slice: slower, and for models trained with flips only.")
+    spacing: float | tuple[float, float, float] | None = _option(
+        None, "What a voxel measures in mm, one number or three as in 0.9,0.9,5, where the scan is wrong or does not know.",
+        metavar="MM", parser=_lengths,
+    )  # fmt: skip
     keep_largest: bool = _option(False, "Keep only the largest connected piece of every label.")
     min_volume: float = _option(0.0, "Remove connected pieces smaller than this, in ml.", metavar="ML", min=0)
     preview: bool = _option(False, "Also draw <stem>_preview.png: outlines over the largest slices.")
@@ -77,8 +90,15 @@ class Options:
             raise MonetError(f"format: expected {' or '.join(FORMATS)}, found {self.format!r}")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ModelError(f"threshold: expected a probability between 0 and 1, found {self.threshold}")
+        if self.voxel_mm is not None and not (len(self.voxel_mm) == 3 and all(0 < mm < inf for mm in self.voxel_mm)):
+            raise MonetError(f"spacing: expected one length in mm, or three, all above 0, found {self.spacing}")
         if not 0 <= self.min_volume < inf:
             raise MonetError(f"min_volume: expected a number of ml, 0 or more, found {self.min_volume}")
+
+    @property
+    def voxel_mm(self) -> tuple[float, ...] | None:
+        """The spacing along X, Y, Z."""
+        return self.spacing if self.spacing is None or isinstance(self.spacing, tuple) else (float(self.spacing),) * 3
 
     @property
     def cleaning(self) -> bool:

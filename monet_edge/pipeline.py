@@ -15,10 +15,10 @@ from .about import DEFAULT
 from .errors import MonetError, kind
 from .files import atomic_write
 from .formats import Header, write
+from .intensities import Statistics
 from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation
 from .options import Options
-from .preprocess import Statistics
 from .report.statistics import LabelStatistics, axis_codes, measure
 from .volume import Scan
 

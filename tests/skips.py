@@ -13,6 +13,7 @@ ALLOWED = {
     "bids-validator is not installed": "another program that knows BIDS; names and records are tested without it, too",
     "no Chromium on this machine": "the page of a report is also tested without a browser",
     "uv is not installed": "the extra test brings it; README's users need it not",
+    "a shell script installs it for all users": "on Windows every user has an own",
     "ssh-keygen is not on this machine": "only who releases signs",
     "dcm2niix is not installed": "an independent reading of DICOM, whose affines are tested against highdicom's too",
     "dicom3tools is not installed": "another program that looks at our segmentations, which highdicom and pydicom read back too",

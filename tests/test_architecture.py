@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["about", "errors", "text", "system"],
-    ["spec", "files", "terminal", "limits", "options", "codes"],
+    ["spec", "files", "terminal", "limits", "options", "codes", "tiles"],
     ["architectures", "nnunet", "postprocess", "flip"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
@@ -32,8 +32,10 @@ FLOORS = [
     ["volume.geometry"],
     ["volume.scan"],
     ["volume"],
+    ["intensities"],
     ["preprocess"],
-    ["formats.contract", "formats.deflate", "formats.space"],
+    ["inputs"],
+    ["formats.contract", "formats.deflate", "formats.space", "formats.beside"],
     ["formats.packing"],
     ["formats.stream"],
     ["formats.raster"],
@@ -71,6 +73,7 @@ FLOORS = [
     ["engine.program"],
     ["engine.engine", "engine.layers"],
     ["engine"],
+    ["passes"],
     ["model"],
     ["report.statistics"],
     ["report.slices"],

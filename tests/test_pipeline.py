@@ -19,9 +19,9 @@ import monet_edge
 from monet_edge import errors, phantom, weights
 from monet_edge.architectures import monet
 from monet_edge.formats import stem
+from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
-from monet_edge.preprocess import measure
 from monet_edge.runs import find_scans, plan_jobs
 from monet_edge.spec import fold_batchnorm
 from monet_edge.volume import Voxels

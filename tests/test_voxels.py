@@ -10,9 +10,11 @@ import pytest
 from records import make_record
 from test_runtime import run
 
-from monet_edge import preprocess
+from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
-from monet_edge.preprocess import Inputs, measure, network_input, span
+from monet_edge.inputs import Inputs, network_input
+from monet_edge.intensities import measure
+from monet_edge.preprocess import span
 from monet_edge.spec import Op, Spec
 from monet_edge.volume import Voxels
 
@@ -138,19 +140,19 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
     record = make_record("lesion", size=16, context=3)
     statistics, made, lock = measure(volume), [], threading.Lock()
     expected = [network_input(volume, z, record, statistics) for z in range(len(volume))]
-    normalise = preprocess.normalise
+    make_slice = inputs.make_slice
 
     def count(raw, *args, **kwargs):
         with lock:
             made.append(int(raw.stored.__array_interface__["data"][0]))
-        return normalise(raw, *args, **kwargs)
+        return make_slice(raw, *args, **kwargs)
 
-    monkeypatch.setattr(preprocess, "normalise", count)
-    inputs = Inputs(volume, record, statistics, threads=threads)
+    monkeypatch.setattr(inputs, "make_slice", count)
+    seeing = Inputs(volume, record, statistics, threads=threads)
     seen = {}
 
     def load(z):
-        seen[z] = inputs(z)
+        seen[z] = seeing(z)
         return seen[z]
 
     first = Spec("first", 7, (Op("out", "conv", ("image",), {"filters": 1, "kernel": 1, "stride": 1, "dilation": 1, "padding": 0,
@@ -160,7 +162,7 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
     assert len(set(made)) == len(volume)
     if threads == 1:  # a thread that lags behind may find its neighbours dropped, and makes them again
         assert len(made) == len(volume)
-    assert len(inputs._kept) <= Inputs.room(record, threads)
+    assert len(seeing._kept) <= Inputs.room(seeing.grid, threads)
 
 
 def test_the_networks_input_is_of_scaled_intensities():
@@ -171,11 +173,11 @@ def test_the_networks_input_is_of_scaled_intensities():
 
 
 def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
-    inputs = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
-    monkeypatch.setattr(inputs, "_make", lambda raw: 1 / 0)
+    seeing = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
+    monkeypatch.setattr(inputs, "make_slice", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            inputs(1)
+            seeing(1)
 
 
 def test_an_empty_span_sees_nothing():
@@ -190,7 +192,7 @@ def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     code = """if True:
         import sys
         import numpy as np
-        from monet_edge.preprocess import measure
+        from monet_edge.intensities import measure
         from monet_edge.volume import Voxels
         print(measure(Voxels(np.arange(24.0).reshape(2, 3, 4))).foreground > 0, "numba" in sys.modules)
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import dicom, metaimage, nifti, nrrd
+from .beside import spacing_known
 from .contract import Header, Legend, Writer
 from .dicom.reader import list_series
 from .dicom.series import holds as holds_dicom
@@ -75,7 +77,8 @@ def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
             found = next((format for format in FORMATS if format.sniff(path, start)), None)
             if found is None:
                 raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    return found.choose(path, series, modality) if found.choose else found.peek(path)
+    header = found.choose(path, series, modality) if found.choose else found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
 
 
 def is_ours(path: Path) -> bool:
@@ -113,7 +116,8 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    return replace(found, spacing_known=header.spacing_known)
 
 
 def writer(name: str | None = None, format: str | None = None) -> Writer:

@@ -37,6 +37,8 @@ class Header:
         What the format's own `read` needs besides.
     files : tuple of Path
         Every file that the scan is in, a header of its own included.
+    spacing_known : bool
+        False if what a voxel measures is known to be false.
     """
 
     format: str
@@ -48,6 +50,7 @@ class Header:
     ours: bool
     details: Any
     files: tuple[Path, ...]
+    spacing_known: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Scan:
     warnings : tuple of str
     oriented : bool
         False if the scan does not say how the patient lies: left and right are a guess.
+    spacing_known : bool
+        False if what a voxel measures is known to be false: distances are then in voxels.
     files : tuple of Path
         That it was read from, where ``path`` is not the only one.
     """
@@ -44,6 +46,7 @@ class Scan:
     header: Any
     warnings: tuple[str, ...]
     oriented: bool = True
+    spacing_known: bool = True
     files: tuple[Path, ...] = ()
 
     def canonical(self, axes: str) -> Voxels:

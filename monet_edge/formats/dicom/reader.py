@@ -116,7 +116,7 @@ def read(header: Header, volume: int) -> Scan:
     if header.dtype.kind != "f" and slices[0].image.padding is not None:
         _clear(voxels, *slices[0].image.padding, slope)
     voxels.flags.writeable = False
-    return Scan(header.path, voxels, slope, inter, geometry.affine(slices), Source(place, slices), notes, True, header.files)
+    return Scan(header.path, voxels, slope, inter, geometry.affine(slices), Source(place, slices), notes, files=header.files)
 
 
 def _scale(one: Slice) -> tuple[float, float]:
