@@ -161,6 +161,19 @@ def test_of_several_series_the_one_of_the_models_modality_is_taken(tmp_path, rng
         formats.peek(tmp_path / "study", "3")
 
 
+def test_a_slice_of_another_orientation_in_the_series_is_a_series_of_its_own(tmp_path, rng):
+    voxels = blob(rng)
+    folder = dicoms.write(tmp_path, voxels)
+    (scout,) = dicoms.slices(voxels[:, :, :1], np.array([[0, 0, -3, 9], [-0.8, 0, 0, 0], [0, -0.9, 0, 0], [0, 0, 0, 1.0]]))
+    first = dicoms.pydicom.dcmread(folder / "IM0000")
+    scout.SeriesInstanceUID, scout.FrameOfReferenceUID = first.SeriesInstanceUID, first.FrameOfReferenceUID
+    dicoms.save(scout, folder / "scout")
+    same_grid(folder, voxels, dicoms.LPS)
+    assert formats.read(folder).warnings == ("series 1 (MR, 30x26x9) of 2 was taken",)
+    with pytest.raises(ScanError, match="a single slice"):
+        formats.peek(folder, "2")
+
+
 def test_another_modality_is_warned_of(tmp_path, rng):
     folder = dicoms.write(tmp_path / "scan", blob(rng))
     assert (

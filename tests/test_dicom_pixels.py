@@ -151,6 +151,19 @@ def test_padding_is_as_dark_as_the_darkest_pixel(tmp_path, rng):
 # ---- memory, change, refusal ----
 
 
+@pytest.mark.parametrize("syntax", [dicoms.ExplicitVRLittleEndian, dicoms.COMPRESSED[0]], ids=lambda uid: uid.keyword)
+def test_a_volume_is_held_once_and_a_slice_besides(syntax, tmp_path, rng):
+    import tracemalloc
+
+    header = formats.peek(dicoms.write(tmp_path, rng.integers(0, 9, (256, 256, 60)).astype(np.int16), syntax=syntax))
+    formats.read(header)  # imports what it needs
+    tracemalloc.start()
+    scan = formats.read(header)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < scan.voxels.nbytes + 12 * scan.voxels[:, :, 0].nbytes
+
+
 def test_a_deflated_bomb_is_refused(tmp_path, rng, monkeypatch):
     folder = dicoms.write(tmp_path, np.zeros((300, 300, 2), np.int16), syntax=dicoms.DeflatedExplicitVRLittleEndian)
     monkeypatch.setattr("monet_edge.formats.dicom.image.MOST_INFLATED", 100_000)

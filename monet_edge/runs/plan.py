@@ -102,7 +102,7 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
             except OSError as error:
                 raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
             found = [file for file in files if not is_ours(file)]
-            if holds_dicom(path):
+            if holds_dicom(path, deep=not found):  # a folder of other scans is no archive to search
                 found.append(path)
             if not found:
                 raise ScanError(f"{path}: no scan ({', '.join(SCANS)}, DICOM) in this folder")

@@ -114,7 +114,6 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
         content_description=DISCLAIMER[:64],
         series_description=printable(f"{legend.model or MAKER}, research use only")[:64],
         transfer_syntax_uid=_RLE if kind == "LABELMAP" else ExplicitVRLittleEndian,
-        omit_empty_frames=bool(array.any()),
     )
     written = BytesIO()  # pydicom seeks
     segmentation.save_as(written, enforce_file_format=True)
