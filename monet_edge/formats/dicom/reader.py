@@ -59,7 +59,7 @@ def choose(path: Path, wanted: str | None, modality: str) -> Header:
         files = members.paths(part.image.file for one in found for volume in one.volumes for part in volume if part.image.rows)
     first = chosen.volumes[0]
     details = (place, chosen, notes)
-    return Header(NAME, path, chosen.shape, len(chosen.volumes), _dtype(first), geometry.affine(first), False, details, files)
+    return Header(NAME, path, chosen.shape, len(chosen.volumes), _dtype(chosen.volumes), geometry.affine(first), False, details, files)
 
 
 def list_series(path: Path) -> tuple[list[series.Series], list[str]]:
@@ -104,6 +104,7 @@ def read(header: Header, volume: int) -> Scan:
     place, chosen, notes = header.details
     slices: tuple[Slice, ...] = chosen.volumes[volume]
     scales = [_scale(one) for one in slices]
+    alike = len(set(scales)) == 1
     limits.demand(int(np.prod(header.shape)) * header.dtype.itemsize, f"{header.path}: the volume")
     try:
         voxels = np.empty(header.shape, header.dtype, order="F")
@@ -111,9 +112,9 @@ def read(header: Header, volume: int) -> Scan:
         raise ResourceError(f"{header.path}: the volume needs more memory than there is") from None
     with about(header.path), Members(place) as members:
         for at, pixels in frames(members, slices):
-            voxels[:, :, at] = pixels.T if len(set(scales)) == 1 else _scaled(pixels, slices[at].image, *scales[at]).T
-    slope, inter = scales[0] if len(set(scales)) == 1 else (1.0, 0.0)
-    if header.dtype.kind != "f" and slices[0].image.padding is not None:
+            voxels[:, :, at] = pixels.T if alike else _scaled(pixels, slices[at].image, *scales[at]).T
+    slope, inter = scales[0] if alike else (1.0, 0.0)
+    if alike and slices[0].image.padding is not None:
         _clear(voxels, *slices[0].image.padding, slope)
     voxels.flags.writeable = False
     return Scan(header.path, voxels, slope, inter, geometry.affine(slices), Source(place, slices), notes, files=header.files)
@@ -127,11 +128,11 @@ def _scale(one: Slice) -> tuple[float, float]:
     return -one.slope, one.inter + one.slope * ends
 
 
-def _dtype(slices: Sequence[Slice]) -> np.dtype:
-    """One that holds all slices: as stored, or float32 where every slice has a scale of its own (PET)."""
-    if len({_scale(one) for one in slices}) > 1:
+def _dtype(volumes: Sequence[Sequence[Slice]]) -> np.dtype:
+    """One that holds any of the volumes: as stored, or float32 where slices of one have scales of their own (PET)."""
+    if any(len({_scale(one) for one in slices}) > 1 for slices in volumes):
         return np.dtype(np.float32)
-    return np.result_type(*{one.image.dtype for one in slices})
+    return np.result_type(*{one.image.dtype for slices in volumes for one in slices})
 
 
 def _scaled(pixels: np.ndarray, image: Image, slope: float, inter: float) -> np.ndarray:
