@@ -1,6 +1,7 @@
 """DICOM in: which files make a series, and where its voxels lie."""
 
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -79,15 +80,18 @@ def test_a_file_of_many_frames_is_a_scan_whatever_their_order(model, tmp_path, r
     same_grid(tmp_path / "many", voxels, affine)
 
 
+def dcm2niix(folder, output):
+    """Another program's reading of a series: ref.nii."""
+    subprocess.run(["dcm2niix", "-b", "n", "-z", "n", "-f", "ref", "-o", output, folder], check=True, capture_output=True)
+
+
 @pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_dcm2niix_reads_the_same(seed, model, tmp_path):
-    import subprocess
-
     rng = np.random.default_rng(seed)
     voxels, affine = blob(rng), dicoms.LPS if seed is None else turned(rng)
     folder = dicoms.write(tmp_path / "scan", voxels, affine)
-    subprocess.run(["dcm2niix", "-b", "n", "-z", "n", "-f", "ref", "-o", tmp_path, folder], check=True, capture_output=True)
+    dcm2niix(folder, tmp_path)
     ref, comp = nibabel.as_closest_canonical(nibabel.load(tmp_path / "ref.nii")), formats.read(folder)
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image(comp.voxels, comp.affine))
     assert np.abs(ref.affine - image.affine).max() < 1e-4
@@ -356,3 +360,17 @@ def test_real_series_are_right_or_refused():
         formats.peek(REAL / "ct-gantry-tilt")
     header = formats.peek(REAL / "mr-enhanced")
     assert (header.shape, header.volumes) == ((64, 64, 6), 4)
+
+
+@needs_data
+@pytest.mark.skipif(shutil.which("dcm2niix") is None, reason="dcm2niix is not installed")
+@pytest.mark.parametrize("name", ["ct-jpeg2000", "mr-enhanced"])
+def test_dcm2niix_reads_the_same_of_real_series(name, tmp_path):
+    dcm2niix(REAL / name, tmp_path)
+    ref = nibabel.as_closest_canonical(nibabel.load(tmp_path / "ref.nii"))
+    header = formats.peek(REAL / name)
+    for volume in range(header.volumes):
+        scan = formats.read(header, volume)
+        comp = nibabel.as_closest_canonical(nibabel.Nifti1Image(scan.voxels * scan.slope + scan.inter, scan.affine))
+        assert np.abs(ref.affine - comp.affine).max() < 1e-4
+        assert np.array_equal(ref.get_fdata().reshape(*header.shape, -1)[..., volume], comp.get_fdata())
