@@ -37,7 +37,7 @@ def _model_names(incomplete: str) -> list[str]:
 
 ModelOption = Annotated[
     str,
-    typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model's name (see `models`) or a .safetensors file."),
+    typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model (see `models`), a .safetensors file, or its folder."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
 StatsOption = Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")]
@@ -206,7 +206,7 @@ def models(debug: DebugOption = False) -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")],
+    model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name, a .safetensors file, or its folder.")],
     plan: Annotated[bool, typer.Option("--plan", help="Show the layers instead, as they run: algorithm, shape, work, bytes.")] = False,
     timed: Annotated[bool, typer.Option("--time", help="With --plan: time every algorithm that suits a layer, on one thread.")] = False,
     debug: DebugOption = False,

@@ -12,6 +12,9 @@ ALLOWED = {
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
     "bids-validator is not installed": "another program that knows BIDS; names and records are tested without it, too",
     "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "uv is not installed": "the extra test brings it; README's users need it not",
+    "a shell script installs it for all users": "on Windows every user has an own",
+    "ssh-keygen is not on this machine": "only who releases signs",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 

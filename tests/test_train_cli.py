@@ -13,9 +13,9 @@ from synthetic import write_dataset
 
 from monet_edge import phantom, weights
 from monet_edge.files import locked
-from monet_train import export
+from monet_train import fold
 from monet_train.cli import main
-from monet_train.export import fold_tensors
+from monet_train.fold import fold_tensors
 
 
 def call(folder, *words):
@@ -101,7 +101,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
         (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
         (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
-        (["evaluate", "data", "data"], "no such model"),
+        (["evaluate", "data", "data"], "expected one .safetensors file in this folder"),
         (["evaluate", "nowhere.safetensors", "data"], "no such file"),
         (["evaluate", "nonsense", "data", "--engine", "gpu"], "expected one of runtime, torch"),
         (["evaluate", "nonsense", "data", "--splits", "folds.json"], "there are 2 splits; say --fold 0 to 1"),
@@ -142,7 +142,12 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
-    [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
+    [
+        ("torch", "train", FIT),
+        ("scipy", "train", FIT),
+        ("flwr", "federated", ["federated", "data", "other", "-o", "new"]),
+        ("onnxruntime", "onnx", ["export", "run", "phantom", "-o", "new.safetensors", "--onnx", "new.onnx"]),
+    ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, words):
     code = f"import sys; sys.modules[{module!r}] = None; from monet_train.cli import main; main()"
@@ -188,6 +193,17 @@ def test_patients_are_named_only_if_asked(released):
     assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases") == 0
     assert names(released / "named.safetensors")
     assert names(released / "named.md")
+
+
+def test_a_release_goes_into_an_onnx_file_and_a_hubs_folder(released):
+    words = ["--name-cases", "--onnx", "two.onnx", "--hub", "hub"]
+    assert call(released, "export", "run", "phantom", "-o", "hubbed.safetensors", *words) == 0
+    assert (released / "two.onnx").stat().st_size > 10_000
+    assert (released / "hub" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert (released / "hub" / "hubbed.safetensors").read_bytes() == (released / "hubbed.safetensors").read_bytes()
+    assert call(released, "export", "run", "phantom", "-o", "again.safetensors", "--onnx", "two.bin") == 2
+    assert call(released, "export", "run", "phantom", "-o", "again.safetensors", "--hub", "hub") == 2  # another model's
+    assert not (released / "again.safetensors").exists()
 
 
 def test_a_fold_is_measured_on_its_own_patients(released):
@@ -244,7 +260,7 @@ def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monke
     def broken(*given):
         return {name: tensor + 1 for name, tensor in fold_tensors(*given).items()}
 
-    monkeypatch.setattr(export, "fold_tensors", broken)
+    monkeypatch.setattr(fold, "fold_tensors", broken)
     before = (released / "two.safetensors").read_bytes()
     for name in ("broken", "two"):
         assert call(released, "export", "run", "phantom", "-o", f"{name}.safetensors") == 2

@@ -155,7 +155,7 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     if name not in dataset.pairs:
         raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
     image_path, label_path = dataset.pairs[name]
-    scan = formats.read(image_path, _volume(dataset, name, channel))
+    scan = formats.read(image_path, volume_of(dataset, name, channel))
     mask = formats.read(label_path)
     if scan.shape != mask.shape:
         raise DatasetError(f"{name}: the scan has shape {scan.shape}, its labels {mask.shape}")
@@ -171,7 +171,7 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     return Case(name, image.stored, label, scan.slope, scan.inter, steps, measure(image))
 
 
-def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
+def volume_of(dataset: Dataset, name: str, channel: int) -> int | None:
     """Which volume of a case's file is a channel; None where the file holds one only."""
     volumes = formats.peek(dataset.pairs[name][0]).volumes
     if name in dataset.separate and channel and volumes > 1:

@@ -20,7 +20,8 @@ from monet_edge.preprocess import Preprocess
 from monet_edge.weights import Weights
 
 from ..config import STRONG, Augmentation, Recipe, Settings
-from ..export import check_output, fold_run
+from ..export import check_output
+from ..fold import fold_run
 from ..losses import one_hot
 from ..network import Network
 from ..provenance import Source
