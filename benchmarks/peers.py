@@ -153,14 +153,18 @@ def openvino_model(case: Case, threads: int, precision: str = "f32", profile: bo
     import openvino
 
     core = openvino.Core()
-    settings = {
+    return core.compile_model(core.read_model(onnx_file(case)), "CPU", openvino_settings(threads, precision, profile))
+
+
+def openvino_settings(threads: int, precision: str = "f32", profile: bool = False) -> dict[str, object]:
+    """For one slice at a time."""
+    return {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,  # or two models of one thread each, a volume's way, would share a core
         "PERF_COUNT": profile,
     }
-    return core.compile_model(core.read_model(onnx_file(case)), "CPU", settings)
 
 
 def openvino_bf16(case: Case, threads: int) -> Run:

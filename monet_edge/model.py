@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 
 from . import formats, limits, preprocess
@@ -26,7 +26,10 @@ from .volume import Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
-Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
+if TYPE_CHECKING:
+    import nibabel
+
+    Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -227,14 +230,31 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        self._demand_memory(header, f"{header.path}: segmenting it", options)
-        return formats.read(header, options.volume)
+        work = f"{header.path}: segmenting it"
+        if header.begun is None:
+            self._demand_memory(header, work, options)
+        scan = formats.read(header, options.volume)
+        if header.begun is not None:  # its volume has found its memory already
+            self._demand_memory(scan, work, options, held=scan.voxels.nbytes)
+        return scan
 
     def _demand_memory(self, scan: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
+        needed = self.peak(scan, options)
+        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+
+    def peak(self, scan: formats.Header | Scan, options: Options = Options()) -> int:
+        """Bytes that segmenting a scan takes at its worst moment, see `limits.peak`.
+
+        Parameters
+        ----------
+        scan : Header or Scan
+        options : Options
+            Of which ``probabilities``, ``spacing`` and those that clean take memory.
+        """
         record, classes = self.weights.preprocess, self.weights.spec.classes
         slices = room(grid_of(record, scan, options), classes, self.threads)
-        needed = limits.peak(
+        return limits.peak(
             tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
             scan.dtype,
             classes=classes,
@@ -243,7 +263,6 @@ class Model:
             probabilities=options.probabilities,
             cleaning=options.cleaning,
         )
-        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ FORMATS = (
     "dicom-seg",
     "dicom-labelmap",
 )  # of results: the names of `formats.WRITERS`, which the command line need not import
+# They decide what is written, not what a mask says; an option that is added decides, unless it is named here
+_BESIDE = ("format", "probabilities", "preview", "report", "with_identifiers", "overwrite")
 
 
 def _option(default: Any, help: str, **typer: Any) -> Any:
@@ -95,6 +99,17 @@ class Options:
         if not 0 <= self.min_volume < inf:
             raise MonetError(f"min_volume: expected a number of ml, 0 or more, found {self.min_volume}")
 
+    def key(self, model: str) -> str:
+        """What tells the results of a model and options from those of others: they carry it, in 16 digits.
+
+        Parameters
+        ----------
+        model : str
+            The sha256 of its weights file.
+        """
+        deciding = {name: value for name, value in asdict(self).items() if name not in _BESIDE}
+        return hashlib.sha256(json.dumps([model, deciding], sort_keys=True).encode()).hexdigest()[:16]
+
     @property
     def voxel_mm(self) -> tuple[float, ...] | None:
         """The spacing along X, Y, Z."""
@@ -104,3 +119,37 @@ class Options:
     def cleaning(self) -> bool:
         """True if stray pieces are removed from the mask."""
         return self.keep_largest or self.min_volume > 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run over scans goes, and what it leaves besides their results.
+
+    Attributes
+    ----------
+    stats, run_record : Path, optional
+        The table of all scans, and the record of the run.
+    records : Path, optional
+        A .jsonl file, or a folder of them, that a line is appended to as a scan ends.
+    list : Path, optional
+        A list of the scans.
+    skip_existing : bool
+        Pass over scans whose results are there.
+    part : str, optional
+        ``I/N`` or ``slurm``: the part of the scans to do.
+    jobs : int
+        Scans at a time in this process.
+    cluster : str, optional
+        The address of a Dask scheduler, or ``local:N``.
+    """
+
+    stats: Path | None = _option(None, "Write one table of all scans: .json or .csv.")  # noqa: RUF009  (a field, as the others)
+    run_record: Path | None = _option(None, "Write versions, machine, options, times, warnings to this .json.")  # noqa: RUF009
+    records: Path | None = _option(None, "Append a line a scan to this .jsonl, or to one in this folder, as it ends: holds paths.")  # noqa: RUF009
+    list: Path | None = _option(  # noqa: RUF009
+        None, "The scans: a path a line, or of a .csv its column path or its first; - is standard input.", metavar="FILE"
+    )
+    skip_existing: bool = _option(False, "Pass over scans whose results are there, whole, of this model and these options.")
+    part: str | None = _option(None, "Do this part of the scans only, such as 3/7; slurm: as its array counts.", metavar="I/N")
+    jobs: int = _option(1, "Scans at a time, sharing the threads: for small ones.", metavar="N", min=1, max=1024)
+    cluster: str | None = _option(None, "Work on Dask: a scheduler's tcp://HOST:PORT, or local:N for N processes here.", metavar="ADDRESS")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .intensities import Statistics
 from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation
 from .options import Options
-from .report.statistics import LabelStatistics, axis_codes, measure
+from .report.statistics import LabelStatistics, measure
 from .volume import Scan
 
 
@@ -116,8 +117,19 @@ def segment(
     return run(job, ready, chosen, header=header, progress=progress)
 
 
-def run(job: Job, model: Model, options: Options, *, header: Header | None = None, progress: Progress | None = None) -> Outcome:
-    """The way of one scan: read, segment, clean, write, measure, draw; ``header`` as `check_job` gave it, if it was asked."""
+def run(
+    job: Job,
+    model: Model,
+    options: Options,
+    *,
+    header: Header | None = None,
+    progress: Progress | None = None,
+    turn: AbstractContextManager[object] = nullcontext(),
+) -> Outcome:
+    """The way of one scan: read, segment, clean, write, measure, draw.
+
+    ``header`` is as `check_job` gave it, if it was asked; ``turn`` is entered while the network runs: others read and write meanwhile.
+    """
     times: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -129,15 +141,18 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
     header = header or check_job(job, options, model.weights.stated("modality"))
     scan = model.read_scan(header, options)
     lap("read")
-    result = model.segment_scan(scan, options, progress=progress)
+    with turn:
+        start = time.perf_counter()  # the wait is no work
+        result = model.segment_scan(scan, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")
-    names = model.weights.preprocess.labels
+    names, key = model.weights.preprocess.labels, options.key(model.weights.sha256)
     if job.probability is not None and result.probability is not None:
-        write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
+        write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
     found = model.weights
-    write(job.mask, mask, scan, labels=names, codes=found.codes, model=found.name, format=job.format, overwrite=options.overwrite)
+    about: dict[str, Any] = {"labels": names, "codes": found.codes, "model": found.name, "key": key}
+    write(job.mask, mask, scan, format=job.format, overwrite=options.overwrite, **about)
     if job.sidecar is not None:
         bids.write_sidecars(job, names, warnings)
     lap("write")
@@ -171,9 +186,5 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
-        size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
-        facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
-        about = {"name": found.name, "network": found.spec.name, "sha256": found.sha256, **found.provenance}
-        text = page.build(finding, facts, about, page.model_card(found))
         with atomic_write(job.report, overwrite=options.overwrite) as file:
-            file.write(text.encode())
+            file.write(page.of(finding, found).encode())

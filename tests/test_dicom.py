@@ -18,6 +18,8 @@ from monet_edge.cli import app
 from monet_edge.errors import MonetError, ScanError
 from monet_edge.formats.dicom.geometry import GAP_TOLERANCE
 from monet_edge.model import load
+from monet_edge.options import Options
+from monet_edge.runs import find_scans, plan_jobs
 
 REAL = DATA / "dicom"
 
@@ -123,9 +125,9 @@ def test_a_zip_a_tree_and_one_file_are_the_same_scan(tmp_path, rng):
     with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for file in folder.iterdir():
             archive.write(file, f"a/b/{file.name}")
-    assert formats.holds_dicom(tmp_path / "tree")
-    assert not formats.holds_dicom(tmp_path / "tree", deep=False)
-    assert formats.holds_dicom(folder, deep=False)
+    assert formats.holds_study(tmp_path / "tree")
+    assert not formats.holds_dicom(tmp_path / "tree")
+    assert formats.holds_dicom(folder)
     for path in (folder, tmp_path / "tree", tmp_path / "scan.zip", folder / "IM0004"):
         same_grid(path, voxels, dicoms.LPS)
 
@@ -214,6 +216,16 @@ def test_blank_uids_are_grouped_by_geometry_with_a_warning(tmp_path, rng):
     scan = formats.read(formats.peek(folder, "1"))
     assert scan.shape in ((30, 26, 9), (20, 20, 9))
     assert "its UIDs of study, series, instance, class are blank: the slices were put together by their geometry" in scan.warnings
+
+
+def test_a_tree_of_one_study_is_a_scan_and_one_of_several_has_one_in_every_folder(tmp_path, rng):
+    for patient in ("a", "b"):
+        dicoms.write(tmp_path / patient / "axial", blob(rng))
+    folders = [tmp_path / patient / "axial" for patient in ("a", "b")]
+    assert [one.scan for one in find_scans([tmp_path])] == folders
+    assert [one.scan for one in find_scans([tmp_path / "a"])] == [tmp_path / "a"]
+    jobs = plan_jobs(find_scans([tmp_path]), tmp_path / "out", Options(format="dicom-seg"))
+    assert [job.mask for job in jobs] == [tmp_path / "out" / patient / "axial_seg.dcm" for patient in ("a", "b")]
 
 
 # ---- what is refused ----

@@ -143,6 +143,20 @@ def test_of_a_person_nothing_leaves_but_what_files_the_segmentation(tmp_path, rn
             assert b"planted" not in raw.lower(), file.name
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_passes_over_the_segmentations_that_it_made(kind, tmp_path, rng, weights_file):
+    dicoms.write(tmp_path / "in" / "a", blob(rng))
+    dicoms.write(tmp_path / "in" / "b", blob(rng))
+    words = ["segment", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(weights_file), "--format", kind, "--skip-existing"]
+    assert "0 of 2 scans are done already" in CliRunner().invoke(app, words).stdout
+    assert "2 of 2 scans are done already" in CliRunner().invoke(app, words).stdout
+    mask = tmp_path / "out" / "a_seg.dcm"
+    mask.write_bytes(mask.read_bytes()[:-1])
+    assert "1 of 2 scans are done already; done anew: 1 damaged" in CliRunner().invoke(app, words).stdout
+    said = CliRunner().invoke(app, [*words, "--threshold", "0.4", "--overwrite"]).stdout
+    assert "0 of 2 scans are done already; done anew: 2 of another model or other options" in said
+
+
 # ---- refusals ----
 
 

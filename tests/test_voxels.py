@@ -76,6 +76,20 @@ def test_labels_are_those_of_numpy(classes, shape, keep):
             assert np.array_equal(comp, ref)
 
 
+@pytest.mark.parametrize("width", [1, 5, 16, 37])
+def test_lines_without_anything_are_labelled_as_others(width):
+    """They are not resampled: what lies at the threshold, just below it or in one pixel at the end must still be seen."""
+    probability = np.zeros((1, 24, width), np.float32)
+    probability[0, 3, -1] = 0.9
+    probability[0, 8], probability[0, 9] = (np.nextafter(np.float32(0.5), np.float32(end)) for end in (0, 1))
+    probability[0, 14:16] = 0.5
+    probability[0, 19, 0] = np.nan
+    for shape in ((24, width), (50, 2 * width + 1)):
+        for target in (np.full(shape, 9, np.uint8), np.full(shape[::-1], 9, np.uint8).T, np.full(shape, 9, np.uint8)[::-1, ::-1]):
+            voxels.assign(target, probability, 0.5)
+            assert np.array_equal(target, naive.to_mask(probability, 0.5, shape)[1])
+
+
 def test_nothing_beside_the_labels_is_written():
     whole = np.full((12, 30), 9, np.uint8)
     voxels.assign(whole[2:10:2, 3:27:3], np.ones((1, 4, 8), np.float32), 0.5)

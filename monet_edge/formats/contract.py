@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +40,8 @@ class Header:
         Every file that the scan is in, a header of its own included.
     spacing_known : bool
         False if what a voxel measures is known to be false.
+    begun : Future of Scan, optional
+        The reading of it that `formats.begin` has begun.
     """
 
     format: str
@@ -51,6 +54,23 @@ class Header:
     details: Any
     files: tuple[Path, ...]
     spacing_known: bool = True
+    begun: Future[Scan] | None = None
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a result of ours says of itself in its first bytes, believed without a look at the rest of it.
+
+    Attributes
+    ----------
+    key : str
+        Of the model and options that made it, see `Options.key`; empty if it names none.
+    whole : bool
+        The file is as long as it says; where it is compressed, its trailer says so.
+    """
+
+    key: str
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,9 @@ class Format:
     read : callable
         ``read(header, volume)``: the volume of that number, from 0, which the header has; nothing is parsed a second time.
         A ResourceError if the memory does not suffice.
+    seal : callable, optional
+        ``seal(path)``: the `Seal` of a result of ours, None for everything else; it raises nothing but an OSError. 100,000 files
+        are looked at before a run: a tenth of a millisecond each, so no library parses them. Without it results are peeked at.
     choose : callable, optional
         ``choose(path, series, modality)``: as `peek`, where a path may hold several series: the one of this number or UID or, if
         that is None, the one that fits a model of this modality.
@@ -83,6 +106,7 @@ class Format:
     sniff: Callable[[Path, bytes], bool]
     peek: Callable[[Path], Header]
     read: Callable[[Header, int], Scan]
+    seal: Callable[[Path], Seal | None] | None = None
     choose: Callable[[Path, str | None, str], Header] | None = None
 
 
@@ -98,11 +122,14 @@ class Legend:
         Of labels that have one, by their names: SNOMED's, as `codes.check` leaves them.
     model : str
         The model's name.
+    key : str
+        Of the model and options, see `Options.key`.
     """
 
     labels: tuple[str, ...] = ()
     codes: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Scan:
     affine : (4, 4) float64
         Voxel to world, mm.
     header : Any
-        What its format keeps for a writer of the same format, such as nibabel's NIfTI header; None where there is none.
+        What its format keeps for a writer of the same format, such as the fields of NIfTI's header; None where there is none.
     warnings : tuple of str
     oriented : bool
         False if the scan does not say how the patient lies: left and right are a guess.

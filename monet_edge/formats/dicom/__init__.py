@@ -3,6 +3,6 @@
 from ..contract import Format, Writer
 from . import reader, segmentation
 
-FORMAT = Format(reader.NAME, (), reader.OTHER_ENDINGS, reader.sniff, reader.peek, reader.read, reader.choose)
+FORMAT = Format(reader.NAME, (), reader.OTHER_ENDINGS, reader.sniff, reader.peek, reader.read, segmentation.seal, reader.choose)
 BINARY = Writer("dicom-seg", (".dcm",), "_seg.dcm", segmentation.binary, segmentation.check)
 LABELMAP = Writer("dicom-labelmap", (".dcm",), "_seg.dcm", segmentation.labelmap, segmentation.check)

@@ -99,7 +99,8 @@ class Members:
             If it cannot be read.
         """
         if self._archive is not None:
-            with self._inside(name), self._archive.open(name) as inside:
+            unpack = self._archive.open  # its bytes, of which the first are unpacked
+            with self._inside(name), unpack(name) as inside:
                 return inside.read(count)
         path = self._folder / name
         try:
@@ -110,7 +111,7 @@ class Members:
         except OSError as error:
             raise ScanError(f"{name}: cannot be read: {error.strerror or error}") from None
 
-    def open(self, name: str) -> BinaryIO:
+    def file(self, name: str) -> BinaryIO:
         """A file to read from; of an archive it is in memory.
 
         Raises

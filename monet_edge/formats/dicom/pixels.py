@@ -55,7 +55,7 @@ def frames(members: Members, slices: Sequence[Slice]) -> Iterator[tuple[int, np.
     for name, places in groupby(order, key=lambda place: slices[place].image.file):
         wanted = {slices[place].frame: place for place in places}
         image = slices[next(iter(wanted.values()))].image
-        with members.open(name) as file:
+        with members.file(name) as file:
             if members.version(name) != image.version:
                 raise ScanError(f"{name} has changed since its header was read. Try again once it is whole.")
             with about(name), reading(name) as library:

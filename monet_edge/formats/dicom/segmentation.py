@@ -7,19 +7,21 @@ else of its headers is read.
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ... import codes
 from ...about import DISCLAIMER, __version__
-from ...errors import OutputError
+from ...errors import MonetError, OutputError
 from ...text import printable
 from ...volume import Scan
 from ...volume.labels import colour
-from ..contract import Header, Legend
+from ..contract import Header, Legend, Seal
 from .image import plain
 from .library import INSTALL, reading
 from .members import Members
@@ -27,6 +29,7 @@ from .reader import NAME, Source
 from .series import blanks
 
 MAKER = "monet-edge"
+_UNKNOWN_LENGTH, _END = 0xFFFFFFFF, b"\xfe\xff\xdd\xe0\0\0\0\0"  # of compressed pixels, which have an end
 _RLE = "1.2.840.10008.1.2.5"  # of a label map; a bitmap has no compressed form
 _PERSON = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 _STUDY = ("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "SpecificCharacterSet")
@@ -44,6 +47,23 @@ _IMAGE = (
     *("ImageOrientationPatient", "ImageType", "InstanceNumber", "BitsAllocated", "SharedFunctionalGroupsSequence"),
     *("PerFrameFunctionalGroupsSequence", "DimensionIndexSequence", "DimensionOrganizationSequence"),
 )
+
+
+def seal(path: Path) -> Seal | None:
+    """The seal of a segmentation of ours, see `contract.Format`."""
+    try:
+        with reading(str(path)) as library, path.open("rb") as file:
+            dataset = library.dcmread(file, stop_before_pixels=True, specific_tags=["ManufacturerModelName", "SoftwareVersions"])
+            if dataset.get("ManufacturerModelName") != MAKER:
+                return None
+            head, versions = file.read(12), dataset.get("SoftwareVersions")
+            length, end = int.from_bytes(head[8:], "little"), file.tell()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(-len(_END), os.SEEK_END)
+            whole = file.read() == _END if length == _UNKNOWN_LENGTH else end + length == size
+            return Seal("" if isinstance(versions, str) or versions is None else str(versions[1]), len(head) == 12 and whole)
+    except MonetError:  # no DICOM, or without the extra
+        return None
 
 
 def check(header: Header) -> None:
@@ -97,6 +117,7 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
     )
     names = legend.labels or tuple(f"label {number}" for number in range(1, int(array.max(initial=1)) + 1))
     labels = [_segment(number, label, legend.codes.get(label), algorithm) for number, label in enumerate(names, 1)]
+    versions: Any = (__version__, legend.key) if legend.key else __version__  # `seal` reads the key
     segmentation = Segmentation(
         source_images=images,
         pixel_array=_frames(array, source, images),
@@ -108,7 +129,7 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
         instance_number=1,
         manufacturer=MAKER,
         manufacturer_model_name=MAKER,
-        software_versions=__version__,
+        software_versions=versions,
         device_serial_number="none",
         content_label="SEGMENTATION",
         content_description=DISCLAIMER[:64],
@@ -127,7 +148,7 @@ def _headers(source: Source) -> list[Any]:
     wanted, found = [*_PERSON, *_STUDY, *_IMAGE], []
     with Members(source.path) as members:
         for name in dict.fromkeys(one.image.file for one in source.slices):
-            with members.open(name) as file:
+            with members.file(name) as file:
                 dataset = pydicom.dcmread(plain(file), stop_before_pixels=True, specific_tags=wanted)
             for key in (*_PERSON, *_STUDY[1:5], "PositionReferenceIndicator"):
                 if key not in dataset:

@@ -83,16 +83,38 @@ def expected(modality: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def holds(path: Path, deep: bool = True) -> bool:
-    """Whether there is a DICOM file in a folder or, if ``deep``, in one beneath it; whoever walks over a tree himself asks each folder."""
+def holds(path: Path, others: tuple[str, ...] = (), deep: bool = True) -> bool:
+    """Whether there is a DICOM file in a folder or, if ``deep``, in one beneath it; what ends as ``others`` is no DICOM."""
     with Members(path) as members:
         for name in members.names():
             if not deep and os.sep in name:  # those of the folder itself come first
                 return False
-            with suppress(ScanError):  # unreadable: it does not tell
-                if is_dicom(members.start(name, 132)):
-                    return True
+            if not name.lower().endswith(others) and _begins(members, name):
+                return True
     return False
+
+
+def holds_study(path: Path, others: tuple[str, ...] = ()) -> bool:
+    """Whether all DICOM in a folder and beneath it, a file of each folder looked at, is of one study; false where there is none."""
+    studies: dict[str, str] = {}
+    with Members(path) as members:
+        for name in members.names():
+            folder = os.path.dirname(name)
+            if folder in studies or name.lower().endswith(others) or not _begins(members, name):
+                continue
+            with suppress(ScanError), members.file(name) as file:
+                studies[folder] = read(file, name, (0, 0))[0].image.uids["StudyInstanceUID"]
+            if len({*studies.values()}) > 1:
+                return False
+    return bool(studies)
+
+
+def _begins(members: Members, name: str) -> bool:
+    """Whether a file begins as DICOM; one that cannot be read does not tell."""
+    try:
+        return is_dicom(members.start(name, 132))
+    except ScanError:
+        return False
 
 
 def find(members: Members) -> tuple[list[Series], list[str]]:
@@ -107,7 +129,7 @@ def find(members: Members) -> tuple[list[Series], list[str]]:
                 if name.lower().endswith(".dcm"):
                     damaged.append(f"{name} is called DICOM and does not begin so. Copy it again, or leave it out.")
                 continue
-            with members.open(name) as file:
+            with members.file(name) as file:
                 slices += read(file, name, members.version(name))
         except ScanError as error:
             damaged.append(str(error))
