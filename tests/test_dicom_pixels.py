@@ -180,6 +180,14 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(tmp_path, rng)
         formats.read(header)
 
 
+def test_bytes_that_were_added_to_the_pixels_are_noticed(tmp_path, rng):
+    folder = dicoms.write(tmp_path, blob(rng))
+    file = folder / "IM0003"
+    file.write_bytes(file.read_bytes()[:-100] + bytes(33) + file.read_bytes()[-100:])
+    with pytest.raises(ScanError, match="what follows its pixels is no element"):
+        formats.read(folder)
+
+
 def test_what_cannot_be_decoded_is_named(tmp_path, rng):
     for number, dataset in enumerate(dicoms.slices(blob(rng))):
         dicoms.save(dataset, tmp_path / f"IM{number}")

@@ -26,6 +26,7 @@ _DECODED = (  # by the libraries of the extra: pillow (JPEG), CharLS, OpenJPEG (
     *("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203", _RLE),
 )
 _PIECE, _LAST = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # tags of an item, and of the end of them
+_GROUP = 0x7FE0  # of the element of pixels; private ones and padding may follow
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 
 
@@ -80,6 +81,10 @@ def _frames(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -> It
     if vr == b"OW" and image.dtype.itemsize == 1 and not little:
         raise ScanError("pixels of 8 bits in big-endian words; expected bytes")
     start = file.tell()
+    file.seek(start + length)
+    after = file.read(4)
+    if after and int.from_bytes(after[:2], "little" if little else "big") <= _GROUP:  # elements are in order
+        raise ScanError("what follows its pixels is no element: bytes were lost or added. Copy it again.")
     for frame in wanted:
         file.seek(start + frame * size)
         raw = file.read(size)
