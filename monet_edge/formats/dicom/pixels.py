@@ -82,8 +82,7 @@ def _frames(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -> It
         raise ScanError("pixels of 8 bits in big-endian words; expected bytes")
     start = file.tell()
     file.seek(start + length)
-    after = file.read(4)
-    if after and int.from_bytes(after[:2], "little" if little else "big") <= _GROUP:  # elements are in order
+    if not _is_element(file.read(8), little, implicit, file.seek(0, os.SEEK_END) - start - length - 8):
         raise ScanError("what follows its pixels is no element: bytes were lost or added. Copy it again.")
     for frame in wanted:
         file.seek(start + frame * size)
@@ -101,6 +100,15 @@ def _pixel_element(file: BinaryIO, little: bool, implicit: bool) -> tuple[bytes,
     if len(head) < 8 or (int.from_bytes(head[:2], order), int.from_bytes(head[2:4], order)) != (0x7FE0, 0x0010):  # type: ignore[arg-type]
         raise ScanError("no pixels of whole numbers (PixelData) in it")
     return (b"" if implicit else head[4:6]), int.from_bytes(head[-4:], order)  # type: ignore[arg-type]
+
+
+def _is_element(head: bytes, little: bool, implicit: bool, left: int) -> bool:
+    """Whether bytes begin an element of a later group, one no longer than the ``left`` bytes behind them, or there are none."""
+    order: Any = "little" if little else "big"
+    if not head:
+        return True
+    fits = int.from_bytes(head[4:], order) <= left if implicit else head[4:6].isalpha() and head[4:6].isupper()
+    return len(head) == 8 and int.from_bytes(head[:2], order) > _GROUP and fits
 
 
 def _compressed(library: Any, file: BinaryIO, image: Image, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
