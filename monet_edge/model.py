@@ -206,7 +206,7 @@ class Model:
     def _scan(self, image: Image, options: Options) -> Scan:
         """A scan from a file or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
-            return self.read_scan(formats.peek(Path(image)), options)
+            return self.read_scan(formats.peek(Path(image), modality=self.weights.stated("modality")), options)
         if options.volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
         scan = formats.from_image(image)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from . import postprocess
+from . import bids, postprocess, weights
 from .about import DEFAULT
 from .errors import MonetError, kind
 from .files import atomic_write
 from .formats import Header, write
 from .intensities import Statistics
 from .job import Job, check_job, make_job
-from .model import Model, Progress, Segmentation, load
+from .model import Model, Progress, Segmentation
 from .options import Options
 from .report.statistics import LabelStatistics, measure
 from .volume import Scan
@@ -111,8 +111,9 @@ def segment(
     job = make_job(Path(scan), None if output is None else Path(output), chosen)
     if chosen.cleaning:
         postprocess.library()
-    header = check_job(job, overwrite=chosen.overwrite)
-    ready = model if isinstance(model, Model) else load(model, threads)
+    found = model.weights if isinstance(model, Model) else weights.load(model)
+    header = check_job(job, chosen, found.stated("modality"))
+    ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
 
 
@@ -137,7 +138,7 @@ def run(
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    header = header or check_job(job, overwrite=options.overwrite)
+    header = header or check_job(job, options, model.weights.stated("modality"))
     scan = model.read_scan(header, options)
     lap("read")
     with turn:
@@ -149,7 +150,11 @@ def run(
     names, key = model.weights.preprocess.labels, options.key(model.weights.sha256)
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
-    write(job.mask, mask, like=scan, labels=names, key=key, overwrite=options.overwrite)
+    found = model.weights
+    about: dict[str, Any] = {"labels": names, "codes": found.codes, "model": found.name, "key": key}
+    write(job.mask, mask, scan, format=job.format, overwrite=options.overwrite, **about)
+    if job.sidecar is not None:
+        bids.write_sidecars(job, names, warnings)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")
@@ -174,12 +179,12 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     from .report import page, preview  # here, with pillow: a tenth of all that is imported
     from .report.slices import Finding, window
 
-    job, weights = outcome.job, model.weights
-    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
-    limits, slicing = window(weights.preprocess, statistics), weights.preprocess.slicing
+    job, found = outcome.job, model.weights
+    title = f"{job.scan.name} · {found.name}" if options.with_identifiers else f"{found.name} · {found.kind}"
+    limits, slicing = window(found.preprocess, statistics), found.preprocess.slicing
     finding = Finding(scan, mask, outcome.labels, limits, slicing, title, outcome.warnings)
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
         with atomic_write(job.report, overwrite=options.overwrite) as file:
-            file.write(page.of(finding, weights).encode())
+            file.write(page.of(finding, found).encode())

@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from . import codes as _codes
 from . import fingerprint as _fingerprint
 from . import limits
 from . import preprocess as _preprocess
@@ -76,6 +77,11 @@ class Weights:
     def stated(self, key: str) -> str:
         """What the provenance states in words, of modality, licence or dice; empty where it does not."""
         return str(self.provenance.get(key, ""))
+
+    @property
+    def codes(self) -> dict[str, Any]:
+        """SNOMED codes of its labels, as the provenance states them, see `codes.check`."""
+        return dict(self.provenance.get("codes", {}))
 
     @property
     def saw_flips(self) -> bool:
@@ -186,6 +192,7 @@ def parse(name: str, raw: bytes) -> Weights:
     record = _preprocess.from_json(metadata["preprocess"])
     fingerprint = _read_fingerprint(metadata["fingerprint"])
     provenance = _provenance(metadata["provenance"])
+    _codes.check(provenance.get("codes", {}), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):

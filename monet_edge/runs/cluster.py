@@ -194,7 +194,7 @@ def _do(ready: str, task: Task, clean: bool) -> Ended:
         key = task.options.key(model.weights.sha256)
         if clean and state(task.job, key) in (State.DONE, State.DAMAGED):  # by now: of a worker that was killed at it
             task = replace(task, anew=True)
-        return do(task, model, prepare(task))
+        return do(task, model, prepare(task, model.weights.stated("modality")))
     except Exception as error:
         ended = failed(task, error)
         try:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import postprocess
+from .. import bids, postprocess
 from ..errors import OutputError
 from ..files import check_folder, refuse_special
-from ..formats import ENDINGS, Header, begin, stem
+from ..formats import ENDINGS, Header, begin, stem, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options, RunOptions
 from . import journal
@@ -70,6 +70,9 @@ def make_plan(
     output: Path | None = None,
     options: Options = Options(),
     going: RunOptions = RunOptions(),
+    *,
+    derivative: str | None = None,
+    modality: str = "",
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -82,6 +85,10 @@ def make_plan(
     options : Options
     going : RunOptions
         With ``skip_existing`` results that exist are no error: `Plan.go_on` says which they are.
+    derivative : str, optional
+        The name of the model, where ``output`` is to become a derivative data set of BIDS.
+    modality : str
+        Of the model, in its own words: see `formats.peek`.
 
     Raises
     ------
@@ -90,14 +97,14 @@ def make_plan(
     """
     given = list(scans)
     part = None if going.part is None else parse_part(going.part)
-    jobs = plan_jobs(find_scans(given, going.list), output, options)
+    jobs = plan_jobs(find_scans(given, going.list), output, options, derivative)
     if options.cleaning:
         postprocess.library()
     if going.stats is not None:
         check_table(going.stats)
     records = None if going.records is None else journal.place(going.records, part)
     _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
-    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 and not going.skip_existing else None
+    header = check_job(jobs[0], options, modality) if len(jobs) == 1 and not going.skip_existing else None
     chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
     base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
     return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)
@@ -121,7 +128,7 @@ def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | No
         taken.add(absolute(path))
 
 
-def plan_jobs(found: list[Found], output: Path | None, options: Options) -> list[Job]:
+def plan_jobs(found: list[Found], output: Path | None, options: Options, derivative: str | None = None) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Below the folders for results the folders between are those between a scan and the folder it was found in.
@@ -131,6 +138,12 @@ def plan_jobs(found: list[Found], output: Path | None, options: Options) -> list
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
+    if derivative is not None:
+        if output is None:
+            raise OutputError("a derivative data set of BIDS needs a folder of its own", "Give it as {output}.")
+        jobs = bids.make_jobs([one.scan for one in found], output, options, derivative)
+        _refuse_collisions(jobs)
+        return jobs
     if output is not None:
         _make_place(output, ENDINGS, len(found), "output")
     if options.report is not None:
@@ -144,7 +157,7 @@ def _place(found: Found, output: Path | None, options: Options) -> Job:
     """One scan and where its results go."""
     mask = output
     if output is not None and not output.name.endswith(ENDINGS):
-        mask = output / found.branch / f"{stem(found.scan)}_seg.nii.gz"
+        mask = output / found.branch / (stem(found.scan) + writer(None, options.format).suffix)
     if options.report is not None and Path(options.report).suffix != ".html":
         options = replace(options, report=Path(options.report) / found.branch)
     return make_job(found.scan, mask, options)

@@ -257,6 +257,9 @@ def export(
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
+    codes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="SNOMED codes of the labels, for DICOM: a .json such as weights/codes.json.")
+    ] = None,
     channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the network as .onnx, for another runtime.")] = None,
@@ -274,13 +277,14 @@ def export(
 
     channel = run_channel(run, channel)
     found, others = options.read(dataset, channel, quiet), [options.read(folder, channel, quiet) for folder in also or []]
-    measured = plan(run, found, output, others, sides_as_one)  # what is refused is refused before there is a bar
+    table = None if codes is None else options.read_json(codes)
+    measured = plan(run, found, output, others, sides_as_one, table)  # what is refused is refused before there is a bar
     if onnx is not None:
         check_onnx(onnx)
     if hub is not None:
         check_hub(hub, output.stem)
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
-        weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar)
+        weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar, table)
     if onnx is not None:
         write_onnx(onnx, weights)
     if hub is not None:

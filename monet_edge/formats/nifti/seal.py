@@ -41,7 +41,7 @@ def seal(path: Path) -> Seal | None:
 
 def _inflate(start: bytes) -> bytes:
     try:
-        return bytes(deflate.decompressor().decompress(start, _HEADER))
+        return bytes(deflate.decompressor(deflate.GZIP).decompress(start, _HEADER))
     except deflate.Error:
         return b""
 
