@@ -13,7 +13,7 @@ from .formats import ENDINGS, Header, peek, stem
 from .options import Options
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # 100,000 of them at a time
 class Job:
     """One scan and where its results go."""
 

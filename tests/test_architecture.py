@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["about", "errors", "text", "system"],
-    ["spec", "files", "terminal", "limits", "options"],
+    ["spec", "files", "terminal", "limits", "options", "tiles"],
     ["architectures", "nnunet", "postprocess", "flip"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
@@ -32,12 +32,15 @@ FLOORS = [
     ["volume.geometry"],
     ["volume.scan"],
     ["volume"],
+    ["intensities"],
     ["preprocess"],
-    ["formats.contract", "formats.deflate"],
+    ["inputs"],
+    ["formats.contract", "formats.deflate", "formats.beside"],
     ["formats.stream"],
-    ["formats.nifti.header", "formats.nifti.label_table"],
+    ["formats.nifti.fields", "formats.nifti.label_table"],
+    ["formats.nifti.header"],
     ["formats.nifti.writer"],
-    ["formats.nifti.reader"],
+    ["formats.nifti.reader", "formats.nifti.seal"],
     ["formats.nifti.image"],
     ["formats.nifti"],
     ["formats"],
@@ -57,14 +60,16 @@ FLOORS = [
     ["engine.program"],
     ["engine.engine", "engine.layers"],
     ["engine"],
+    ["passes"],
     ["model"],
     ["report.statistics"],
     ["report.slices", "report.surface"],
     ["report.preview", "report.page"],
     ["report"],
     ["pipeline"],
-    ["runs.record", "runs.table"],
-    ["runs.plan"],
+    ["runs.record", "runs.table", "runs.find", "runs.there", "runs.task"],
+    ["runs.journal", "runs.here"],
+    ["runs.plan", "runs.summary", "runs.cluster"],
     ["runs.run"],
     ["runs"],
     ["app.findings", "app.guard"],
@@ -145,6 +150,11 @@ def test_the_command_starts_with_python():
 
 def test_pillow_is_for_pictures_only():
     assert run("import sys, monet_edge.pipeline; print('PIL' in sys.modules)") == "False\n"
+
+
+def test_nibabel_is_for_images_in_memory_only():
+    """It imports every format that it knows, and pydicom where that is installed: as long as all of ours."""
+    assert run("import sys, monet_edge.runs, monet_edge.cli; print('nibabel' in sys.modules)") == "False\n"
 
 
 def test_the_runtime_needs_no_torch():

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from monet_edge.engine import FAMILIES
+
 ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.slow,
@@ -102,3 +104,31 @@ def test_signed_checksums_are_verified_by_the_key_and_no_other(dist, tmp_path):
         words = ["-Y", "verify", "-n", "monet-edge", "-I", "us", "-f", tmp_path / "signers", "-s", dist / "SHA256SUMS.sig"]
         with (dist / "SHA256SUMS").open("rb") as sums:
             assert subprocess.run(["ssh-keygen", *words], stdin=sums, capture_output=True).returncode == code
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script installs it for all users")
+def test_an_installation_for_all_users_compiles_nothing_when_it_is_used(dist, tmp_path):
+    """What Dockerfile and monet-edge.def run: kernels for every level of CPU, in a cache that everybody reads and nobody writes."""
+    prefix = tmp_path / "prefix"
+    subprocess.run([ROOT / "container" / "install", prefix, *dist.glob("*.whl")], check=True)
+    kept = {path: path.read_bytes() for path in (prefix / "cache").rglob("*.o")}
+    levels = subprocess.run([prefix / "bin" / "monet-edge-run", "--levels"], check=True, capture_output=True, text=True).stdout.split()
+    assert len(kept) == len(levels) * len(FAMILIES)
+    for path in (prefix / "cache").rglob("*"):
+        assert path.stat().st_mode & 0o077 == (0o055 if path.is_dir() else 0o044)
+    (tmp_path / "home").mkdir()
+    for level in [*levels, ""]:  # at last, what the CPU at hand can do
+        environment = {**os.environ, "HOME": str(tmp_path / "home"), **({"MONET_LEVEL": level} if level else {})}
+        if level and level not in usable(levels):
+            continue
+        words = [prefix / "bin" / "monet-edge-run", "demo", "-o", f"demo{level}"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+        assert "compiling" not in done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in (prefix / "cache").rglob("*.o")} == kept
+    assert not list((tmp_path / "home").iterdir())
+
+
+def usable(levels):
+    """The levels that this machine's CPU has."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return [level for level in levels if {"v4": "avx512vl", "v3": "avx2"}.get(level, "") in flags]
