@@ -325,12 +325,12 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _archive(results: dict[str, Any]) -> str:
-    """The table of runs over many scans, of the parts that are recorded, each with its own machine beneath."""
+    """The table of runs over many scans, of the parts that are recorded, each machine beneath once."""
     found = {name: results[f"archive-{name}"] for name in ARCHIVE if f"archive-{name}" in results}
     if not found:
         return "Not measured yet."
-    captions = dict.fromkeys(tables.caption(part["machine"]) for part in found.values())
-    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions])
+    captions = {part["machine"]["cpu"]: tables.caption(part["machine"]) for part in found.values()}
+    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions.values()])
 
 
 if __name__ == "__main__":
