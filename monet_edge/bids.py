@@ -111,7 +111,7 @@ def _job(scan: Path, root: Path, options: Options, model: str) -> Job:
         about |= {"Sources": [uri], "SpatialReference": uri}
     probability = folder / f"{stem}_probseg.nii.gz" if options.probabilities else None
     preview = folder / f"{stem}_preview.png" if options.preview else None
-    return replace(job, probability=probability, preview=preview, sidecar=about)
+    return replace(job, probability=probability, preview=preview, sidecar=json.dumps(about))
 
 
 def source_root(scan: Path) -> Path | None:
@@ -198,7 +198,7 @@ def write_sidecars(job: Job, labels: Sequence[str], warnings: Sequence[str]) -> 
     OutputError
         If the disk refuses.
     """
-    about = {**(job.sidecar or {}), **({"Warnings": list(warnings)} if warnings else {})}
+    about = {**json.loads(job.sidecar or "{}"), **({"Warnings": list(warnings)} if warnings else {})}
     files = {job.mask: about}
     if job.probability is not None:
         several = {"LabelMap": ["background", *labels]} if len(labels) > 1 else {}

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 
 from . import formats, limits, preprocess
@@ -17,15 +17,19 @@ from .about import DEFAULT
 from .doubts import doubts
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
-from .flip import Load, Store, mirrored
+from .inputs import Inputs
+from .intensities import Statistics, measure
 from .options import Options
+from .passes import Progress, grid_of, room, run_slices
 from .spec import multiple_of
 from .volume import Scan, Voxels, orient
 from .weights import Weights
 from .weights import load as load_weights
 
-Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
-Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
+if TYPE_CHECKING:
+    import nibabel
+
+    Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Segmentation:
 
     mask: np.ndarray
     probability: np.ndarray | None
-    statistics: preprocess.Statistics
+    statistics: Statistics
     warnings: tuple[str, ...]
 
 
@@ -113,7 +117,9 @@ class Model:
             raise ModelError(f"predict expects sides that divide by {multiple}, found {images.shape[2]}x{images.shape[3]}")
         return self.engine.run(images)
 
-    def slices(self, image: Image | Scan, *, volume: int | None = None) -> np.ndarray:
+    def slices(
+        self, image: Image | Scan, *, volume: int | None = None, spacing: float | tuple[float, float, float] | None = None
+    ) -> np.ndarray:
         """What `predict` wants of a scan: all its slices as this model sees them, cut, normalised, resized.
 
         Parameters
@@ -121,16 +127,19 @@ class Model:
         image : nibabel image, str, Path or Scan
         volume : int, optional
             Which volume of a file that has several, from 0.
+        spacing :
+            As in `Options`.
 
         Returns
         -------
         (N, C, H, W) float32
-            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours.
+            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours. Of a model
+            with a spacing every slice's tiles, one after the other, see `inputs.Inputs`.
 
         Raises
         ------
         ScanError
-            If the scan cannot be read or is not a 3-D volume of numbers.
+            If the scan cannot be read or is not a 3-D volume of numbers, or the model needs its spacing, which is unknown.
         ResourceError
             If they would take more memory than there is.
 
@@ -140,32 +149,38 @@ class Model:
         >>> monet_edge.load("brain-flair").slices("scan.nii.gz").shape
         (24, 3, 256, 256)
         """
-        record = self.weights.preprocess
-        scan = image if isinstance(image, Scan) else self._scan(image, Options(volume=volume))
+        record, options = self.weights.preprocess, Options(volume=volume, spacing=spacing)
+        scan = image if isinstance(image, Scan) else self._scan(image, options)
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
-        shape = (len(voxels), self.weights.spec.in_channels, record.size, record.size)
+        inputs = Inputs(voxels, record, measure(voxels, self.threads), grid_of(record, scan, options))
+        shape = (len(inputs), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
-        inputs = preprocess.Inputs(voxels, record, preprocess.measure(voxels, self.threads))
         slices = np.empty(shape, np.float32)
-        for z in range(len(voxels)):
-            slices[z] = inputs(z)
+        for i in range(len(inputs)):
+            slices[i] = inputs(i)
         return slices
 
     def segment(
-        self, image: Image, *, volume: int | None = None, threshold: float | None = None, flip: bool = False
+        self,
+        image: Image,
+        *,
+        volume: int | None = None,
+        threshold: float | None = None,
+        flip: bool = False,
+        spacing: float | tuple[float, float, float] | None = None,
     ) -> nibabel.Nifti1Image:
         """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
 
         Parameters
         ----------
         image : nibabel image, str or Path
-        volume, threshold, flip :
+        volume, threshold, flip, spacing :
             As in `Options`.
 
         Raises
         ------
         ScanError
-            If the scan cannot be read or is not a 3-D volume of numbers.
+            If the scan cannot be read or is not a 3-D volume of numbers, or the model needs its spacing, which is unknown.
         ResourceError
             If segmenting it would take more memory than there is.
 
@@ -181,7 +196,7 @@ class Model:
         >>> mask.shape, mask.get_data_dtype().name
         ((256, 256, 24), 'uint8')
         """
-        options = Options(threshold=threshold, volume=volume, flip=flip)
+        options = Options(threshold=threshold, volume=volume, flip=flip, spacing=spacing)
         scan = self._scan(image, options)
         result = self.segment_scan(scan, options)
         for warning in result.warnings:
@@ -215,23 +230,39 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        self._demand_memory(header, f"{header.path}: segmenting it", options)
-        return formats.read(header, options.volume)
+        work = f"{header.path}: segmenting it"
+        if header.begun is None:
+            self._demand_memory(header, work, options)
+        scan = formats.read(header, options.volume)
+        if header.begun is not None:  # its volume has found its memory already
+            self._demand_memory(scan, work, options, held=scan.voxels.nbytes)
+        return scan
 
-    def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
+    def _demand_memory(self, scan: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
         """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
-        record = self.weights.preprocess
-        seen = 4 * record.size**2 * preprocess.Inputs.room(record, self.threads)
-        needed = limits.peak(
-            tuple(grid.shape[axis] for axis in orient(grid.affine, preprocess.SLICINGS[record.slicing]).axes),
-            grid.dtype,
-            classes=self.weights.spec.classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size) + seen,
+        needed = self.peak(scan, options)
+        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+
+    def peak(self, scan: formats.Header | Scan, options: Options = Options()) -> int:
+        """Bytes that segmenting a scan takes at its worst moment, see `limits.peak`.
+
+        Parameters
+        ----------
+        scan : Header or Scan
+        options : Options
+            Of which ``probabilities``, ``spacing`` and those that clean take memory.
+        """
+        record, classes = self.weights.preprocess, self.weights.spec.classes
+        slices = room(grid_of(record, scan, options), classes, self.threads)
+        return limits.peak(
+            tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
+            scan.dtype,
+            classes=classes,
+            workspace=self.engine.workspace_bytes(record.size, record.size) + slices,
             threads=self.threads,
             probabilities=options.probabilities,
             cleaning=options.cleaning,
         )
-        limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
     def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
@@ -250,35 +281,23 @@ class Model:
         threshold = record.threshold if options.threshold is None else options.threshold
         orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
         voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
-        statistics = preprocess.measure(voxels, self.threads)
+        statistics = measure(voxels, self.threads)
         mask = np.zeros(scan.shape, np.uint8, order="F")
         kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
         mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
 
-        load = preprocess.Inputs(voxels, record, statistics, self.threads)
+        inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), self.threads)
 
         def store(z: int, probability: np.ndarray) -> None:
             kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
             preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
         if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-            self._map(len(voxels), load, store, options.flip, progress)
+            run_slices(self.engine, inputs, store, options.flip, progress)
         if kept is not None and classes == 1:
             kept = kept[..., 0]
         doubtful = doubts(self.weights, voxels, statistics, mask, options)
         return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
-
-    def _map(self, count: int, load: Load, store: Store, flip: bool, progress: Progress | None) -> None:
-        """Take every slice through the network, with ``flip`` its mirror image, too."""
-
-        def report(done: int) -> None:
-            if progress is not None:
-                progress(done, count)
-
-        if flip:
-            self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
-        else:
-            self.engine.map(count, load, store, report)
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

@@ -114,6 +114,11 @@ def user_cache() -> str | None:
     return os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 
 
+def host() -> str:
+    """This machine's name; the module socket would count as a way into the network."""
+    return platform.node() or "unknown"
+
+
 def lines(path: Path) -> list[str]:
     """The lines of one of the system's files, such as those in /proc; none where it is not there."""
     try:

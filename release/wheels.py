@@ -1,4 +1,4 @@
-"""The wheels of a commit: `monet-edge`, code under one licence, and `monet-edge-weights`, each model under its own.
+"""The wheels of a commit: `monet-edge`, code, and `monet-edge-weights`, each model under its own.
 
     python release/wheels.py FOLDER      (release/build runs it in an environment of its own)
 
@@ -33,7 +33,7 @@ from packageurl import PackageURL
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-LICENCE = "Apache-2.0"
+LICENCE = "Apache-2.0 AND BSD-2-Clause AND BSD-3-Clause AND ISC AND MIT"  # ours, and the page's viewer with its parts
 
 
 def build(folder: Path) -> list[Path]:
@@ -73,7 +73,7 @@ def _stage_code(temporary: Path) -> Path:
     version = re.search(r'__version__ = "(.*)"', (stage / "monet_edge" / "about.py").read_text(encoding="utf-8"))[1]
     for before, after in (
         (r'^license = ".*"$', f'license = "{LICENCE}"'),
-        (r"^license-files = .*$", 'license-files = ["LICENSE"]'),
+        (r"^license-files = .*$", 'license-files = ["LICENSE", "monet_edge/app/vendor/LICENSE"]'),
         (r"^dependencies = \[$", f'dependencies = [\n    "monet-edge-weights=={version}",'),
         (r'"monet_edge\.shipped", ', ""),
         (r'"monet_edge\.shipped" = "weights", ', ""),
@@ -92,7 +92,7 @@ def _stage_weights(temporary: Path) -> Path:
     shutil.copytree(temporary / "weights", stage / "monet_edge_weights")
     (stage / "LICENSES.md").write_bytes((stage / "monet_edge_weights" / "LICENSES.md").read_bytes())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    licence = " AND ".join(part for part in project["license"].split(" AND ") if part != LICENCE)
+    licence = " AND ".join(part for part in project["license"].split(" AND ") if part not in LICENCE.split(" AND "))
     version = re.search(r'__version__ = "(.*)"', (ROOT / "monet_edge" / "about.py").read_text(encoding="utf-8"))[1]
     text = (ROOT / "release" / "weights.toml").read_text(encoding="utf-8")
     (stage / "pyproject.toml").write_text(text.replace("{version}", version).replace("{licence}", licence), encoding="utf-8")

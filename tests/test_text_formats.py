@@ -187,7 +187,7 @@ def test_a_folder_s_scans_of_all_formats_are_found_and_segmentations_are_not(put
     for name, raw in (("a.nii", nifti()), ("b.NRRD", nrrd()), ("c.mha", mha()), ("e.seg.nrrd", nrrd(keys="Segment0_ID:=Segment_1\n"))):
         put(raw, name)
     formats.write(tmp_path / "d.nrrd", np.zeros(head().shape, np.uint8), formats.read(tmp_path / "a.nii"))
-    assert [path.name for path in find_scans([tmp_path])] == ["a.nii", "b.NRRD", "c.mha"]
+    assert [found.scan.name for found in find_scans([tmp_path])] == ["a.nii", "b.NRRD", "c.mha"]
     assert [formats.stem(tmp_path / name) for name in ("b.NRRD", "x.seg.nrrd", "c.mhd")] == ["b", "x", "c"]
 
 

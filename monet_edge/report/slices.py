@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..preprocess import SLICINGS, Preprocess, Statistics, span
+from ..intensities import Statistics
+from ..preprocess import SLICINGS, Preprocess, span
 from ..volume import Scan, Voxels, orient
 from .statistics import OPPOSITE, LabelStatistics
 

@@ -1,18 +1,22 @@
-"""What a run of several scans has to do: which files are scans, where every result goes, and what would fail, known before any work."""
+"""What a run of several scans has to do: where every result goes, and what would fail, known before any work."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import bids, postprocess
-from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours, stem, writer
+from ..errors import OutputError
+from ..files import check_folder, refuse_special
+from ..formats import ENDINGS, Header, begin, stem, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
-from ..options import Options
+from ..options import Options, RunOptions
+from . import journal
+from .find import Found, Part, find_scans, parse_part
 from .table import check_table
+from .there import There, look
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,14 @@ class Plan:
     jobs : tuple of Job
         In the order of the run.
     options : Options
-    stats, run_record : Path or None
-        The table of all scans, and the record of the run.
+    stats, run_record, records : Path or None
+        The table of all scans, the record of the run, and its records while it goes.
+    part : Part or None
+        What the jobs are of all.
+    base : Path or None
+        The folder that the records' paths are relative to.
+    there : There
+        Which of the jobs are done already, and which are done anew.
     header : Header or None
         Of the only scan. Of several each is looked at when its turn comes: 100,000 headers would not fit into memory.
     """
@@ -34,16 +44,32 @@ class Plan:
     options: Options
     stats: Path | None = None
     run_record: Path | None = None
+    records: Path | None = None
+    part: Part | None = None
+    base: Path | None = None
+    there: There = field(default_factory=There)
     header: Header | None = None
+
+    def go_on(self, model: str) -> Plan:
+        """The same plan, what is there already known, see `there.look`.
+
+        Parameters
+        ----------
+        model : str
+            The sha256 of its weights file.
+        """
+        return replace(self, there=look(self.jobs, self.options.key(model), overwrite=self.options.overwrite))
+
+    def begin(self) -> Plan:
+        """The same plan, its only scan being read already while the model is loaded."""
+        return self if self.header is None or self.there.done else replace(self, header=begin(self.header, self.options.volume))
 
 
 def make_plan(
     scans: Iterable[Path],
     output: Path | None = None,
     options: Options = Options(),
-    *,
-    stats: Path | None = None,
-    run_record: Path | None = None,
+    going: RunOptions = RunOptions(),
     derivative: str | None = None,
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
@@ -55,7 +81,8 @@ def make_plan(
     output : Path, optional
         The mask's file, or a folder (created) for several. Default: beside each scan.
     options : Options
-    stats, run_record : Path, optional
+    going : RunOptions
+        With ``skip_existing`` results that exist are no error: `Plan.go_on` says which they are.
     derivative : str, optional
         The name of the model, where ``output`` is to become a derivative data set of BIDS.
 
@@ -64,49 +91,43 @@ def make_plan(
     MonetError
         Saying what. Of several scans each is looked at when its turn comes, and one that cannot be segmented is no error here.
     """
-    jobs = plan_jobs(find_scans(scans), output, options, derivative)
+    given = list(scans)
+    part = None if going.part is None else parse_part(going.part)
+    jobs = plan_jobs(find_scans(given, going.list), output, options, derivative)
     if options.cleaning:
         postprocess.library()
-    if stats is not None:
-        check_table(stats)
+    if going.stats is not None:
+        check_table(going.stats)
+    records = None if going.records is None else journal.place(going.records, part)
+    _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
+    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 and not going.skip_existing else None
+    chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
+    base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
+    return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)
+
+
+def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | None]) -> None:
+    """Refuse what a run writes besides results, by option, where it would be a result too, or a scan, or cannot be written."""
+    if not any(places.values()):
+        return
     taken = {absolute(path) for job in jobs for path in job.results}
-    for option, path in (("stats", stats), ("run_record", run_record)):
+    for option, path in places.items():
         if path is None:
             continue
-        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
+        if option == "records":  # which are added to
+            check_folder(path.parent)
+            refuse_special(path)
+        else:
+            check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
-    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 else None
-    return Plan(tuple(jobs), options, stats, run_record, header)
 
 
-def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Every scan named, and those inside every folder named, in order and once; masks that we wrote are passed over in folders.
-
-    Raises
-    ------
-    ScanError
-        If a folder holds no scan.
-    """
-    scans: list[Path] = []
-    for path in paths:
-        if os.path.isdir(path):
-            try:
-                files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SCANS) and not file.name.startswith("."))
-            except OSError as error:
-                raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
-            found = [file for file in files if not is_ours(file)]
-            if not found:
-                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}) in this folder")
-            scans.extend(found)
-        else:
-            scans.append(path)
-    return list(dict.fromkeys(scans))
-
-
-def plan_jobs(scans: list[Path], output: Path | None, options: Options, derivative: str | None = None) -> list[Job]:
+def plan_jobs(found: list[Found], output: Path | None, options: Options, derivative: str | None = None) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
+
+    Below the folders for results the folders between are those between a scan and the folder it was found in.
 
     Raises
     ------
@@ -116,19 +137,26 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options, derivati
     if derivative is not None:
         if output is None:
             raise OutputError("a derivative data set of BIDS needs a folder of its own", "Give it as {output}.")
-        jobs = bids.make_jobs(scans, output, options, derivative)
+        jobs = bids.make_jobs([one.scan for one in found], output, options, derivative)
         _refuse_collisions(jobs)
         return jobs
     if output is not None:
-        _make_place(output, ENDINGS, len(scans), "output")
+        _make_place(output, ENDINGS, len(found), "output")
     if options.report is not None:
-        _make_place(Path(options.report), (".html",), len(scans), "report")
-    masks: list[Path | None] = [output] * len(scans)
-    if output is not None and not output.name.endswith(ENDINGS):
-        masks = [output / f"{stem(scan)}{writer(None, options.format).suffix}" for scan in scans]
-    jobs = [make_job(scan, mask, options) for scan, mask in zip(scans, masks, strict=True)]
+        _make_place(Path(options.report), (".html",), len(found), "report")
+    jobs = [_place(one, output, options) for one in found]
     _refuse_collisions(jobs)
     return jobs
+
+
+def _place(found: Found, output: Path | None, options: Options) -> Job:
+    """One scan and where its results go."""
+    mask = output
+    if output is not None and not output.name.endswith(ENDINGS):
+        mask = output / found.branch / f"{stem(found.scan)}{writer(None, options.format).suffix}"
+    if options.report is not None and Path(options.report).suffix != ".html":
+        options = replace(options, report=Path(options.report) / found.branch)
+    return make_job(found.scan, mask, options)
 
 
 def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -> None:

@@ -58,8 +58,11 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     data, training = provenance["data"], provenance["training"]
     recipe, units = training["settings"]["recipe"], {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
     axes = f"{record.slicing} slices of {record.size}x{record.size}"
+    if record.spacing:
+        axes = f"{record.slicing} slices of {record.spacing:g} mm a pixel, in tiles of {record.size}x{record.size}"
     if record.context:
         axes += f", each with {record.context} neighbours on either side"
+        axes += f", {record.thickness:g} mm apart ({record.neighbours})" if record.thickness else ""
     lines = [
         f"# {weights.name}",
         "",

@@ -26,10 +26,13 @@ from .options import (
     ChangesOption,
     DeviceOption,
     GroupOption,
+    NeighboursOption,
     NetOption,
     QuietOption,
     RunOption,
     SizeOption,
+    SpacingOption,
+    ThicknessOption,
     TrainedVolumeOption,
     VolumeOption,
 )
@@ -121,6 +124,9 @@ def fit(
     low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = SLICES.low,
     high: Annotated[float, typer.Option(help="What becomes 1.")] = SLICES.high,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = SLICES.threshold,
+    spacing: SpacingOption = f"{SLICES.spacing:g}",
+    thickness: ThicknessOption = SLICES.thickness,
+    neighbours: NeighboursOption = SLICES.neighbours,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
@@ -143,6 +149,8 @@ def fit(
     check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
+    if thickness and not context:
+        raise MonetError(f"--thickness {thickness:g}: a distance between neighbouring slices, and there are none; give --context too")
     chosen = override(RECIPES[recipe], changes or [])
     if resume and (output / "config.json").exists():
         channel = run_channel(output, channel)
@@ -157,6 +165,9 @@ def fit(
         low=low,
         high=high,
         threshold=threshold,
+        spacing=options.spacing_of(spacing, ready, slicing),
+        thickness=thickness,
+        neighbours=neighbours,
     )
     settings = Settings(
         dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic

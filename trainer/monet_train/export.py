@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from monet_edge.weights import Weights, load, parse
 
 from .card import card, measuring
 from .cases import check_dataset
-from .config import DEPTHS, Settings, effective_settings
-from .data import strip_skull
+from .config import DEPTHS, Settings, effective_settings, in_pixels
+from .data import grid_of, strip_skull
 from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
 from .evaluate import check_names, evaluate, make_model, summarise
@@ -203,15 +204,15 @@ def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Calla
 
 def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
-    record, augmentation = settings.preprocess, effective_settings(settings).recipe.augmentation
-    depths = []
-    if augmentation.skull_strip:
-        scale = fingerprint.SIDE / record.size
-        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.skull_strip_depth, 3)]
+    record = settings.preprocess
+    augmentation = in_pixels(effective_settings(settings).recipe.augmentation, record.spacing)
+    stripped = np.linspace(*augmentation.skull_strip_depth, 3) if augmentation.skull_strip else np.empty(0)
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)
         slices = fingerprint.look(case.voxels, record, case.statistics)
+        scale = fingerprint.SIDE / sqrt(prod(grid_of(case, record).tiling.shape))
+        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in stripped]
         rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)

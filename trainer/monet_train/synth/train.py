@@ -60,7 +60,7 @@ class Origin:
 
 
 def make_record(size: int, context: int, sides: bool) -> Preprocess:
-    """How such a network wants its slices: coronal, pixels of 1 mm, percentiles of the foreground."""
+    """How such a network wants its slices: coronal, pixels of 1 mm, neighbours 1 mm apart, percentiles of the foreground."""
     # 0.5: what is nearly black in the foreground must stay apart from background. 99: fat and vessels may be cut.
     return Preprocess(
         size=size,
@@ -71,6 +71,9 @@ def make_record(size: int, context: int, sides: bool) -> Preprocess:
         high=99.0,
         threshold=0.5,
         labels=label_names(sides),
+        spacing=1.0,
+        thickness=1.0,
+        neighbours="linear",  # as the generator makes what lies between a scan's samples
     )
 
 
