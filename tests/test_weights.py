@@ -220,7 +220,7 @@ def test_less_memory_than_the_file_needs(saved, monkeypatch):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("nonsense", "no such model"), ("missing.safetensors", "no such file"), (".", "expected one .safetensors file"), ("", "no such model")],
+    [("nonsense", "no such model"), ("missing.safetensors", "no such file"), (".", "expected one .safetensors"), ("", "no such model")],
 )
 def test_unknown_models(model, message):
     with pytest.raises(ModelError, match=message):

@@ -14,6 +14,7 @@ from scans import DTYPES, ORIENTATIONS, RAW, reoriented
 
 from monet_edge import formats
 from monet_edge.errors import OutputError
+from monet_edge.formats import Seal
 from monet_edge.formats.nifti.writer import ENDINGS
 from monet_edge.volume.labels import colour
 
@@ -158,3 +159,14 @@ def test_a_segmentation_has_the_names_colours_and_boxes_of_all_its_labels(put, t
     assert [keys[f"Segment{i}_Extent"] for i in range(3)] == ["2 4 3 3 1 3", "0 -1 0 -1 0 -1", "11 11 0 9 5 5"]
     found = np.array([[float(part) * 255 for part in keys[f"Segment{i}_Color"].split()] for i in range(3)])
     np.testing.assert_allclose(found, [colour(label) for label in (1, 2, 3)], atol=0.01)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".seg.nrrd"])
+def test_a_nrrd_of_ours_says_which_model_made_it_and_whether_it_is_whole(put, tmp_path, ending):
+    scan, path = formats.read(put(RAW)), tmp_path / f"mask{ending}"
+    formats.write(path, np.ones(scan.shape, np.uint8), scan, labels=("one",), key="0123abcd")
+    assert formats.seal(path) == Seal("0123abcd", True)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert formats.seal(path) == Seal("0123abcd", False)
+    path.write_bytes(nrrd())
+    assert formats.seal(path) is None

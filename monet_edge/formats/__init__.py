@@ -26,6 +26,7 @@ from .stream import START, opened
 __all__ = [
     "ENDINGS",
     "FORMATS",
+    "OTHERS",
     "SCANS",
     "WRITERS",
     "Header",
@@ -51,7 +52,8 @@ WRITERS = (nifti.WRITER, *nrrd.WRITERS, dicom.BINARY, dicom.LABELMAP)
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
-_NAMED = (*SCANS, *(ending for format in FORMATS for ending in format.other_endings))
+OTHERS = tuple(ending for format in FORMATS for ending in format.other_endings)  # of files that are no scans of their own
+_NAMED = (*OTHERS, *SCANS)
 _RESULTS = ("uint8", "float32")  # masks, probabilities
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import MonetError, ScanError
-from ..formats import SCANS, holds_dicom, holds_study, is_ours
+from ..formats import OTHERS, SCANS, holds_dicom, holds_study, is_ours
 
 T = TypeVar("T")
 
@@ -143,7 +143,8 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def scans_in(folder: Path, files: list[str]) -> list[Path]:
     """Which of a folder's files are scans, and the folder itself where it holds DICOM."""
-    named = [folder / name for name in files if name.lower().endswith(SCANS) and not name.startswith(".")]
+    shown = [name for name in files if not name.startswith(".")]
+    named = [folder / name for name in shown if name.lower().endswith(SCANS) and not name.lower().endswith(OTHERS)]
     return [scan for scan in named if not is_ours(scan)] + [folder] * holds_dicom(folder)
 
 

@@ -11,8 +11,7 @@ from math import prod
 from pathlib import Path
 
 from .. import deflate
-from ..contract import Seal
-from .writer import OURS
+from ..contract import OURS, Seal
 
 _START = 4096  # bytes of the file; a header of ours takes 400, compressed
 _HEADER = 560  # bytes of the longest header and the beginning of its first extension

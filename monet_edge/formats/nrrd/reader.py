@@ -9,7 +9,8 @@ from ..contract import Header
 from .header import parse
 
 NAME = "NRRD"
-ENDINGS = (".seg.nrrd", ".nrrd", ".nhdr")
+ENDINGS = (".nrrd", ".nhdr")
+OTHER_ENDINGS = (".seg.nrrd",)  # a segmentation, whoever drew it
 
 
 def sniff(path: Path, start: bytes) -> bool:

@@ -25,32 +25,32 @@ _KINDS = {"uint8": "mask", "float32": "probability"}
 
 def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Legend) -> None:
     """Write a result as a plain NRRD, see `contract.Writer`."""
-    _write(file, array, like, [])
+    _write(file, array, like, legend.key, [])
 
 
 def write_segmentation(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Legend) -> None:
     """Write a mask as a segmentation of 3D Slicer, see `contract.Writer`."""
     if array.dtype != np.uint8:
         raise OutputError(f"{name}: a segmentation holds labels, no probabilities", "Choose another name for {output}.")
-    _write(file, array, like, _segments(array, legend.labels))
+    _write(file, array, like, legend.key, _segments(array, legend.labels))
 
 
-def _write(file: BinaryIO, array: np.ndarray, like: Scan, keys: Sequence[str]) -> None:
+def _write(file: BinaryIO, array: np.ndarray, like: Scan, key: str, keys: Sequence[str]) -> None:
     # Level 1, as in NIfTI
-    file.write("\n".join([*_fields(array, like), *keys, "", ""]).encode())
+    file.write("\n".join([*_fields(array, like, key), *keys, "", ""]).encode())
     compressor = deflate.compressor()
     for index in np.ndindex(*array.shape[:1:-1]):  # X runs fastest
         file.write(compressor.compress(array[:, :, *index[::-1]].tobytes(order="F")))
     file.write(compressor.flush())
 
 
-def _fields(array: np.ndarray, like: Scan) -> Iterator[str]:
+def _fields(array: np.ndarray, like: Scan, key: str) -> Iterator[str]:
     affine = like.affine[:3] * np.array(LPS)[:, None] + 0.0  # no -0
     vectors = [f"({','.join(repr(float(part)) for part in column)})" for column in affine.T]
     more = array.ndim - 3
     yield "NRRD0005"
     yield "# https://teem.sourceforge.net/nrrd/format.html"
-    yield f"content: {OURS}{__version__} {_KINDS[array.dtype.name]}"
+    yield f"content: {OURS}{__version__} {_KINDS[array.dtype.name]} {key}".rstrip()  # seal.py reads it
     yield f"type: {_TYPES[array.dtype.name]}"
     yield f"dimension: {array.ndim}"
     yield "space: left-posterior-superior"
