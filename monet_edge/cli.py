@@ -83,10 +83,12 @@ def segment(
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
+        from . import weights
         from .runs import make_plan, run_all
 
-        plan = make_plan(scans, output, Options(**options), stats=stats, run_record=run_record)
-        ready, failed, count = _load(model, threads, quiet), 0, len(plan.jobs)
+        found, chosen = weights.load(model), Options(**options)  # before anything is compiled: there may be no such model
+        plan = make_plan(scans, output, chosen, images=found.preprocess.images, stats=stats, run_record=run_record)
+        ready, failed, count = _ready(found, threads, quiet), 0, len(plan.jobs)
         for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
             if not isinstance(became, Exception):
                 _tell(became, quiet)
@@ -116,11 +118,9 @@ def _describe(outcome: Outcome) -> str:
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
-def _load(model: str, threads: int | None, quiet: bool) -> Model:
-    from . import weights
+def _ready(found: Weights, threads: int | None, quiet: bool) -> Model:
     from .model import Model
 
-    found = weights.load(model)  # before anything is compiled: there may be no such model
     _compile(quiet)
     ready = Model(found, threads)
     if not quiet:
@@ -168,10 +168,10 @@ def info(
         if plan:
             _show_plan(weights, timed)
             return
-        size = weights.preprocess.size
-        macs = sum(count_macs(weights.spec, size, size).values())
+        sides = weights.preprocess.sides
+        macs = sum(count_macs(weights.spec, *sides).values())
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
-              f"{macs / 1e9:.2f} GMAC a slice of {size}x{size}")  # fmt: skip
+              f"{macs / 1e9:.2f} GMAC a slice of {'x'.join(map(str, sides))}")  # fmt: skip
         print(f"file: {find(model)} ({find(model).stat().st_size / 1e6:.2f} MB), sha256 {weights.sha256}")
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
@@ -181,11 +181,11 @@ def info(
 def _show_plan(weights: Weights, timed: bool) -> None:
     from .engine import layers
 
-    size = weights.preprocess.size
+    sides = weights.preprocess.sides
     if timed:
         _compile(quiet=False)
-    print(f"{weights.name}: a slice of {size}x{size}")
-    for line in layers.table(weights.spec, weights.tensors, size, size, timed):
+    print(f"{weights.name}: a slice of {'x'.join(map(str, sides))}")
+    for line in layers.table(weights.spec, weights.tensors, *sides, timed):
         print(printable(line))
 
 
@@ -220,18 +220,19 @@ def demo(
     with failing_clearly(debug):
         import numpy as np
 
-        from . import phantom
+        from . import phantom, weights
         from .formats import read
         from .job import check_path, make_folder, make_job
         from .pipeline import run
 
+        found = weights.load(model)
         make_folder(folder)
         options = Options(overwrite=overwrite)
         job = make_job(folder / "phantom.nii.gz", None, options)
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _load(model, threads, False)
+        ready = _ready(found, threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

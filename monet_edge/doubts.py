@@ -27,7 +27,7 @@ def doubts(weights: Weights, voxels: Voxels, statistics: preprocess.Statistics, 
     options : Options
         What was asked for.
     """
-    record, name = weights.preprocess, weights.name
+    record, name = weights.sliced, weights.name
     blank = preprocess.blank(record, statistics)
     if statistics.nonfinite:
         yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"

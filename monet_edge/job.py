@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .channels import case_name
 from .errors import OutputError
 from .files import missing, refuse_input
 from .formats import ENDINGS, Header, peek, stem
@@ -15,13 +16,19 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Job:
-    """One scan and where its results go."""
+    """One case and where its results go: its scan and, for models that take several images of a case, the others in their order."""
 
     scan: Path
     mask: Path
     probability: Path | None = None
     preview: Path | None = None
     report: Path | None = None
+    others: tuple[Path, ...] = ()
+
+    @property
+    def scans(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        return (self.scan, *self.others)
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -29,15 +36,15 @@ class Job:
         return tuple(path for path in (self.mask, self.probability, self.preview, self.report) if path)
 
 
-def make_job(scan: Path, output: Path | None, options: Options) -> Job:
-    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
+def make_job(scan: Path, output: Path | None, options: Options, others: tuple[Path, ...] = ()) -> Job:
+    """The results of one case: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
 
     Raises
     ------
     OutputError
         If ``output`` is not the name of a file that a mask can be written to.
     """
-    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
+    mask = output or scan.with_name(f"{case_name(scan, 1 + len(others))}_seg.nii.gz")
     if not mask.name.endswith(ENDINGS):
         raise OutputError(f"{mask}: a mask is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
     name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
@@ -50,23 +57,24 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
         mask.with_name(f"{name}_prob.nii.gz") if options.probabilities else None,
         mask.with_name(f"{name}_preview.png") if options.preview else None,
         report,
+        others,
     )
 
 
-def check_job(job: Job, *, overwrite: bool) -> Header:
-    """Refuse before any work what could not be done or written after it; gives the scan's header, for whoever reads on.
+def check_job(job: Job, *, overwrite: bool) -> tuple[Header, ...]:
+    """Refuse before any work what could not be done or written after it; gives the scans' headers, for whoever reads on.
 
     Raises
     ------
     ScanError
-        If the scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
+        If a scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
     OutputError
-        If a result is the input itself, exists already, or cannot be written where it should go.
+        If a result is an input itself, exists already, or cannot be written where it should go.
     """
-    header = peek(job.scan)
+    headers = tuple(map(peek, job.scans))
     for path in job.results:
-        check_path(path, [job.scan], overwrite=overwrite, option="report" if path == job.report else "output")
-    return header
+        check_path(path, job.scans, overwrite=overwrite, option="report" if path == job.report else "output")
+    return headers
 
 
 def check_path(path: Path, scans: Iterable[Path], *, overwrite: bool, option: str = "output") -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 
@@ -14,40 +13,17 @@ import numpy as np
 
 from . import formats, limits, preprocess
 from .about import DEFAULT
-from .doubts import doubts
+from .channels import case_files
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
-from .flip import Load, Store, mirrored
 from .options import Options
 from .spec import multiple_of
-from .volume import Scan, Voxels, orient
+from .volume import Scan
+from .ways import Grid, Progress, Segmentation, check_case, way_of
 from .weights import Weights
 from .weights import load as load_weights
 
 Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
-Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model says of one scan, on the scan's own grid.
-
-    Attributes
-    ----------
-    mask : (X, Y, Z) uint8
-        Labels, 0 is background.
-    probability : (X, Y, Z) or (X, Y, Z, classes) float32, or None
-        If asked for.
-    statistics : Statistics
-        Of the scan's intensities.
-    warnings : tuple of str
-        What to tell the user.
-    """
-
-    mask: np.ndarray
-    probability: np.ndarray | None
-    statistics: preprocess.Statistics
-    warnings: tuple[str, ...]
 
 
 class Model:
@@ -72,6 +48,7 @@ class Model:
         self.weights = weights
         self.threads = threads or limits.usable_cores()
         self.engine = Engine(weights.spec, weights.tensors, self.threads)
+        self._way = way_of(weights.preprocess)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Weights, int]]:
         """Copied, or sent to another process, it goes as its weights: the engine is made anew for the CPU that it comes to."""
@@ -140,8 +117,8 @@ class Model:
         >>> monet_edge.load("brain-flair").slices("scan.nii.gz").shape
         (24, 3, 256, 256)
         """
-        record = self.weights.preprocess
-        scan = image if isinstance(image, Scan) else self._scan(image, Options(volume=volume))
+        record = self.weights.sliced
+        scan = image if isinstance(image, Scan) else self._scans(image, Options(volume=volume))[0]
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
         shape = (len(voxels), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
@@ -152,13 +129,14 @@ class Model:
         return slices
 
     def segment(
-        self, image: Image, *, volume: int | None = None, threshold: float | None = None, flip: bool = False
+        self, image: Image | Sequence[Image], *, volume: int | None = None, threshold: float | None = None, flip: bool = False
     ) -> nibabel.Nifti1Image:
         """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
 
         Parameters
         ----------
-        image : nibabel image, str or Path
+        image : nibabel image, str or Path, or a sequence of them
+            Of a model that takes several images of a case: all in their order, or the path of one of them, see `channels`.
         volume, threshold, flip :
             As in `Options`.
 
@@ -182,29 +160,41 @@ class Model:
         ((256, 256, 24), 'uint8')
         """
         options = Options(threshold=threshold, volume=volume, flip=flip)
-        scan = self._scan(image, options)
-        result = self.segment_scan(scan, options)
+        scans = self._scans(image, options)
+        result = self.segment_scan(scans, options)
         for warning in result.warnings:
             warnings.warn(warning, stacklevel=2)
-        return formats.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
+        return formats.to_image(result.mask, like=scans[0], labels=self.weights.preprocess.labels)
 
-    def _scan(self, image: Image, options: Options) -> Scan:
-        """A scan from a file or from memory, having seen that there is memory to segment it."""
+    def _scans(self, image: Image | Sequence[Image], options: Options) -> tuple[Scan, ...]:
+        """The scans of a case from files or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
-            return self.read_scan(formats.peek(Path(image)), options)
+            return self.read_case([formats.peek(file) for file in case_files(Path(image), self.images)], options)
+        images = tuple(image) if isinstance(image, (list, tuple)) else (image,)
+        if all(isinstance(one, (str, os.PathLike)) for one in images):
+            return self.read_case([formats.peek(Path(file)) for file in images], options)
         if options.volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
-        scan = formats.from_image(image)
-        self._demand_memory(scan, "segmenting the image", options, held=scan.voxels.nbytes)
-        return scan
+        scans = tuple(map(formats.from_image, images))
+        self._demand_memory(scans, "segmenting the image", options, held=sum(scan.voxels.nbytes for scan in scans))
+        return scans
+
+    @property
+    def images(self) -> int:
+        """How many images of a case it takes."""
+        return self.weights.preprocess.images
 
     def read_scan(self, header: formats.Header, options: Options = Options()) -> Scan:
-        """Read a scan, having seen by its header that there is memory to segment it.
+        """Read the scan of a model that takes one image, see `read_case`."""
+        return self.read_case([header], options)[0]
+
+    def read_case(self, headers: Sequence[formats.Header], options: Options = Options()) -> tuple[Scan, ...]:
+        """Read the scans of a case, having seen by their headers that there is memory to segment it.
 
         Parameters
         ----------
-        header : Header
-            From `formats.peek`.
+        headers : sequence of Header
+            From `formats.peek`, one for each of the model's `images`.
         options : Options
             Of which ``volume`` chooses one of several; others take memory, see `limits.peak`.
 
@@ -215,70 +205,35 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        self._demand_memory(header, f"{header.path}: segmenting it", options)
-        return formats.read(header, options.volume)
+        self._demand_memory(headers, f"{headers[0].path}: segmenting it", options)
+        return tuple(formats.read(header, options.volume) for header in headers)
 
-    def _demand_memory(self, grid: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
-        """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
-        record = self.weights.preprocess
-        seen = 4 * record.size**2 * preprocess.Inputs.room(record, self.threads)
-        needed = limits.peak(
-            tuple(grid.shape[axis] for axis in orient(grid.affine, preprocess.SLICINGS[record.slicing]).axes),
-            grid.dtype,
-            classes=self.weights.spec.classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size) + seen,
-            threads=self.threads,
-            probabilities=options.probabilities,
-            cleaning=options.cleaning,
-        )
+    def _demand_memory(self, grids: Sequence[Grid], work: str, options: Options, held: int = 0) -> None:
+        """Refuse scans that do not belong together, and those of which ``held`` bytes are in memory already, if the rest would not fit."""
+        check_case(grids, self.images)
+        needed = self._way.memory(self.weights, self.engine, grids, options)
         limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
-    def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
+    def segment_scan(self, scan: Scan | Sequence[Scan], options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
 
         Parameters
         ----------
-        scan : Scan
+        scan : Scan, or a sequence of them
+            Of a model that takes several images of a case all of them, in their order.
         options : Options
             Of which ``threshold``, ``flip`` and ``probabilities`` count here.
         progress : callable, optional
             Called with the number of slices done, and of all.
         """
-        if not isinstance(scan, Scan):
-            raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
-        record, classes = self.weights.preprocess, self.weights.spec.classes
-        threshold = record.threshold if options.threshold is None else options.threshold
-        orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
-        voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
-        statistics = preprocess.measure(voxels, self.threads)
-        mask = np.zeros(scan.shape, np.uint8, order="F")
-        kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
-        mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
-
-        load = preprocess.Inputs(voxels, record, statistics, self.threads)
-
-        def store(z: int, probability: np.ndarray) -> None:
-            kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
-            preprocess.to_mask(probability, threshold, mask_slices[z], kept)
-
-        if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-            self._map(len(voxels), load, store, options.flip, progress)
-        if kept is not None and classes == 1:
-            kept = kept[..., 0]
-        doubtful = doubts(self.weights, voxels, statistics, mask, options)
-        return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
-
-    def _map(self, count: int, load: Load, store: Store, flip: bool, progress: Progress | None) -> None:
-        """Take every slice through the network, with ``flip`` its mirror image, too."""
-
-        def report(done: int) -> None:
-            if progress is not None:
-                progress(done, count)
-
-        if flip:
-            self.engine.map(2 * count, *mirrored(load, store), lambda done: report(done // 2))
-        else:
-            self.engine.map(count, load, store, report)
+        scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
+        for one in scans:
+            if not isinstance(one, Scan):
+                raise ScanError(
+                    f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(one)}; segment takes images"
+                )
+        check_case(scans, self.images)
+        return self._way.segment(self.weights, self.engine, scans, options, progress)
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

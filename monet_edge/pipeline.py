@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import numpy as np
 
 from . import postprocess
 from .about import DEFAULT
+from .channels import case_files
 from .errors import MonetError, kind
 from .files import atomic_write
 from .formats import Header, write
 from .job import Job, check_job, make_job
-from .model import Model, Progress, Segmentation, load
+from .model import Model, Progress, Segmentation
 from .options import Options
 from .preprocess import Statistics
 from .report.statistics import LabelStatistics, axis_codes, measure
 from .volume import Scan
+from .weights import load as load_weights
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Outcome:
 
 
 def segment(
-    scan: str | Path,
+    scan: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
     model: str | Path | Model = DEFAULT,
@@ -74,8 +77,9 @@ def segment(
 
     Parameters
     ----------
-    scan : path
-        In any of `formats.FORMATS`.
+    scan : path, or a sequence of them
+        In any of `formats.FORMATS`. Of a model that takes several images of a case: all in their order, or one that is named as
+        nnU-Net names them (``case_0000.nii.gz``), beside which the others lie.
     output : path, optional
         The mask's file. Default: ``<stem>_seg.nii.gz`` beside the scan.
     model : str, path or Model
@@ -103,20 +107,23 @@ def segment(
     >>> outcome.job.mask.name
     'scan_seg.nii.gz'
     """
-    for what, path in (("scan", scan), ("output", output)):
+    scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
+    for what, path in (*(("scan", one) for one in scans), ("output", output)):
         if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
             raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
     chosen = Options(**options)
-    job = make_job(Path(scan), None if output is None else Path(output), chosen)
     if chosen.cleaning:
         postprocess.library()
-    header = check_job(job, overwrite=chosen.overwrite)
-    ready = model if isinstance(model, Model) else load(model, threads)
-    return run(job, ready, chosen, header=header, progress=progress)
+    weights = model.weights if isinstance(model, Model) else load_weights(model)
+    files = case_files(Path(scans[0]), weights.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
+    job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
+    headers = check_job(job, overwrite=chosen.overwrite)
+    ready = model if isinstance(model, Model) else Model(weights, threads)
+    return run(job, ready, chosen, headers=headers, progress=progress)
 
 
-def run(job: Job, model: Model, options: Options, *, header: Header | None = None, progress: Progress | None = None) -> Outcome:
-    """The way of one scan: read, segment, clean, write, measure, draw; ``header`` as `check_job` gave it, if it was asked."""
+def run(job: Job, model: Model, options: Options, *, headers: Sequence[Header] = (), progress: Progress | None = None) -> Outcome:
+    """The way of one scan: read, segment, clean, write, measure, draw; ``headers`` as `check_job` gave them, if it was asked."""
     times: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -125,10 +132,11 @@ def run(job: Job, model: Model, options: Options, *, header: Header | None = Non
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    header = header or check_job(job, overwrite=options.overwrite)
-    scan = model.read_scan(header, options)
+    headers = headers or check_job(job, overwrite=options.overwrite)
+    scans = model.read_case(headers, options)
+    scan = scans[0]
     lap("read")
-    result = model.segment_scan(scan, options, progress=progress)
+    result = model.segment_scan(scans, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")

@@ -85,6 +85,31 @@ class Preprocess:
         """Channels of the network's output: 1 for one label, else background and labels."""
         return 1 if len(self.labels) == 1 else len(self.labels) + 1
 
+    @property
+    def inputs(self) -> int:
+        """Channels of the network's input: a slice and its neighbours."""
+        return 2 * self.context + 1
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: `classes`."""
+        return self.classes
+
+    @property
+    def images(self) -> int:
+        """Scans of a case."""
+        return 1
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size, self.size
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The fixed intensities that become 0 and 1; None where they are the scan's own."""
+        return (self.low, self.high) if self.intensity == "window" else None
+
 
 def check_labels(names: Sequence[str]) -> None:
     """Refuse names of labels that a weights file cannot hold: whoever trains asks before it does.

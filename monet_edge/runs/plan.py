@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import postprocess
+from ..channels import case_files, case_name, first_of_each
 from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours, stem
+from ..formats import ENDINGS, SCANS, Header, is_ours
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options
 from .table import check_table
@@ -26,15 +27,15 @@ class Plan:
     options : Options
     stats, run_record : Path or None
         The table of all scans, and the record of the run.
-    header : Header or None
-        Of the only scan. Of several each is looked at when its turn comes: 100,000 headers would not fit into memory.
+    headers : tuple of Header
+        Of the only case's scans. Of several each is looked at when its turn comes: 100,000 headers would not fit into memory.
     """
 
     jobs: tuple[Job, ...]
     options: Options
     stats: Path | None = None
     run_record: Path | None = None
-    header: Header | None = None
+    headers: tuple[Header, ...] = ()
 
 
 def make_plan(
@@ -42,6 +43,7 @@ def make_plan(
     output: Path | None = None,
     options: Options = Options(),
     *,
+    images: int = 1,
     stats: Path | None = None,
     run_record: Path | None = None,
 ) -> Plan:
@@ -54,6 +56,8 @@ def make_plan(
     output : Path, optional
         The mask's file, or a folder (created) for several. Default: beside each scan.
     options : Options
+    images : int
+        That the model takes of a case: of several, files of one case are one scan, see `channels`.
     stats, run_record : Path, optional
 
     Raises
@@ -61,7 +65,7 @@ def make_plan(
     MonetError
         Saying what. Of several scans each is looked at when its turn comes, and one that cannot be segmented is no error here.
     """
-    jobs = plan_jobs(find_scans(scans), output, options)
+    jobs = plan_jobs(first_of_each(find_scans(scans), images), output, options, images)
     if options.cleaning:
         postprocess.library()
     if stats is not None:
@@ -70,12 +74,12 @@ def make_plan(
     for option, path in (("stats", stats), ("run_record", run_record)):
         if path is None:
             continue
-        check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
+        check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
-    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 else None
-    return Plan(tuple(jobs), options, stats, run_record, header)
+    headers = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 else ()
+    return Plan(tuple(jobs), options, stats, run_record, headers)
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:
@@ -102,11 +106,13 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(scans))
 
 
-def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[Job]:
+def plan_jobs(scans: list[Path], output: Path | None, options: Options, images: int = 1) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Raises
     ------
+    ScanError
+        If an image of a case is missing.
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
@@ -116,8 +122,8 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options) -> list[
         _make_place(Path(options.report), (".html",), len(scans), "report")
     masks: list[Path | None] = [output] * len(scans)
     if output is not None and not output.name.endswith(ENDINGS):
-        masks = [output / f"{stem(scan)}_seg.nii.gz" for scan in scans]
-    jobs = [make_job(scan, mask, options) for scan, mask in zip(scans, masks, strict=True)]
+        masks = [output / f"{case_name(scan, images)}_seg.nii.gz" for scan in scans]
+    jobs = [make_job(scan, mask, options, case_files(scan, images)[1:]) for scan, mask in zip(scans, masks, strict=True)]
     _refuse_collisions(jobs)
     return jobs
 
@@ -136,7 +142,7 @@ def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     """Refuse a result that is another scan's result too, or another scan: overwritten, it would be lost."""
-    scans = {_identity(job.scan): job.scan for job in jobs}
+    scans = {_identity(scan): job.scan for job in jobs for scan in job.scans}
     taken: dict[str, Path] = {}
     for job in jobs:
         for path in job.results:

@@ -46,7 +46,7 @@ def run_all(
         became: Outcome | Exception
         try:
             with watch(job) as progress:
-                became = run(job, model, plan.options, header=plan.header, progress=progress)
+                became = run(job, model, plan.options, headers=plan.headers, progress=progress)
         except Exception as error:
             if len(plan.jobs) == 1:
                 raise

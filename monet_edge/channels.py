@@ -1,0 +1,59 @@
+"""The files of a case that is several images, by the names that nnU-Net's users give them: case_0000.nii.gz, case_0001.nii.gz."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import ScanError
+from .formats import stem
+
+_NUMBERED = re.compile(r"(.+)_(\d{4})", re.DOTALL)
+DIGITS = 4
+
+
+def number_of(path: Path) -> tuple[str, int] | None:
+    """The case's name and the image's number, from 0; None for a file that is not named so."""
+    found = _NUMBERED.fullmatch(stem(path))
+    return (found[1], int(found[2])) if found else None
+
+
+def case_files(path: Path, images: int) -> tuple[Path, ...]:
+    """All files of a case, by that of any of its images; of a model that takes one image the file itself.
+
+    Raises
+    ------
+    ScanError
+        If one is missing, or the name has no number.
+    """
+    if images == 1:
+        return (path,)
+    named = number_of(path)
+    if named is None or named[1] >= images:
+        wanted = f"a name in _{0:0{DIGITS}} to _{images - 1:0{DIGITS}}"
+        raise ScanError(f"{path}: the model takes {images} images of a case, each a file with {wanted}", "Rename them so.")
+    ending = path.name[len(stem(path)) :]
+    files = tuple(path.with_name(f"{named[0]}_{number:0{DIGITS}}{ending}") for number in range(images))
+    for file in files:
+        if not os.path.exists(file):
+            raise ScanError(f"{file}: not there; the model takes {images} images of a case")
+    return files
+
+
+def case_name(path: Path, images: int) -> str:
+    """What results of a case are named after: its file without the ending and, where it is several images, the number."""
+    named = number_of(path) if images > 1 else None
+    return named[0] if named else stem(path)
+
+
+def first_of_each(paths: Iterable[Path], images: int) -> list[Path]:
+    """The cases among files, in order and once, each by its first image; files that are not named so stay, to be refused by name."""
+    found = []
+    for path in paths:
+        named = number_of(path) if images > 1 else None
+        if named and named[1] < images:
+            path = path.with_name(f"{named[0]}_{0:0{DIGITS}}{path.name[len(stem(path)) :]}")
+        found.append(path)
+    return list(dict.fromkeys(found))
