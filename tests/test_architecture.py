@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["about", "errors", "text", "system"],
-    ["spec", "files", "terminal", "limits", "options"],
+    ["spec", "files", "terminal", "limits", "options", "tiles"],
     ["architectures", "nnunet", "postprocess", "flip"],
     ["engine.codegen.simd", "engine.codegen.cache"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
