@@ -88,7 +88,7 @@ def segment(
 
         found, chosen = weights.load(model), Options(**options)  # before anything is compiled: there may be no such model
         plan = make_plan(scans, output, chosen, images=found.preprocess.images, stats=stats, run_record=run_record)
-        ready, failed, count = _ready(found, threads, quiet), 0, len(plan.jobs)
+        ready, failed, count = _load(found, threads, quiet), 0, len(plan.jobs)
         for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
             if not isinstance(became, Exception):
                 _tell(became, quiet)
@@ -118,7 +118,7 @@ def _describe(outcome: Outcome) -> str:
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
-def _ready(found: Weights, threads: int | None, quiet: bool) -> Model:
+def _load(found: Weights, threads: int | None, quiet: bool) -> Model:
     from .model import Model
 
     _compile(quiet)
@@ -232,7 +232,7 @@ def demo(
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _ready(found, threads, False)
+        ready = _load(found, threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

@@ -170,7 +170,7 @@ class Model:
         """The scans of a case from files or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
             return self.read_case([formats.peek(file) for file in case_files(Path(image), self.images)], options)
-        images = tuple(image) if isinstance(image, (list, tuple)) else (image,)
+        images = tuple(image) if isinstance(image, (list, tuple)) and self.images > 1 else (image,)
         if all(isinstance(one, (str, os.PathLike)) for one in images):
             return self.read_case([formats.peek(Path(file)) for file in images], options)
         if options.volume is not None:
@@ -227,11 +227,8 @@ class Model:
             Called with the number of slices done, and of all.
         """
         scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
-        for one in scans:
-            if not isinstance(one, Scan):
-                raise ScanError(
-                    f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(one)}; segment takes images"
-                )
+        if not all(isinstance(one, Scan) for one in scans):
+            raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
         check_case(scans, self.images)
         return self._way.segment(self.weights, self.engine, scans, options, progress)
 

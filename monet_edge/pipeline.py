@@ -108,9 +108,9 @@ def segment(
     'scan_seg.nii.gz'
     """
     scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
-    for what, path in (*(("scan", one) for one in scans), ("output", output)):
-        if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
-            raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
+    for what, given, paths in (("scan", scan, scans), ("output", output, () if output is None else (output,))):
+        if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+            raise MonetError(f"{what}: expected the path of a file, found {kind(given)}; load(...).segment takes images in memory")
     chosen = Options(**options)
     if chosen.cleaning:
         postprocess.library()

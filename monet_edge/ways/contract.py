@@ -62,7 +62,7 @@ class Way:
     memory : callable
         ``memory(weights, engine, grids, options)``: bytes that segmenting scans of these grids takes at its worst moment, they included.
     segment : callable
-        ``segment(weights, engine, scans, options, progress)``: the `Segmentation`. There are as many scans as the record has inputs, all of one grid.
+        ``segment(weights, engine, scans, options, progress)``: the `Segmentation`; the scans have one grid, see `check_case`.
     """
 
     record: type

@@ -79,11 +79,9 @@ def grids_of(record: Record, grid: Grid) -> Grids:
     ScanError
         If it is so thin that nothing is left of it at the model's spacing.
     """
-    if record.reorient:  # to right, anterior, superior; stored arrays are (X, Y, Z), the reader's (z, y, x)
-        turned = orient(grid.affine, "SAR")
-    else:
-        turned = Orientation((2, 1, 0), (False, False, False))
-    axes, flips = (tuple(turned.axes[axis] for axis in record.transpose), tuple(turned.flips[axis] for axis in record.transpose))
+    stored = Orientation((2, 1, 0), (False, False, False))  # (X, Y, Z) as the (z, y, x) of nnU-Net's readers
+    turned = orient(grid.affine, "SAR") if record.reorient else stored
+    axes, flips = tuple(turned.axes[axis] for axis in record.transpose), tuple(turned.flips[axis] for axis in record.transpose)
     spacing = stated_spacing(grid)
     shape = tuple(grid.shape[axis] for axis in axes)
     found = Grids(record, Orientation(axes, flips), tuple(spacing[axis] for axis in axes), shape)
