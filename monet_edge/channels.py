@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,12 +20,12 @@ def number_of(path: Path) -> tuple[str, int] | None:
 
 
 def case_files(path: Path, images: int) -> tuple[Path, ...]:
-    """All files of a case, by that of any of its images; of a model that takes one image the file itself.
+    """All files of a case, by that of any of its images, whether they are there or not; of a model that takes one image the file itself.
 
     Raises
     ------
     ScanError
-        If one is missing, or the name has no number.
+        If the name has no number, or one that the model has no image of.
     """
     if images == 1:
         return (path,)
@@ -35,11 +34,7 @@ def case_files(path: Path, images: int) -> tuple[Path, ...]:
         wanted = f"a name in _{0:0{DIGITS}} to _{images - 1:0{DIGITS}}"
         raise ScanError(f"{path}: the model takes {images} images of a case, each a file with {wanted}", "Rename them so.")
     ending = path.name[len(stem(path)) :]
-    files = tuple(path.with_name(f"{named[0]}_{number:0{DIGITS}}{ending}") for number in range(images))
-    for file in files:
-        if not os.path.exists(file):
-            raise ScanError(f"{file}: not there; the model takes {images} images of a case")
-    return files
+    return tuple(path.with_name(f"{named[0]}_{number:0{DIGITS}}{ending}") for number in range(images))
 
 
 def case_name(path: Path, images: int) -> str:

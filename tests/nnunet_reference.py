@@ -1,6 +1,6 @@
-"""Make tests/nnunet anew with nnU-Net itself: small models of random weights, random images, and what nnU-Net makes of them.
+"""Make tests/nnunet_models anew with nnU-Net itself: small models of random weights, random images, and what nnU-Net makes of them.
 
-Run where nnU-Net is installed (pip install nnunetv2; 2.8.1 made what is committed): python tests/nnunet_reference.py tests/nnunet
+Run where nnU-Net is installed (pip install nnunetv2; 2.8.1 made what is committed): python tests/nnunet_reference.py tests/nnunet_models
 """
 
 import json
@@ -40,7 +40,7 @@ VARIANTS = {
 
 def architecture(residual):
     network = {
-        "n_stages": 3, "features_per_stage": [8, 12, 16], "kernel_sizes": [[3, 3]] * 3, "strides": [[1, 1], [2, 2], [2, 1]], **CONVOLUTION,
+        "n_stages": 3, "features_per_stage": [4, 6, 10], "kernel_sizes": [[3, 3]] * 3, "strides": [[1, 1], [2, 2], [2, 1]], **CONVOLUTION,
         "n_conv_per_stage_decoder": [1, 1],
     } | ({"n_blocks_per_stage": [1, 2, 1]} if residual else {"n_conv_per_stage": [1, 2, 1]})  # fmt: skip
     name = "ResidualEncoderUNet" if residual else "PlainConvUNet"
@@ -128,8 +128,12 @@ def main(out):
             predictor.predict_from_files_sequential([files], [target], save_probabilities=not mirrored, overwrite=True)
         stored = np.load(folder / "expected.npz")["probabilities"]
         np.savez_compressed(folder / "expected.npz", probabilities=np.round(stored * 65535).astype(np.uint16))  # 1.5e-5 at most
-        (folder / "expected.pkl").unlink()
-        print(name, "".join(f" {np.count_nonzero(nibabel.load(folder / 'expected.nii.gz').get_fdata() == label)}" for label in range(4)))
+        for name in ("expected.pkl", "dataset.json", "plans.json", "predict_from_raw_data_args.json"):
+            (folder / name).unlink()
+        print(
+            folder.name,
+            "".join(f" {np.count_nonzero(nibabel.load(folder / 'expected.nii.gz').get_fdata() == label)}" for label in range(4)),
+        )
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options, images: 
     Raises
     ------
     ScanError
-        If an image of a case is missing.
+        If an image of a case is not named as one.
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
