@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -83,15 +83,13 @@ def _slice(case: peers.Case, threads: int, seconds: float) -> list[dict[str, Any
     return [rows[name] | summarise(times[name]) for name in runs]
 
 
-def _case(contestants: dict[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Any]:
+def _case(contestants: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Any]:
     rows: dict[str, list[dict[str, Any]]] = {title: [] for title in contestants}
     for _ in range(rounds):
         for title, run in contestants.items():
             rows[title].append(run())
-    return {
-        title: summarise([row["seconds"][-1] for row in found]) | {"peak": max(row["peak"] for row in found)}
-        for title, found in rows.items()
-    }
+    seconds = {title: summarise([row["seconds"][-1] for row in found]) for title, found in rows.items()}
+    return {title: found | {"peak": max(row["peak"] for row in rows[title])} for title, found in seconds.items()}
 
 
 def _compare(*masks: Path) -> dict[str, int]:
@@ -135,5 +133,5 @@ def segment(model: str, scan: str, mask: str, threads: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with redirect_stdout(sys.stderr):
-        found = segment(*sys.argv[1:4], int(sys.argv[4]))
+        found = segment(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
     print(json.dumps(found))

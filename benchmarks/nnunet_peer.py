@@ -20,11 +20,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 CLASSES = 4
-CONV = {
-    "conv_op": "torch.nn.modules.conv.Conv2d",
-    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "nonlin": "torch.nn.LeakyReLU",
-}
+CONV = {"conv_op": "torch.nn.Conv2d", "norm_op": "torch.nn.InstanceNorm2d", "nonlin": "torch.nn.LeakyReLU"}
 RESAMPLE = "resample_data_or_seg_to_shape"
 
 
@@ -42,7 +38,8 @@ def make(folder: Path, patch: int) -> None:
     plan = {
         "data_identifier": "2d", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2, "patch_size": [patch, patch],
         "median_image_size_in_voxels": [patch, patch], "spacing": [0.9, 0.9], "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False], "batch_dice": True, **{f"resampling_fn_{what}": RESAMPLE for what in ("data", "seg", "probabilities")},
+        "use_mask_for_norm": [False], "batch_dice": True,
+        **{f"resampling_fn_{what}": RESAMPLE for what in ("data", "seg", "probabilities")},
         "resampling_fn_data_kwargs": {**kwargs, "order": 3}, "resampling_fn_seg_kwargs": {**kwargs, "is_seg": True, "order": 1},
         "resampling_fn_probabilities_kwargs": {**kwargs, "order": 1},
         "architecture": {"network_class_name": kind, "arch_kwargs": network, "_kw_requires_import": [*CONV, "dropout_op"]},
@@ -50,13 +47,11 @@ def make(folder: Path, patch: int) -> None:
     plans = {
         "dataset_name": "Dataset001_Random", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [0, 1, 2], "transpose_backward": [0, 1, 2], "configurations": {"2d": plan},
-        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager", "foreground_intensity_properties_per_channel": {"0": {}},
+        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
     }  # fmt: skip
-    dataset = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, **{f"label {i}": i for i in range(1, CLASSES)}},
-        "file_ending": ".nii.gz",
-    }
+    labels = {"background": 0, **{f"label {i}": i for i in range(1, CLASSES)}}
+    dataset = {"channel_names": {"0": "MRI"}, "labels": labels, "file_ending": ".nii.gz"}
     (folder / "fold_0").mkdir(parents=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset))

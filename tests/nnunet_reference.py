@@ -130,10 +130,8 @@ def main(out):
         np.savez_compressed(folder / "expected.npz", probabilities=np.round(stored * 65535).astype(np.uint16))  # 1.5e-5 at most
         for name in ("expected.pkl", "dataset.json", "plans.json", "predict_from_raw_data_args.json"):
             (folder / name).unlink()
-        print(
-            folder.name,
-            "".join(f" {np.count_nonzero(nibabel.load(folder / 'expected.nii.gz').get_fdata() == label)}" for label in range(4)),
-        )
+        mask = np.asarray(nibabel.load(folder / "expected.nii.gz").dataobj)
+        print(folder.name, np.bincount(mask.ravel()))
 
 
 if __name__ == "__main__":
