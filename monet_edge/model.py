@@ -47,7 +47,7 @@ class Model:
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         self.weights = weights
         self.threads = threads or limits.usable_cores()
-        self.engine = Engine(weights.spec, weights.tensors, self.threads)
+        self.engine = Engine(weights.spec, weights.tensors, self.threads, weights.preprocess.sides)
         self._way = way_of(weights.preprocess)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Weights, int]]:
