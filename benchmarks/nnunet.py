@@ -77,10 +77,18 @@ def measure(threads: int, patch: int, rounds: int, seconds: float, slices: int =
 
 def _slice(case: peers.Case, threads: int, seconds: float) -> list[dict[str, Any]]:
     reference = peers.reference(case, case.slices, double=True)
-    runs = {name: peers.RUNNERS[name](case, threads) for name in RUNNERS}
+    runs = {name: _prepare(name, case, threads) for name in RUNNERS}
     rows = {name: {"runner": name, "error": float(np.abs(run(case.slices) - reference).max())} for name, run in runs.items()}
     times = interleave({name: partial(run, case.slices) for name, run in runs.items()}, seconds)
     return [rows[name] | summarise(times[name]) for name in runs]
+
+
+def _prepare(name: str, case: peers.Case, threads: int) -> peers.Run:
+    if name != OURS:
+        return peers.RUNNERS[name](case, threads)
+    from monet_edge.engine import Engine
+
+    return Engine(case.spec, case.tensors, threads, (case.slices.shape[2], case.slices.shape[3])).run  # as `Model` does
 
 
 def _case(contestants: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> dict[str, Any]:
