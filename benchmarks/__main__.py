@@ -11,7 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from . import chart, machine, measure, network, paper, paper_page, peers, tables
+from monet_edge.model import Model
+from monet_edge.weights import load as load_weights
+
+from . import chart, disk, int8, machine, measure, network, paper, paper_page, peers, tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -20,6 +23,7 @@ ROUNDS = 300  # of one thread against two: four minutes, as a shared machine has
 OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
 SHORT = "short"  # folder in RESULTS: trainings by the paper's recipe with epochs of once over all slices
 PARTS = ("network", "layers", "cores", "startup")
+ARCHIVE = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")  # each recorded apart, so that one can be repeated
 TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -54,23 +58,106 @@ def run(
         found = machine.describe()
         record(results / f"{name}-{isa}.json", found, steps[name](), isa=isa)
     if results == RESULTS:
-        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+        _write_readme()
         chart.draw(load(results), HERE / "speed.svg")
 
 
 @app.command("disk")
 def disk_command(
     rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 5,
+    part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(disk.PARTS)}.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. Default: 2 and 1.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small scans; not for publication.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
 ) -> None:
-    """Measure the whole command from disk to disk, on one thread and two, beside its slices and a peer, and write README.md."""
-    found, rows = machine.describe(), []
+    """Measure the whole command from disk to disk beside its slices and a peer, and write README.md; at most three minutes a part.
+
+    What another call has recorded on this machine, of this revision, is kept.
+    """
+    if unknown := set(part or ()) - set(disk.PARTS):
+        raise typer.BadParameter(f"expected {', '.join(disk.PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
     sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "smalls": 2} if quick else {}
-    for threads in (2, 1):
-        typer.echo(f"measuring {threads} thread(s) ...")
-        rows.append(measure.in_process("disk", "native", threads, rounds=rounds, **sizes))
-    record(results / "disk-native.json", found, rows, rounds=rounds)
+    path = results / "disk-native.json"
+    for count in threads or (2, 1):
+        for name in part or disk.PARTS:
+            typer.echo(f"measuring {name}, {count} thread(s) ...")
+            found = machine.describe()
+            row = measure.in_process("disk", "native", count, rounds=rounds, parts=[name], **sizes)
+            record(path, found, merged(path, found, row), rounds=rounds)
+    if results == RESULTS:
+        _write_readme()
+
+
+def merged(path: Path, found: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows recorded in ``path``, if they are of the same machine, versions and revision, with a row's parts in that of its threads."""
+    before = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
+    same = all(before["machine"].get(key) == found[key] for key in ("cpu", "cores", "revision", "versions"))
+    rows = {kept["threads"]: kept for kept in before["rows"]} if same else {}
+    rows[row["threads"]] = rows.get(row["threads"], {}) | row
+    return [rows[count] for count in sorted(rows, reverse=True)]
+
+
+@app.command("int8")
+def int8_command(
+    scans: Annotated[list[Path], typer.Argument(help=f"Real scans for {int8.SEGMENTER}: half to calibrate, half to compare.")],
+    seconds: Annotated[int, typer.Option(min=2, help="Of taking turns, under each instruction set.")] = SECONDS,
+    limit: Annotated[list[str] | None, typer.Option(help="Measure only under this one, repeatable, as oneDNN names it.")] = None,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Measure OpenVINO in int8 under the instruction sets that CPUs have for it, and write README.md."""
+    path = results / "int8.json"
+    for title, isa, onednn in int8.LIMITS:
+        if limit and onednn not in limit:
+            continue
+        typer.echo(f"measuring {title} ...")
+        found = machine.describe()
+        rows = measure.in_process("int8", isa, 1, onednn=onednn, scans=[str(scan.absolute()) for scan in scans], seconds=seconds)
+        before = json.loads(path.read_text())["rows"] if path.exists() else {}
+        kept = {name: before[name] for name, _, _ in int8.LIMITS if name in before}
+        record(path, found, kept | {title: rows}, scans=len(scans), seconds=seconds)
+    if results == RESULTS:
+        _write_readme()
+
+
+def _write_readme() -> None:
+    (HERE / "README.md").write_text(readme(load(RESULTS), load(RESULTS / OTHER)), encoding="utf-8")
+
+
+@app.command("resolutions")
+def resolutions_command(
+    head: Annotated[Path, typer.Argument(metavar="SCAN", help="A head with voxels of 1 mm.")],
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="Scans with slices of 256x256 for the mosaics of brain-flair.")],
+    model: Annotated[str, typer.Option(help="Of the head: a shipped model's name or a .safetensors file.")] = "brain-flair",
+    spacing: Annotated[float, typer.Option(help="mm a pixel, for a model that squeezes: BRATS squeezed has such pixels.")] = 240 / 256,
+    mosaics: Annotated[int, typer.Option(min=1, help="Of four scans each.")] = 8,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Measure what a scan's resolution and a network's tiles change in a mask, and write README.md."""
+    from . import resolutions  # SciPy
+
+    found, weights = machine.describe(), resolutions.in_millimetres(model, spacing)
+    rows = {"heads": resolutions.heads(Model(weights), head), "tiles": resolutions.tiles(load_weights("brain-flair"), data, mosaics)}
+    record(
+        results / "resolutions.json", found, rows, model=weights.name, spacing=weights.preprocess.spacing, head=head.name, data=data.name
+    )
+    if results == RESULTS:
+        _write_readme()
+
+
+@app.command("archive")
+def archive_command(
+    part: Annotated[list[str] | None, typer.Option(help=f"Only this part, repeatable: {', '.join(ARCHIVE)}.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Few scans; not for publication.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Runs over many scans: bookkeeping, small volumes, workers, what is left after kills; and write README.md."""
+    if unknown := set(part or ()) - set(ARCHIVE):
+        raise typer.BadParameter(f"expected {', '.join(ARCHIVE)}, found {', '.join(sorted(unknown))}", param_hint="--part")
+    for name in part or ARCHIVE:
+        typer.echo(f"measuring {name} ...")
+        found = machine.describe()
+        record(results / f"archive-{name}.json", found, measure.in_process("archive", "native", 2, part=name, quick=quick, rounds=rounds))
     if results == RESULTS:
         (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
 
@@ -249,8 +336,20 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
         startup=section("startup", tables.startup, title=False),
         disk=section("disk", tables.disk, title=False),
         nnunet=section("nnunet", tables.nnunet, title=False),
+        int8=tables.int8(results["int8"]) if "int8" in results else "Not measured yet.",
+        resolutions=tables.resolutions(results.get("resolutions")),
+        archive=_archive(results),
     )
     return text.rstrip() + "\n"
+
+
+def _archive(results: dict[str, Any]) -> str:
+    """The table of runs over many scans, of the parts that are recorded, each with its own machine beneath."""
+    found = {name: results[f"archive-{name}"] for name in ARCHIVE if f"archive-{name}" in results}
+    if not found:
+        return "Not measured yet."
+    captions = dict.fromkeys(tables.caption(part["machine"]) for part in found.values())
+    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions])
 
 
 if __name__ == "__main__":

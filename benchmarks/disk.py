@@ -30,9 +30,12 @@ CT = (150, 512, 512)  # Z, H, W
 SMALL, SMALLS = (64, 67, 79), 48
 DEEP = (300, 512, 512)  # whose memory is measured
 SEGMENTER, SMALL_SEGMENTER = "brain-flair", "hippocampus"
+PARTS = ("one", "many", "deep")  # a large scan, many small ones, the memory of a very large one
 
 
-def measure(threads: int, rounds: int, ct: Sequence[int] = CT, deep: Sequence[int] = DEEP, smalls: int = SMALLS) -> dict[str, Any]:
+def measure(
+    threads: int, rounds: int, parts: Sequence[str] = PARTS, ct: Sequence[int] = CT, deep: Sequence[int] = DEEP, smalls: int = SMALLS
+) -> dict[str, Any]:
     """Time the command, its slices and the peer.
 
     Parameters
@@ -41,6 +44,8 @@ def measure(threads: int, rounds: int, ct: Sequence[int] = CT, deep: Sequence[in
         For all of them.
     rounds : int
         Of turns, after one that fills the caches.
+    parts : sequence of str
+        Out of `PARTS`.
     ct, deep : (Z, H, W)
         Of the scan that is timed, and of the one whose memory is measured.
     smalls : int
@@ -52,45 +57,48 @@ def measure(threads: int, rounds: int, ct: Sequence[int] = CT, deep: Sequence[in
         ``one`` and ``many``: seconds of ``command``, ``slices`` (in `Model.predict`, in a process of their own) and, where OpenVINO
         is there, ``peer``, as `measure.summarise` gives them, and ``dice`` of its mask with ours; ``deep``: peak and volume in bytes.
     """
+    found: dict[str, Any] = {"threads": threads, "ct": list(ct), "deep_shape": list(deep), "smalls": smalls}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("one", "many", "deep"):
+        for part in parts:
             (folder / part).mkdir()
-        phantom.save(phantom.make(shape=(ct[0], ct[1], ct[2]))[0], folder / "one" / "scan.nii.gz")
-        for i in range(smalls):
-            phantom.save(phantom.make(i, SMALL)[0], folder / "many" / f"scan{i:02d}.nii.gz")
-        phantom.save(phantom.make(shape=(deep[0], deep[1], deep[2]))[0], folder / "deep" / "scan.nii.gz")
-        found: dict[str, Any] = {"threads": threads, "ct": list(ct), "deep_shape": list(deep), "smalls": smalls}
-        for part, segmenter in (("one", SEGMENTER), ("many", SMALL_SEGMENTER)):
-            contestants: dict[str, Callable[[], float]] = {
-                "command": partial(_seconds, folder / part, segmenter, threads),
-                "slices": partial(_slices, folder / part, segmenter, threads),
-            }
-            if part == "one":
-                with suppress(ImportError):
-                    contestants["peer"] = _peer(folder, threads)
-            found[part] = {title: summarise(times) for title, times in _in_turn(contestants, rounds).items()}
-        if "peer" in found["one"]:
-            found["one"]["dice"] = _dice(folder / "one" / "masks" / "scan_seg.nii.gz", folder / "peer.nii.gz")
-        found["deep"] = {"peak": _command(folder / "deep", SEGMENTER, threads)["peak"], "volume": 2 * int(np.prod(deep))}
-        return found
+        if "one" in parts:
+            phantom.save(phantom.make(shape=(ct[0], ct[1], ct[2]))[0], folder / "one" / "scan.nii.gz")
+            contestants = _contestants(folder / "one", SEGMENTER, threads)
+            with suppress(ImportError):
+                contestants["peer"] = _peer(folder, threads)
+            found["one"] = _in_turn(contestants, rounds)
+            if "peer" in found["one"]:
+                found["one"]["dice"] = _dice(folder / "one" / "masks" / "scan_seg.nii.gz", folder / "peer.nii.gz")
+        if "many" in parts:
+            for i in range(smalls):
+                phantom.save(phantom.make(i, SMALL)[0], folder / "many" / f"scan{i:02d}.nii.gz")
+            found["many"] = _in_turn(_contestants(folder / "many", SMALL_SEGMENTER, threads), rounds)
+        if "deep" in parts:
+            phantom.save(phantom.make(shape=(deep[0], deep[1], deep[2]))[0], folder / "deep" / "scan.nii.gz")
+            found["deep"] = {"peak": _command(folder / "deep", SEGMENTER, threads)["peak"], "volume": 2 * int(np.prod(deep))}
+    return found
 
 
-def _in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def _contestants(scans: Path, segmenter: str, threads: int) -> dict[str, Callable[[], float]]:
+    return {"command": partial(_seconds, scans, segmenter, threads), "slices": partial(_slices, scans, segmenter, threads)}
+
+
+def _in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {title: [] for title in contestants}
     for _ in range(rounds + 1):  # the first round fills the caches
         for title, run in contestants.items():
             times[title].append(run())
-    return {title: found[1:] for title, found in times.items()}
+    return {title: summarise(found[1:]) for title, found in times.items()}
 
 
-def _command(folder: Path, segmenter: str, threads: int) -> dict[str, float]:
+def _command(folder: Path, segmenter: str, threads: int, *more: str) -> dict[str, float]:
     """``monet-edge segment`` of all scans of a folder: seconds from launch to end, peak bytes."""
     scans, masks = sorted(folder.glob("*.nii.gz")), folder / "masks"
     masks.mkdir(exist_ok=True)
     output = masks if len(scans) > 1 else masks / "scan_seg.nii.gz"
     command = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), "segment", *map(str, scans), "--model", segmenter,
-               "-o", str(output), "--threads", str(threads), "--overwrite", "--quiet"]  # fmt: skip
+               "-o", str(output), "--threads", str(threads), "--overwrite", "--quiet", *more]  # fmt: skip
     start = time.monotonic()
     done = subprocess.run(command, env=environment("native", threads), cwd=ROOT, check=True, capture_output=True, text=True)
     return {"seconds": time.monotonic() - start, "peak": int(done.stdout.splitlines()[-1])}

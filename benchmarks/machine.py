@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "onnxruntime", "ncnn", "nnunetv2", "flwr")
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "nncf", "onnxruntime", "ncnn", "nnunetv2", "flwr")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ ISAS = {
 
 
 def environment(isa: str, threads: int) -> dict[str, str]:
-    """The environment of a measuring process: this one's, with the threads and instruction set of every library set."""
+    """The environment of a measuring process: this one's, with the threads and instruction set of every library set.
+
+    Python keeps what it compiles, whatever this process is told: an installed package has its bytecode beside it.
+    """
     count = str(threads)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
     limit = ISAS[isa]
@@ -61,7 +64,8 @@ def environment(isa: str, threads: int) -> dict[str, str]:
             "ATEN_CPU_CAPABILITY": limit.aten,
             "MKL_ENABLE_INSTRUCTIONS": limit.mkl,
         }
-    return os.environ | variables
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | variables
 
 
 def describe() -> dict[str, Any]:
@@ -111,7 +115,16 @@ def _cpu() -> str:
     found = dict(re.findall(r"^(model name|cpu family|model|flags)\s*: (.*)$", text, re.MULTILINE))
     flags = found.get("flags", "").split()
     extensions = [
-        name for flag, name in (("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_bf16", "BF16"), ("amx_tile", "AMX")) if flag in flags
+        name
+        for flag, name in (
+            ("avx2", "AVX2"),
+            ("avx512f", "AVX-512"),
+            ("avx_vnni", "AVX-VNNI"),
+            ("avx512_vnni", "AVX-512 VNNI"),
+            ("avx512_bf16", "BF16"),
+            ("amx_tile", "AMX"),
+        )
+        if flag in flags
     ]
     name = re.sub(r"\((R|TM)\)", "", found.get("model name", platform.machine()))
     return f"{name} (family {found.get('cpu family', '?')}, model {found.get('model', '?')}; {', '.join(extensions) or 'no AVX2'})"

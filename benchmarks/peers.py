@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from monet_edge import phantom, preprocess, weights
+from monet_edge import phantom, weights
 from monet_edge.architectures import ARCHITECTURES
+from monet_edge.inputs import network_input
+from monet_edge.intensities import measure
 from monet_edge.spec import Spec, fold_batchnorm, tensor_shapes
 from monet_edge.volume import Voxels
 
@@ -71,8 +73,8 @@ def shipped_case(name: str, folder: Path) -> Case:
     """A model of the package, on slices through the middle of the phantom as that model would see them."""
     model = weights.load(name)
     volume = Voxels(phantom.make()[0])
-    statistics, first = preprocess.measure(volume), (len(volume) - SLICES) // 2
-    seen = [preprocess.network_input(volume, z, model.sliced, statistics) for z in range(first, first + SLICES)]
+    statistics, first = measure(volume), (len(volume) - SLICES) // 2
+    seen = [network_input(volume, z, model.sliced, statistics) for z in range(first, first + SLICES)]
     tensors = {key: tensor.copy() for key, tensor in model.tensors.items()}  # PyTorch does not like read-only memory
     return Case(model.spec, tensors, folder, np.stack(seen))
 
@@ -151,14 +153,18 @@ def openvino_model(case: Case, threads: int, precision: str = "f32", profile: bo
     import openvino
 
     core = openvino.Core()
-    settings = {
+    return core.compile_model(core.read_model(onnx_file(case)), "CPU", openvino_settings(threads, precision, profile))
+
+
+def openvino_settings(threads: int, precision: str = "f32", profile: bool = False) -> dict[str, object]:
+    """For one slice at a time."""
+    return {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": precision,
         "ENABLE_CPU_PINNING": False,  # or two models of one thread each, a volume's way, would share a core
         "PERF_COUNT": profile,
     }
-    return core.compile_model(core.read_model(onnx_file(case)), "CPU", settings)
 
 
 def openvino_bf16(case: Case, threads: int) -> Run:

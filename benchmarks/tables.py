@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 OURS, RIVAL = "monet-edge", "OpenVINO fp32"
@@ -140,19 +140,23 @@ def disk(rows: Sequence[Row]) -> str:
     shown = []
     for row in rows:
         depth, height, width = row["ct"]
-        one, many, deep = row["one"], row["many"], row["deep"]
         n = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
-        shown.append([f"`monet-edge segment` of a {width}x{height}x{depth} int16 .nii.gz, `brain-flair`", n, seconds(one["command"]),
-                      f"{seconds(one['slices'])} in `Model.predict`", ratio(one["command"], one["slices"])])  # fmt: skip
-        shown.append([f"{row['smalls']} volumes of 79x67x64 in one call, `hippocampus`", n, seconds(many["command"]),
-                      f"{seconds(many['slices'])} in `Model.predict`", ratio(many["command"], many["slices"])])  # fmt: skip
-        if "peer" in one:
-            what = f"the first job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {one['dice']:.3f}"
-            shown.append([what, n, seconds(one["peer"]), f"{seconds(one['command'])} by ours", ratio(one["peer"], one["command"])])
-        peak, volume = (deep[key] / 1e6 for key in ("peak", "volume"))
-        shape = "x".join(map(str, row["deep_shape"][::-1]))
-        over = f"{peak - volume:.0f} MB more"
-        shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
+        for part, what in (
+            ("one", f"`monet-edge segment` of a {width}x{height}x{depth} int16 .nii.gz, `brain-flair`"),
+            ("many", f"{row['smalls']} volumes of 79x67x64 in one call, `hippocampus`"),
+        ):
+            if part in row:
+                ours, slices = row[part]["command"], row[part]["slices"]
+                shown.append([what, n, seconds(ours), f"{seconds(slices)} in `Model.predict`", ratio(ours, slices)])
+            if "dice" in row.get(part, {}):
+                what = f"the same job with nibabel, SciPy and OpenVINO; Dice of its mask with ours {row[part]['dice']:.3f}"
+                peer = row[part]["peer"]
+                shown.append([what, n, seconds(peer), f"{seconds(ours)} by ours", ratio(peer, ours)])
+        if "deep" in row:
+            peak, volume = (row["deep"][key] / 1e6 for key in ("peak", "volume"))
+            shape = "x".join(map(str, row["deep_shape"][::-1]))
+            over = f"{peak - volume:.0f} MB more"
+            shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
 
 
@@ -179,6 +183,75 @@ def nnunet(rows: Sequence[Row]) -> str:
     ]
     top = ["", "runner", "ms, min / median", "ours is faster by", "max diff of logits from PyTorch fp64"]
     return f"{table(top, slices)}\n\n{table(head, cases)}"
+
+
+def int8(found: Row) -> str:
+    """OpenVINO in int8 beside float32 and ours, under every instruction set."""
+    lines = []
+    for title, rows in found["rows"].items():
+        for row in rows:
+            ours = row["runner"] == OURS
+            apart = ["", "", ""] if ours else [f"{row['median'] / rows[0]['median']:.2f}", f"{row['dice']:.3f}", f"{row['error']:.0e}"]
+            lines.append([title if ours else "", f"**{OURS}**" if ours else row["runner"], milliseconds(row), *apart])
+    head = ["held to", "`brain-flair`", "one slice, 1 thread", "ours is faster by", "Dice of masks with ours", "max diff of a probability"]
+    return f"{table(head, lines)}\n\n{caption(found['machine'])}"
+
+
+def resolutions(found: Mapping[str, Any] | None) -> str:
+    """Dice between masks of one head at several resolutions, and between tiles and whole slices."""
+    if not found:
+        return "Not measured yet."
+    rows, settings = found["rows"], found["settings"]
+    shown = []
+    for row in rows["heads"]:
+        mm, shape = (" x ".join(f"{length:g}" for length in row[key]) for key in ("mm", "shape"))
+        each = row["labels"].values()
+        least = f", of {len(each)} structures {sum(each) / len(each):.3f} on average, {min(each):.3f} at least" if len(each) > 1 else ""
+        shown.append([f"`{settings['model']}`, {mm} mm ({shape})", f"Dice with the mask at 1 mm {row['dice']:.3f}{least}", "0.95"])
+    tiles = rows["tiles"]
+    pooled = sum(row["dice"] * row["voxels"] for row in tiles) / sum(row["voxels"] for row in tiles)
+    one, step = max(row["one_pixel"] for row in tiles), max(row["steps"] / row["steps_whole"] for row in tiles)
+    each = ", ".join(f"{row['dice']:.3f}" for row in tiles)
+    shown += [
+        [f"tiles, {len(tiles)} mosaics of `{settings['data']}`", f"Dice with the whole slices {pooled:.3f} ({each})", "0.98"],
+        ["the same, a network of one pixel", f"largest difference of a probability {one:.1e}", "1e-6"],
+        ["step of a probability across borders of tiles", f"at most {step:.2f} times that of whole slices, same places", "1.1"],
+    ]
+    return table(["what", "measured", "must"], shown)
+
+
+def archive(parts: Mapping[str, Row]) -> str:
+    """Runs over many scans, by part: what is promised, and what was found."""
+
+    def failures(row: Row) -> str:
+        return f"{row['results']} results, {row['twice']} twice, {len(row['failures'])} written down as failed"
+
+    shown = []
+    for name, row in parts.items():
+        n = f"{row['scans']:,}"
+        if name == "restart":
+            shown.append(
+                [f"start again over {n} results, all there", "60 s, 300 MB", f"{row['seconds']:.1f} s, {row['peak'] / 1e6:.0f} MB"]
+            )
+        elif name == "empty":
+            shown.append(["a task of Dask's of which nothing is done, two workers", "10 ms", f"{1e3 * row['seconds']:.1f} ms"])
+        elif name == "smalls":
+            times = ", ".join(f"{ratio(row[way], row['slices'])} (`--{way}`)" for way in ("jobs 1", "jobs 2"))
+            shown.append([f"{n} volumes of 79x67x64, `hippocampus`, over their slices' time, two threads", "1.15 times", times])
+        elif name == "pair":
+            what = f"two workers of one thread beside one, {n} scans of 128x128x24, `brain-flair`"
+            shown.append([what, "1.85 times", f"{row['gain']:.2f} times"])
+        elif name == "kills":
+            what = f"{n} scans on two workers, one of them killed {row['killed']} times"
+            shown.append([what, "all, once", failures(row)])
+        elif name == "poison":
+            shown.append([f"{n} scans, one of which kills its worker", "all but one, exit 1", f"{failures(row)}, exit {row['status']}"])
+        elif name == "driver":
+            what = f"{n} scans, the run killed after {row['before']} results and begun again"
+            shown.append([what, "all, none twice", failures(row)])
+        elif name == "share":
+            shown.append([f"{n} scans in {row['files']} parts at once", "all, once", failures(row)])
+    return table(["", "promised", "found"], shown)
 
 
 def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
@@ -211,6 +284,12 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
         rows = [row for row in results.get("cores-native", {}).get("rows", ()) if row["threads"] == 2]
         return ratio(rows[0]["one thread, slice" if kind == "slice" else "one thread"], rows[0][kind]) if rows else MISSING
 
+    def way(threads: int, part: str, slow: str, fast: str) -> str:
+        """From disk to disk: one contestant against another."""
+        rows = [row[part] for row in results.get("disk-native", {}).get("rows", ()) if row["threads"] == threads and part in row]
+        return ratio(rows[0].get(slow), rows[0].get(fast)) if rows else MISSING
+
+    quantized = {row["runner"]: row for row in results.get("int8", {}).get("rows", {}).get("AVX2", ())}
     start = results.get("startup-native", {}).get("rows", {})
     cold, warm = (start.get("first_slice", {}).get(name) for name in ("monet-edge, cold", OURS))
     errors = [row[key] for name, found in results.items() if name.startswith("network-") for row in found["rows"]
@@ -221,7 +300,13 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["MoNet, one thread, against OpenVINO fp32", "2.2 times", "3 times", against("native", "monet")],
             ["the same with trained weights, those of brain-flair", "2.2 times", "3 times", against("native", "brain-flair")],
             ["MoNet, both held to AVX2", "2.3 times", "2.8 times", against("avx2", "monet")],
-            ["the same, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
+            [
+                "the same with trained weights, against OpenVINO int8",
+                "1.5 times",
+                "2 times",
+                ratio(*map(quantized.get, ("OpenVINO int8", OURS))),
+            ],
+            ["MoNet, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
             ["the same, against the fastest float32 peer", "faster", "", against("sse4.2", "monet", fastest("sse4.2", "monet"))],
             ["MoNet, one thread, against OpenVINO bf16", "faster", "1.5 times", against("native", "monet", "OpenVINO bf16")],
             ["the same on a machine with AMX, whose bf16 unit we do not use", "", "", against("native", "monet", "OpenVINO bf16", other)],
@@ -233,6 +318,20 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],
             ["largest difference of a probability, all rows", "1e-4", "5e-5", f"{max(errors):.1e}" if errors else MISSING],
+            [
+                "the whole command beside its slices, 512x512x150, two threads",
+                "at most 1.3 times",
+                "1.1 times",
+                way(2, "one", "command", "slices"),
+            ],
+            ["the same, one thread", "at most 1.12 times", "1.06 times", way(1, "one", "command", "slices")],
+            ["the same, 48 small volumes, two threads", "at most 1.25 times", "1.1 times", way(2, "many", "command", "slices")],
+            [
+                "the job with nibabel, SciPy and OpenVINO against ours, two threads",
+                "2.5 times",
+                "3 times",
+                way(2, "one", "peer", "command"),
+            ],
             ["compilation (cold less warm first slice)", "2.5 s", "1.5 s", seconds(cold, warm)],
             ["start to end of the first slice, warm", "0.6 s", "0.4 s", seconds(warm)],
             ["peak memory of a process with one slice", "200 MB", "150 MB", f"{warm['peak'] / 1e6:.0f} MB" if warm else MISSING],

@@ -26,7 +26,7 @@ from monet_train.config import PAPER, Settings, make_preprocess
 from monet_train.config_text import override
 from monet_train.dataset import Case
 from monet_train.evaluate import make_model, score
-from monet_train.export import fold_tensors
+from monet_train.fold import fold_tensors
 from monet_train.labels import match
 from monet_train.prepare import Prepared
 from monet_train.provenance import Provenance, Source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from .errors import ScanError
@@ -43,12 +42,9 @@ def case_name(path: Path, images: int) -> str:
     return named[0] if named else stem(path)
 
 
-def first_of_each(paths: Iterable[Path], images: int) -> list[Path]:
-    """The cases among files, in order and once, each by its first image; files that are not named so stay, to be refused by name."""
-    found = []
-    for path in paths:
-        named = number_of(path) if images > 1 else None
-        if named and named[1] < images:
-            path = path.with_name(f"{named[0]}_{0:0{DIGITS}}{path.name[len(stem(path)) :]}")
-        found.append(path)
-    return list(dict.fromkeys(found))
+def first_image(path: Path, images: int) -> Path:
+    """The first image of a case, by any of them; a file that is not named so stays what it is, to be refused by name."""
+    named = number_of(path) if images > 1 else None
+    if named is None or named[1] >= images:
+        return path
+    return path.with_name(f"{named[0]}_{0:0{DIGITS}}{path.name[len(stem(path)) :]}")

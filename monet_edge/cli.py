@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import Field, fields
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from .about import DEFAULT, DISCLAIMER, __version__
 from .errors import MonetError
-from .options import Options
-from .terminal import complain, failing_clearly, flag, make_app, progress_bar
+from .options import Options, RunOptions
+from .terminal import RunProgress, complain, failing_clearly, flag, make_app, progress_bar
 from .text import printable, quantity
 
 if TYPE_CHECKING:
     from .model import Model
     from .pipeline import Outcome
+    from .runs import Plan
+    from .runs.run import Way
     from .weights import Weights
+
+T = TypeVar("T", Options, RunOptions)
 
 app = make_app("Segment medical scans on this computer's CPU, offline.")
 
@@ -36,26 +42,31 @@ def _model_names(incomplete: str) -> list[str]:
 
 ModelOption = Annotated[
     str,
-    typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model's name (see `models`) or a .safetensors file."),
+    typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model (see `models`), a .safetensors file, or its folder."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _kind(record: type, field: Field[Any]) -> Any:
+    """The type of a field's option: text where the field has a parser, whose type Typer does not know."""
+    return str if "parser" in field.metadata else get_type_hints(record)[field.name]
+
+
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with an option more for every field of `Options`, between its positional parameters and the others."""
+    """The command with an option more for every field of `Options` and `RunOptions`, between its positional parameters and the others."""
     signature = inspect.signature(command, eval_str=True)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
-    kinds = get_type_hints(Options)
     more = [
         Parameter(
             field.name,
             Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[kinds[field.name], typer.Option(flag(field.name), **field.metadata)],
+            annotation=Annotated[_kind(record, field), typer.Option(flag(field.name), **field.metadata)],
         )
-        for field in fields(Options)
+        for record in (Options, RunOptions)
+        for field in fields(record)
     ]
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=sorted([*own, *more], key=lambda parameter: (parameter.kind, parameter in own))
@@ -67,29 +78,85 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
-        list[Path], typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them.")
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them at any depth."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The mask's file; a folder for several scans. Default: <stem>_seg.nii.gz.")
+        Path | None,
+        typer.Option("-o", "--output", help="The mask's file; a folder for several, that keeps their tree. Default: <stem>_seg.nii.gz."),
     ] = None,
     model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
     *,
-    stats: Annotated[Path | None, typer.Option(help="Write one table of all scans: .json or .csv.")] = None,
-    run_record: Annotated[Path | None, typer.Option(help="Write versions, machine, options, times, warnings to this .json.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
     debug: DebugOption = False,
     **options: Any,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
-        from . import weights
-        from .runs import make_plan, run_all
+        from .runs import make_plan
+        from .weights import load
 
-        found, chosen = weights.load(model), Options(**options)  # before anything is compiled: there may be no such model
-        plan = make_plan(scans, output, chosen, images=found.preprocess.images, stats=stats, run_record=run_record)
-        ready, failed, count = _load(found, threads, quiet), 0, len(plan.jobs)
-        for _, became in run_all(plan, ready, lambda job: progress_bar(f"segmenting {job.scan.name}", quiet)):
+        going = _pick(RunOptions, options)
+        weights = load(model)  # before anything is compiled: there may be no such model
+        plan = make_plan(scans or [], output, _pick(Options, options), going, weights.preprocess.images)
+        if going.skip_existing:
+            plan = _go_on(plan, weights, quiet)
+        if going.cluster is None:
+            plan = plan.begin()
+        with _way(weights, threads, going, quiet) as way:
+            _segment(plan, way, quiet, debug)
+
+
+def _pick(record: type[T], options: dict[str, Any]) -> T:
+    """A record of its own fields among all options."""
+    return record(**{field.name: options[field.name] for field in fields(record)})
+
+
+def _go_on(plan: Plan, weights: Weights, quiet: bool) -> Plan:
+    """Leave out what is there, and say how much."""
+    plan = plan.go_on(weights.sha256)
+    if not quiet:
+        there, other = plan.there, plan.there.other
+        counts = {"damaged": len(there.anew) - other, "of another model or other options": other}
+        anew = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+        print(f"{len(there.done):,} of {len(plan.jobs):,} scans are done already{f'; done anew: {anew}' if anew else ''}")
+    return plan
+
+
+@contextmanager
+def _way(weights: Weights, threads: int | None, going: RunOptions, quiet: bool) -> Iterator[Way]:
+    """Where the work is done."""
+    if going.cluster is not None:
+        from .runs.cluster import connected
+
+        if going.jobs > 1:
+            raise MonetError("jobs: they share the threads of this process; on a cluster every thread of a worker has a scan")
+        with connected(going.cluster, weights, threads) as cluster:
+            if not quiet:
+                print(f"{cluster.weights.name} ({cluster.weights.kind}) · {cluster}")
+            yield cluster
+        return
+    from .limits import usable_cores
+    from .runs import Here
+
+    threads, jobs = threads or usable_cores(), going.jobs
+    if jobs > threads:
+        raise MonetError(f"jobs: {jobs} scans at a time cannot share {threads} thread{'s' if threads > 1 else ''}")
+    yield Here(_load(weights, threads // jobs, quiet), jobs)
+
+
+def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
+    """Do the run, printing what becomes of each scan; exit status 1 if some have failed, 2 if all."""
+    from .runs import run_all
+
+    failed, count, left = 0, len(plan.jobs), len(plan.jobs) - len(plan.there.done)
+    if plan.records is not None and not quiet:
+        print(f"{printable(str(plan.records))} will hold the scans' paths, and can be read by you alone", file=sys.stderr)
+    title = f"segmenting {plan.jobs[0].scan.name if count == 1 else f'{left:,} scans'}" if count else ""
+    with RunProgress(title, left, quiet) as progress:
+        for job, became in run_all(plan, way, lambda task, done, total: progress.slices(task.job, done, total)):
+            progress.ended(job)
             if not isinstance(became, Exception):
                 _tell(became, quiet)
             elif debug:
@@ -97,12 +164,12 @@ def segment(
             else:
                 failed += 1
                 complain(became)
-        if count > 1 and not quiet:
-            print(f"{count - failed} of {count} scans segmented")
-        if not quiet:
-            print(DISCLAIMER)
-        if failed:
-            raise typer.Exit(2 if failed == count else 1)
+    if count > 1 and not quiet:
+        print(f"{left - failed:,} of {left:,} scans segmented")
+    if not quiet:
+        print(DISCLAIMER)
+    if failed:
+        raise typer.Exit(2 if failed == count else 1)
 
 
 def _tell(outcome: Outcome, quiet: bool) -> None:
@@ -129,6 +196,29 @@ def _load(found: Weights, threads: int | None, quiet: bool) -> Model:
 
 
 @app.command()
+def records(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What --records wrote: .jsonl files, or folders of them.")],
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Print the paths of the scans that failed instead, as --list reads them.")
+    ] = False,
+    slow: Annotated[int, typer.Option(min=0, help="How many of the slowest scans to name.")] = 5,
+    debug: DebugOption = False,
+) -> None:
+    """Sum up the records of one run or many: done, failed, left, how fast, what was slow."""
+    with failing_clearly(debug):
+        from .runs.summary import Summary
+
+        summary = Summary(files)
+        if failed:
+            for path in summary.failed:
+                typer.echo(os.fsencode(path))  # any bytes, as they are
+            return
+        for line in summary.lines(slow):
+            print(printable(line))
+        print(DISCLAIMER)
+
+
+@app.command()
 def models(debug: DebugOption = False) -> None:
     """List the shipped models."""
     with failing_clearly(debug):
@@ -149,7 +239,7 @@ def models(debug: DebugOption = False) -> None:
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name or a .safetensors file.")],
+    model: Annotated[str, typer.Argument(autocompletion=_model_names, help="A shipped model's name, a .safetensors file, or its folder.")],
     plan: Annotated[bool, typer.Option("--plan", help="Show the layers instead, as they run: algorithm, shape, work, bytes.")] = False,
     timed: Annotated[bool, typer.Option("--time", help="With --plan: time every algorithm that suits a layer, on one thread.")] = False,
     debug: DebugOption = False,
@@ -263,6 +353,24 @@ def phantom(
 
         write_dataset(folder, cases, seed)
         print(f"{cases} heads with their lesions → {folder}")
+
+
+@app.command("app")
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0 takes one that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    model: Annotated[list[Path] | None, typer.Option("-m", "--model", help="Offer this .safetensors file, too; may be repeated.")] = None,
+    threads: ThreadsOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Open a page in the browser: drop a scan, see its mask, save it. On this computer alone, offline."""
+    with failing_clearly(debug):
+        from .app.server import serve
+
+        def tell(address: str) -> None:
+            print(f"{address}\nCtrl-C ends it and removes what was dropped. {DISCLAIMER}", flush=True)
+
+        serve(port=port, browser=browser, models=map(str, model or ()), threads=threads, started=tell)
 
 
 def _version(show: bool) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from . import fingerprint, preprocess
+from .intensities import Statistics
 from .options import Options
 from .volume import Voxels
 from .weights import Weights
 
 
-def doubts(weights: Weights, voxels: Voxels, statistics: preprocess.Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
+def doubts(weights: Weights, voxels: Voxels, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
     """Every warning that a mask deserves.
 
     Parameters

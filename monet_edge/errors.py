@@ -61,5 +61,9 @@ class DatasetError(MonetError):
     """A training data set is incomplete or inconsistent."""
 
 
+class KilledError(MonetError):
+    """Every process that worked at a scan was killed: for lack of memory, or by a fault in a library."""
+
+
 class ResourceError(MonetError):
     """The work would need more memory than this process may use."""

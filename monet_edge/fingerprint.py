@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .errors import ModelError
-from .preprocess import Preprocess, Statistics, normalise
+from .intensities import Statistics
+from .preprocess import Preprocess, normalise
 from .volume import Voxels
 
 SIDE = 64  # pixels; coarse enough that a scan of any size takes under 50 ms

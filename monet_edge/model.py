@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nibabel
 import numpy as np
 
 from . import formats, limits, preprocess
@@ -16,14 +16,20 @@ from .about import DEFAULT
 from .channels import case_files
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
+from .inputs import Inputs
+from .intensities import measure
 from .options import Options
+from .passes import Progress, grid_of
 from .spec import multiple_of
 from .volume import Scan
-from .ways import Grid, Progress, Segmentation, check_case, way_of
+from .ways import Grid, Segmentation, check_case, way_of
 from .weights import Weights
 from .weights import load as load_weights
 
-Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
+if TYPE_CHECKING:
+    import nibabel
+
+    Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
 
 
 class Model:
@@ -90,7 +96,9 @@ class Model:
             raise ModelError(f"predict expects sides that divide by {multiple}, found {images.shape[2]}x{images.shape[3]}")
         return self.engine.run(images)
 
-    def slices(self, image: Image | Scan, *, volume: int | None = None) -> np.ndarray:
+    def slices(
+        self, image: Image | Scan, *, volume: int | None = None, spacing: float | tuple[float, float, float] | None = None
+    ) -> np.ndarray:
         """What `predict` wants of a scan: all its slices as this model sees them, cut, normalised, resized.
 
         Parameters
@@ -98,16 +106,19 @@ class Model:
         image : nibabel image, str, Path or Scan
         volume : int, optional
             Which volume of a file that has several, from 0.
+        spacing :
+            As in `Options`.
 
         Returns
         -------
         (N, C, H, W) float32
-            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours.
+            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours. Of a model
+            with a spacing every slice's tiles, one after the other, see `inputs.Inputs`.
 
         Raises
         ------
         ScanError
-            If the scan cannot be read or is not a 3-D volume of numbers.
+            If the scan cannot be read or is not a 3-D volume of numbers, or the model needs its spacing, which is unknown.
         ResourceError
             If they would take more memory than there is.
 
@@ -117,19 +128,25 @@ class Model:
         >>> monet_edge.load("brain-flair").slices("scan.nii.gz").shape
         (24, 3, 256, 256)
         """
-        record = self.weights.sliced
-        scan = image if isinstance(image, Scan) else self._scans(image, Options(volume=volume))[0]
+        record, options = self.weights.sliced, Options(volume=volume, spacing=spacing)
+        scan = image if isinstance(image, Scan) else self._scans(image, options)[0]
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
-        shape = (len(voxels), self.weights.spec.in_channels, record.size, record.size)
+        inputs = Inputs(voxels, record, measure(voxels, self.threads), grid_of(record, scan, options))
+        shape = (len(inputs), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
-        inputs = preprocess.Inputs(voxels, record, preprocess.measure(voxels, self.threads))
         slices = np.empty(shape, np.float32)
-        for z in range(len(voxels)):
-            slices[z] = inputs(z)
+        for i in range(len(inputs)):
+            slices[i] = inputs(i)
         return slices
 
     def segment(
-        self, image: Image | Sequence[Image], *, volume: int | None = None, threshold: float | None = None, flip: bool = False
+        self,
+        image: Image | Sequence[Image],
+        *,
+        volume: int | None = None,
+        threshold: float | None = None,
+        flip: bool = False,
+        spacing: float | tuple[float, float, float] | None = None,
     ) -> nibabel.Nifti1Image:
         """The mask of a scan, given as a nibabel image or a path, as a nibabel image on the same grid.
 
@@ -137,13 +154,13 @@ class Model:
         ----------
         image : nibabel image, str or Path, or a sequence of them
             Of a model that takes several images of a case: all in their order, or the path of one of them, see `channels`.
-        volume, threshold, flip :
+        volume, threshold, flip, spacing :
             As in `Options`.
 
         Raises
         ------
         ScanError
-            If the scan cannot be read or is not a 3-D volume of numbers.
+            If the scan cannot be read or is not a 3-D volume of numbers, or the model needs its spacing, which is unknown.
         ResourceError
             If segmenting it would take more memory than there is.
 
@@ -159,7 +176,7 @@ class Model:
         >>> mask.shape, mask.get_data_dtype().name
         ((256, 256, 24), 'uint8')
         """
-        options = Options(threshold=threshold, volume=volume, flip=flip)
+        options = Options(threshold=threshold, volume=volume, flip=flip, spacing=spacing)
         scans = self._scans(image, options)
         result = self.segment_scan(scans, options)
         for warning in result.warnings:
@@ -205,14 +222,31 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        self._demand_memory(headers, f"{headers[0].path}: segmenting it", options)
-        return tuple(formats.read(header, options.volume) for header in headers)
+        work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
+        if not begun:
+            self._demand_memory(headers, work, options)
+        scans = tuple(formats.read(header, options.volume) for header in headers)
+        if begun:  # the first volume has found its memory already
+            self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
+        return scans
 
-    def _demand_memory(self, grids: Sequence[Grid], work: str, options: Options, held: int = 0) -> None:
+    def _demand_memory(self, scans: Sequence[Grid], work: str, options: Options, held: int = 0) -> None:
         """Refuse scans that do not belong together, and those of which ``held`` bytes are in memory already, if the rest would not fit."""
-        check_case(grids, self.images)
-        needed = self._way.memory(self.weights, self.engine, grids, options)
+        check_case(scans, self.images)
+        needed = self._way.memory(self.weights, self.engine, scans, options)
         limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
+
+    def peak(self, scan: Grid, options: Options = Options()) -> int:
+        """Bytes that segmenting a case takes at its worst moment, see `limits.peak`.
+
+        Parameters
+        ----------
+        scan : Header or Scan
+            Its first; others of the case count as large.
+        options : Options
+            Of which ``probabilities``, ``spacing`` and those that clean take memory.
+        """
+        return self._way.memory(self.weights, self.engine, [scan] * self.images, options)
 
     def segment_scan(self, scan: Scan | Sequence[Scan], options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.

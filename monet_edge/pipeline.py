@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from .about import DEFAULT
 from .channels import case_files
 from .errors import MonetError, kind
 from .files import atomic_write
-from .formats import Header, write
+from .formats import Header, peek, write
+from .intensities import Statistics
 from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation
 from .options import Options
-from .preprocess import Statistics
-from .report.statistics import LabelStatistics, axis_codes, measure
+from .report.statistics import LabelStatistics, measure
 from .volume import Scan
 from .weights import load as load_weights
 
@@ -117,13 +118,24 @@ def segment(
     weights = model.weights if isinstance(model, Model) else load_weights(model)
     files = case_files(Path(scans[0]), weights.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
     job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
-    headers = check_job(job, overwrite=chosen.overwrite)
+    header = check_job(job, overwrite=chosen.overwrite)
     ready = model if isinstance(model, Model) else Model(weights, threads)
-    return run(job, ready, chosen, headers=headers, progress=progress)
+    return run(job, ready, chosen, header=header, progress=progress)
 
 
-def run(job: Job, model: Model, options: Options, *, headers: Sequence[Header] = (), progress: Progress | None = None) -> Outcome:
-    """The way of one scan: read, segment, clean, write, measure, draw; ``headers`` as `check_job` gave them, if it was asked."""
+def run(
+    job: Job,
+    model: Model,
+    options: Options,
+    *,
+    header: Header | None = None,
+    progress: Progress | None = None,
+    turn: AbstractContextManager[object] = nullcontext(),
+) -> Outcome:
+    """The way of one scan: read, segment, clean, write, measure, draw.
+
+    ``header`` is as `check_job` gave it, if it was asked; ``turn`` is entered while the network runs: others read and write meanwhile.
+    """
     times: dict[str, float] = {}
     start = time.perf_counter()
 
@@ -132,18 +144,20 @@ def run(job: Job, model: Model, options: Options, *, headers: Sequence[Header] =
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    headers = headers or check_job(job, overwrite=options.overwrite)
-    scans = model.read_case(headers, options)
+    header = header or check_job(job, overwrite=options.overwrite)
+    scans = model.read_case([header, *map(peek, job.others)], options)
     scan = scans[0]
     lap("read")
-    result = model.segment_scan(scans, options, progress=progress)
+    with turn:
+        start = time.perf_counter()  # the wait is no work
+        result = model.segment_scan(scans, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")
-    names = model.weights.preprocess.labels
+    names, key = model.weights.preprocess.labels, options.key(model.weights.sha256)
     if job.probability is not None and result.probability is not None:
-        write(job.probability, result.probability, like=scan, overwrite=options.overwrite)
-    write(job.mask, mask, like=scan, labels=names, overwrite=options.overwrite)
+        write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
+    write(job.mask, mask, like=scan, labels=names, key=key, overwrite=options.overwrite)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")
@@ -175,9 +189,5 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
-        size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
-        facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
-        about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
-        text = page.build(finding, facts, about, page.model_card(weights))
         with atomic_write(job.report, overwrite=options.overwrite) as file:
-            file.write(text.encode())
+            file.write(page.of(finding, weights).encode())

@@ -8,24 +8,22 @@ array travels with what scales it, as `volume.Voxels`.
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from .errors import ModelError
+from .intensities import QUANTILES, Statistics
 from .volume import Voxels
 
-INTENSITIES = ("window", "zscore", "percentile")
+INTENSITIES, NEIGHBOURS = ("window", "zscore", "percentile"), ("nearest", "linear")
 # Axis codes of (Z, H, W): what one looks at is seen as on a radiologist's screen, the patient's left on the right.
 SLICINGS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
-QUANTILES = (0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5)
-MAX_SIZE = 4096
+MAX_SIZE, MAX_CONTEXT = 4096, 8
+FINEST, COARSEST = 0.001, 1000.0  # mm, of a pixel and between slices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +33,7 @@ class Preprocess:
     Attributes
     ----------
     size : int
-        Height and width of the network's input, pixels.
+        Height and width of the network's input, pixels: of a whole slice squeezed into it or, with a ``spacing``, of a tile.
     slicing : {"axial", "coronal", "sagittal"}
         Which way the volume is cut.
     context : int
@@ -49,6 +47,14 @@ class Preprocess:
         A pixel of a binary mask belongs to the structure above this probability.
     labels : tuple of str
         Names of the labels 1, 2, ... in the mask.
+    spacing : float
+        What a pixel of the network's input measures, mm, in both directions. Slices are resampled to it; one that is then larger
+        than ``size`` goes through the network in tiles, one that is smaller lies in the middle of background. 0: every slice is
+        squeezed to ``size``, whatever it measures.
+    thickness : float
+        Distance between a slice and its neighbours in the network's input, mm. 0: they are the scan's own next slices.
+    neighbours : {"nearest", "linear"}
+        Where no slice lies at that distance: the nearest one, or what lies between two.
     """
 
     size: int
@@ -59,15 +65,21 @@ class Preprocess:
     high: float
     threshold: float
     labels: tuple[str, ...]
+    spacing: float = 0.0
+    thickness: float = 0.0
+    neighbours: str = "nearest"
 
     def __post_init__(self) -> None:
         problems = {
             f"size must be 1 to {MAX_SIZE}": type(self.size) is not int or not 1 <= self.size <= MAX_SIZE,
             f"slicing must be one of {', '.join(SLICINGS)}": self.slicing not in SLICINGS,
-            "context must be 0 to 8": type(self.context) is not int or not 0 <= self.context <= 8,
+            f"context must be 0 to {MAX_CONTEXT}": type(self.context) is not int or not 0 <= self.context <= MAX_CONTEXT,
             f"intensity must be one of {', '.join(INTENSITIES)}": self.intensity not in INTENSITIES,
             "low must be below high, both finite": not _numbers(self.low, self.high) or not -1e9 < self.low < self.high < 1e9,
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
+            f"spacing and thickness must be 0, or {FINEST:g} to {COARSEST:g} mm": not _numbers(self.spacing, self.thickness)
+            or not all(length == 0 or FINEST <= length <= COARSEST for length in (self.spacing, self.thickness)),
+            f"neighbours must be one of {', '.join(NEIGHBOURS)}": self.neighbours not in NEIGHBOURS,
             f"percentiles must be out of {QUANTILES}": self.intensity == "percentile"
             and not all(value in QUANTILES for value in (self.low, self.high)),
         }
@@ -110,6 +122,11 @@ class Preprocess:
         """The fixed intensities that become 0 and 1; None where they are the scan's own."""
         return (self.low, self.high) if self.intensity == "window" else None
 
+    @property
+    def in_mm(self) -> bool:
+        """True if what the network sees depends on what a voxel of the scan measures."""
+        return self.spacing > 0 or (self.thickness > 0 and self.context > 0)
+
 
 def check_labels(names: Sequence[str]) -> None:
     """Refuse names of labels that a weights file cannot hold: whoever trains asks before it does.
@@ -140,7 +157,7 @@ def to_json(record: Preprocess) -> str:
 
 
 def from_json(text: str) -> Preprocess:
-    """Read a record; missing and unknown keys are errors.
+    """Read a record; missing and unknown keys are errors. Files of before a record knew millimetres squeeze, as they always did.
 
     Raises
     ------
@@ -152,100 +169,12 @@ def from_json(text: str) -> Preprocess:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the preprocessing record is not JSON: {error}") from None
     names = {field.name for field in fields(Preprocess)}
-    if not isinstance(data, dict) or data.keys() != names or not isinstance(data["labels"], list):
+    before = names - {"spacing", "thickness", "neighbours"}
+    if not isinstance(data, dict) or data.keys() not in (names, before) or not isinstance(data["labels"], list):
         raise ModelError(f"the preprocessing record must hold exactly {', '.join(sorted(names))}")
-    if not isinstance(data["slicing"], str) or not isinstance(data["intensity"], str):
-        raise ModelError("the preprocessing record's slicing and intensity must be names")
+    if not all(isinstance(data.get(key, ""), str) for key in ("slicing", "intensity", "neighbours")):
+        raise ModelError("the preprocessing record's slicing, intensity and neighbours must be names")
     return Preprocess(**{**data, "labels": tuple(data["labels"])})
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What one volume's intensities are like, in the scan's scaled units.
-
-    Attributes
-    ----------
-    background : float
-        The minimum if more than 10 % of the voxels have it (a z-scored, skull-stripped volume) or nothing, or no more than
-        0.5 % of the voxels, lies above 0 (a part of a CT that is all air and fat); else 0.
-    floor : float
-        Foreground lies above it: background + 3 % of (99.5th percentile - background).
-    mean, sd : float
-        Of the foreground.
-    quantiles : tuple of float
-        Of the foreground, at `QUANTILES` percent.
-    foreground : float
-        Share of all voxels.
-    nonfinite : int
-        Voxels that are NaN or infinite; they count as background.
-    """
-
-    background: float
-    floor: float
-    mean: float
-    sd: float
-    quantiles: tuple[float, ...]
-    foreground: float
-    nonfinite: int
-
-    @property
-    def constant(self) -> bool:
-        """True if there is no foreground, or all of it has one intensity."""
-        return self.sd == 0
-
-
-def measure(volume: Voxels, threads: int = 1) -> Statistics:
-    """Measure a volume, of which no copy is made.
-
-    The same voxels give the same bits in any axis order, and with any number of threads: all comes from counts and sums of integers.
-
-    Parameters
-    ----------
-    volume : Voxels
-        Of any shape.
-    threads : int
-        That count.
-
-    Returns
-    -------
-    Statistics
-    """
-    slope, inter, size = volume.slope, volume.inter, volume.stored.size
-    order, sign = _kernels().Sorted(volume.stored, threads), -1 if slope < 0 else 1
-    nonfinite, last = size - order.count, order.count - 1
-    if last < 0:
-        return Statistics(0.0, 0.0, 0.0, 0.0, (0.0,) * len(QUANTILES), 0.0, nonfinite)
-
-    def scaled(key: int) -> float:
-        return order.value(sign * key) * slope + inter
-
-    def select(*ranks: int) -> list[int]:
-        """The voxels' keys by their ranks among the scaled intensities, in whose order ``sign * key`` is."""
-        return [sign * key for key in order.select([last - rank if slope < 0 else rank for rank in ranks])]
-
-    first, bright_key, end = select(0, int(0.995 * last), last)
-    lowest, bright = scaled(first), scaled(bright_key)
-    alike = sorted((sign * first, sign * (_above(lowest, scaled, first, end) - 1)))  # the keys of the minimum
-    shared = order.rank(alike[1] + 1) - order.rank(alike[0])
-    below = bright < 0 or scaled(end) <= 0  # then 0 is no background that anything would lie above
-    background = lowest if shared > 0.1 * order.count or below else 0.0
-    floor = background + 0.03 * (bright - background)
-    start = _above(floor, scaled, first, end)
-    if start > end:
-        return Statistics(background, floor, background, 0.0, (background,) * len(QUANTILES), 0.0, nonfinite)
-    seen = order.moments(*sorted((sign * start, sign * end)))
-    keys = select(*(order.count - seen.count + round(q / 100 * (seen.count - 1)) for q in QUANTILES))
-    mean, sd = seen.mean * slope + inter, float(np.sqrt(seen.variance)) * abs(slope)
-    return Statistics(background, floor, mean, sd, tuple(map(scaled, keys)), seen.count / size, nonfinite)
-
-
-def _above(limit: float, scaled: Callable[[int], float], first: int, end: int) -> int:
-    """The first key whose intensity lies above a limit; end + 1 if none does. There may be more keys than `bisect` can count."""
-    end += 1
-    while first < end:
-        middle = (first + end) // 2
-        first, end = (first, middle) if scaled(middle) > limit else (middle + 1, end)
-    return first
 
 
 def blank(record: Preprocess, statistics: Statistics) -> bool:
@@ -308,50 +237,6 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
         below, above = (np.take(images, index, axis) for index in (lower, np.minimum(lower + 1, source - 1)))
         images = below + weight * (above - below)
     return images
-
-
-class Inputs:
-    """What the network sees of a canonical volume (Z, H, W), slice by slice: ``inputs(z)`` is (2 * context + 1, size, size) float32.
-
-    The slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once and
-    kept while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
-    """
-
-    def __init__(self, volume: Voxels, record: Preprocess, statistics: Statistics, threads: int = 1) -> None:
-        self._volume = volume
-        self._make = partial(normalise, record=record, statistics=statistics, shape=(record.size, record.size))
-        self._context, self._room = record.context, self.room(record, threads)
-        self._kept: dict[int, Future[np.ndarray]] = {}
-        self._lock = threading.Lock()
-
-    @staticmethod
-    def room(record: Preprocess, threads: int) -> int:
-        """How many slices are kept: the windows in work, those of the threads that are about to begin, and the last one's."""
-        return 3 * record.context + 2 * threads + 1
-
-    def __call__(self, z: int) -> np.ndarray:
-        around = range(z - self._context, z + self._context + 1)
-        return np.stack([self._slice(min(max(i, 0), len(self._volume) - 1)) for i in around])
-
-    def _slice(self, z: int) -> np.ndarray:
-        with self._lock:
-            found = self._kept.get(z)
-            if found is None:
-                made = self._kept[z] = Future()
-                if len(self._kept) > self._room:
-                    del self._kept[min(self._kept)]
-        if found is not None:
-            return found.result()
-        try:
-            made.set_result(self._make(self._volume[z]))
-        except BaseException as error:  # for whoever waits, too
-            made.set_exception(error)
-        return made.result()
-
-
-def network_input(volume: Voxels, z: int, record: Preprocess, statistics: Statistics) -> np.ndarray:
-    """What the network sees for one slice, see `Inputs`."""
-    return Inputs(volume, record, statistics)(z)
 
 
 def to_mask(probability: np.ndarray, threshold: float, out: np.ndarray | None = None, kept: Sequence[np.ndarray] = ()) -> np.ndarray:

@@ -92,11 +92,11 @@ def cores() -> int:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and nobody else may write to it; on Windows that is so in a user's own folders."""
+    """Whether nobody but this user and root, who installs programs, may write to a folder; on Windows that is so in a user's own."""
     if not hasattr(os, "getuid"):
         return True
     status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return status.st_uid in (os.getuid(), 0) and not status.st_mode & 0o022
 
 
 def make_private(handle: int) -> None:
@@ -112,6 +112,11 @@ def user_cache() -> str | None:
     if sys.platform == "darwin":
         return os.path.expanduser("~/Library/Caches")
     return os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+
+
+def host() -> str:
+    """This machine's name; the module socket would count as a way into the network."""
+    return platform.node() or "unknown"
 
 
 def lines(path: Path) -> list[str]:

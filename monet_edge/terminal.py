@@ -9,8 +9,10 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, TextIO
 
 import typer
@@ -103,6 +105,84 @@ def progress_bar(title: str, quiet: bool) -> Iterator[Callable[..., None] | None
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total, *_: bar.update(task, completed=done, total=total)
+
+
+class RunProgress:
+    """How far a run is, with the time left: a bar on a terminal, a plain line a minute elsewhere, nothing when quiet.
+
+    Parameters
+    ----------
+    title : str
+    count : int
+        Scans; of one alone its slices are counted.
+    quiet : bool
+    """
+
+    EVERY = 60  # seconds from one plain line to the next
+
+    def __init__(self, title: str, count: int, quiet: bool) -> None:
+        self._title, self._count, self._quiet = printable(title), count, quiet
+        self._ended = 0
+        self._begun: dict[object, float] = {}  # the part of each scan that is done
+        self._start = self._said = time.monotonic()
+        self._bar: Any = None
+        self._row: Any = None
+
+    def __enter__(self) -> RunProgress:
+        if self._quiet or not self._count:
+            return self
+        if not sys.stderr.isatty():
+            print(self._title, file=sys.stderr, flush=True)
+            return self
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        texts = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]}")
+        columns = (texts[0], BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), texts[1])
+        # What is printed meanwhile goes above the bar, but for what goes to a file
+        self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+        self._row = self._bar.add_task(self._title, total=self._count if self._count > 1 else None, left="")
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def slices(self, scan: object, done: int, total: int) -> None:
+        """So many slices of a scan are done, of ``total``; from any thread."""
+        self._begun[scan] = done / total
+        if self._bar is not None and self._count == 1:
+            self._bar.update(self._row, completed=done, total=total, left=self._left())
+        else:
+            self._show()
+
+    def ended(self, scan: object) -> None:
+        """A scan has ended, however; with the last of them the bar does."""
+        self._begun.pop(scan, None)
+        self._ended += 1
+        if self._count > 1:
+            self._show()
+        if self._bar is not None and self._ended == self._count:
+            self._bar.stop()
+        if self._bar is None and not self._quiet and time.monotonic() > self._said + self.EVERY:
+            self._said = time.monotonic()
+            print(f"{self._ended:,} of {self._count:,} scans, {self._left()}", file=sys.stderr, flush=True)
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._row, completed=self._done(), left=self._left())
+
+    def _done(self) -> float:
+        return min(self._ended + sum(list(self._begun.values())), self._count)
+
+    def _left(self) -> str:
+        """The time left, if the rest goes as what is done."""
+        done = self._done()
+        if not done:
+            return ""
+        seconds = (time.monotonic() - self._start) / done * (self._count - done)
+        return f"{timedelta(seconds=round(seconds))} left"
 
 
 @contextmanager

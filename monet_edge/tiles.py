@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 
 STEP = 0.5  # from one tile to the next, at most: a share of the tile's side
 SIGMA = 1 / 8  # of the Gaussian, likewise
+UNIT = 1 << 55  # of weighted sums: a corner's exp(-16) has 32 bits, and 256 tiles that overlap fit into an int64
 
 Sides = tuple[int, int]  # height and width
 
@@ -83,23 +84,23 @@ class Tiling:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """What every pixel of a tile counts: (H, W) float32."""
-        return gaussian(self.tile).astype(np.float32)
+        """What every pixel of a tile counts in `UNIT`s: (H, W) float64, whole numbers."""
+        return np.floor(gaussian(self.tile) * UNIT)
 
     @cached_property
     def total(self) -> np.ndarray:
-        """What the weights of all tiles add up to in every pixel of the padded image: (H, W) float32."""
+        """What the weights of all tiles add up to in every pixel of the padded image: (H, W) float64."""
         total = np.zeros(self.padded)
         for window in self.windows:
             total[window] += self.weights
-        return total.astype(np.float32)
+        return total
 
 
 class Merging:
     """``merging(i, result)`` takes results of tiles (C, h, w), those of all images counted on, and stores whole images (C, H, W).
 
-    Several threads may call it. Whoever brings an image's last tile stores it. The tiles of an image are added up in their order,
-    and wait for those before them: the result does not depend, bit for bit, on the order in which they come.
+    Several threads may call it; whoever brings an image's last tile stores it. What is added up are whole numbers, so that the
+    result does not depend, bit for bit, on the order in which tiles come, and none has to wait for another.
 
     Parameters
     ----------
@@ -113,44 +114,54 @@ class Merging:
         self._sums: dict[int, _Sum] = {}
         self._lock = threading.Lock()
 
+    @staticmethod
+    def room(tiling: Tiling, classes: int, threads: int) -> int:
+        """Bytes that it takes at most while so many threads bring tiles: a sum each and, of several, that of the last image."""
+        if len(tiling.windows) == 1:
+            return 0
+        pixels, tile, images = prod(tiling.padded), prod(tiling.tile), threads + (threads > 1)
+        return 8 * (pixels + tile) + images * (8 * classes * pixels + 4 * classes * pixels + 16 * max(pixels, tile))
+
     def __call__(self, i: int, result: np.ndarray) -> None:
+        """Add a tile's result, which must lie within [0, 1] as probabilities do."""
         tiling = self._tiling
         image, tile = divmod(i, len(tiling.windows))
         if len(tiling.windows) == 1:
             self._store(image, result[:, *tiling.inside])
             return
         with self._lock:
-            found = self._sums.setdefault(image, _Sum(tiling))
+            found = self._sums.get(image)
+            if found is None:
+                found = self._sums[image] = _Sum(tiling, len(result))
         if found.add(tile, result):
             with self._lock:
                 del self._sums[image]
-            self._store(image, found.mean()[:, *tiling.inside])
+            self._store(image, found.mean())
 
 
 class _Sum:
     """Of one image's tiles."""
 
-    def __init__(self, tiling: Tiling) -> None:
-        self._tiling = tiling
-        self._total: np.ndarray | None = None
-        self._waiting: dict[int, np.ndarray] = {}
-        self._next = 0
+    def __init__(self, tiling: Tiling, classes: int) -> None:
+        self._tiling, self._missing = tiling, len(tiling.windows)
+        self._total = np.zeros((classes, *tiling.padded), np.int64)
         self._lock = threading.Lock()
 
     def add(self, tile: int, result: np.ndarray) -> bool:
-        """Add what can be added by now; true if that was all."""
-        windows = self._tiling.windows
+        """True if it was the last one that was missing."""
+        window = self._tiling.windows[tile]
+        for total, channel in zip(self._total, result, strict=True):  # one by one: they stay in the cache
+            weighted = (channel * self._tiling.weights).astype(np.int64)
+            with self._lock:
+                total[window] += weighted
         with self._lock:
-            self._waiting[tile] = result * self._tiling.weights
-            if self._total is None:
-                self._total = np.zeros((len(result), *self._tiling.padded), np.float32)
-            while (weighted := self._waiting.pop(self._next, None)) is not None:
-                self._total[:, *windows[self._next]] += weighted
-                self._next += 1
-            return self._next == len(windows)
+            self._missing -= 1
+            return not self._missing
 
     def mean(self) -> np.ndarray:
-        """The weighted mean of all tiles, (C, H, W) with the padding."""
-        assert self._total is not None
-        self._total /= self._tiling.total
-        return self._total
+        """The weighted mean of all tiles, (C, H, W) float32 without the padding."""
+        rows, columns = self._tiling.inside
+        mean = np.empty((len(self._total), *self._tiling.shape), np.float32)
+        for channel, total in zip(mean, self._total, strict=True):
+            channel[:] = total[rows, columns] / self._tiling.total[rows, columns]
+        return mean

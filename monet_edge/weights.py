@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -111,31 +112,44 @@ class Weights:
 
 
 def shipped() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """The models that come with the package, or as the package ``monet-edge-weights`` beside it, by name."""
     here = Path(__file__).parent
-    folder = here / "shipped"  # the folder weights/ in an installed wheel
-    if not folder.is_dir():
-        folder = here.parent / "weights"  # in a checkout
+    beside = find_spec("monet_edge_weights")  # looked for, not imported: it holds files only
+    folders = [here / "shipped", *map(Path, beside.submodule_search_locations or () if beside else ()), here.parent / "weights"]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def find(model: str) -> Path:
-    """The file of a shipped model's name or of a path.
+    """The file of a shipped model's name, of a path, or the only one in a folder, as model hubs keep it.
 
     Raises
     ------
     ModelError
-        If it is neither.
+        If it is none of these.
     """
     models = shipped()
+    names = ", ".join(models) or "none: pip install monet-edge-weights"
     if model in models:
         return models[model]
     path = Path(model)
+    if os.path.isdir(path):
+        return _only(path)
     if path.suffix != ".safetensors":
-        raise ModelError(f"{model}: no such model. Shipped are {', '.join(models) or 'none'}; or give the path of a .safetensors file.")
+        raise ModelError(f"{model}: no such model. Shipped are {names}; or give the path of a .safetensors file.")
     if not os.path.isfile(path):
-        raise ModelError(f"{path}: {missing(path)}. Shipped models are {', '.join(models) or 'none'}.")
+        raise ModelError(f"{path}: {missing(path)}. Shipped models are {names}.")
     return path
+
+
+def _only(folder: Path) -> Path:
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be read: {error.strerror or error}") from None
+    if len(files) != 1:
+        raise ModelError(f"{folder}: expected one .safetensors file in this folder, found {len(files)}; name the file")
+    return files[0]
 
 
 def load(model: str | Path) -> Weights:

@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -24,10 +25,11 @@ def pipe():
 class Browser:
     """One tab; everything that the page logs or is refused is kept in ``messages``."""
 
-    def __init__(self, folder, width=1280, height=900):
+    def __init__(self, folder, width=1280, height=900, webgl=False):
         theirs, self.out = pipe()
         self.inn, ours = pipe()
-        command = [FOUND, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
+        command = [FOUND, "--headless", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
+        command += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if webgl else ["--disable-gpu"]  # drawn by the CPU
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         command += [f"--window-size={width},{height}", "about:blank"]
 
@@ -53,6 +55,20 @@ class Browser:
         os.close(self.out)
         os.close(self.inn)
 
+    @contextmanager
+    def another_tab(self):
+        """What is done within is done in a new tab."""
+        first, self.session = self.session, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Page.enable")
+        try:
+            yield
+        finally:
+            self.session = None
+            self.call("Target.closeTarget", targetId=target)
+            self.session = first
+
     def call(self, method, **params):
         self.count += 1
         message = {"id": self.count, "method": method, "params": params} | ({"sessionId": self.session} if self.session else {})
@@ -77,8 +93,10 @@ class Browser:
         first, self.rest = self.rest.split(b"\0", 1)
         return json.loads(first)
 
-    def open(self, path):
-        self.call("Page.navigate", url=path.resolve().as_uri())
+    def open(self, place):
+        """A file's path, or an address."""
+        self.messages = [message for message in self.messages if message.get("method") != "Page.loadEventFired"]
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while not any(message.get("method") == "Page.loadEventFired" for message in self.messages):
             self.messages.append(self._next())
 
@@ -89,9 +107,31 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def press(self, key):
+    def until(self, script, seconds=60):
+        """Wait until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.run(f"Boolean({script})"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not within {seconds} s: {script}")
+            time.sleep(0.05)
+
+    def press(self, key, **more):
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, **more)
+
+    def click(self, selector):
+        """As a person does: in the middle of what is seen there."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{box}.scrollIntoView({{block: 'nearest'}})")
+        x, y = self.run(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def drop(self, *paths, at=(400, 400)):
+        """Drop files or folders, as from a file manager."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=at[0], y=at[1], data=data)
 
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -9,8 +9,13 @@ ALLOWED = {
     "the real scans are not on this machine": "scans of patients, never part of a checkout: the same paths are tested on phantoms",
     "the extra bench is not installed": "other people's runtimes, which only benchmarks compare with; no part of README's test command",
     "PyTorch is not installed": "users have none: .ci/pythons tries the runtime without, .ci/run installs it",
+    "the extra cluster is not installed": "few users have it: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
-    "no Chromium on this machine": "the page of a report is also tested without a browser",
+    "no Chromium on this machine": "the page of a report and the local page's server are also tested without a browser",
+    "the extra app is not installed": "the command works without; README's test command installs it",
+    "uv is not installed": "the extra test brings it; README's users need it not",
+    "a shell script installs it for all users": "on Windows every user has an own",
+    "ssh-keygen is not on this machine": "only who releases signs",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 

@@ -86,10 +86,25 @@ def test_the_whole_way_is_told_as_times_of_its_slices():
     lines = tables.disk([row]).splitlines()[2:]
     assert [line.split(" | ")[-1] for line in lines] == [
         "1.20 times (1.20) |",
-        "1.20 times (1.20) |",
         "2.50 times (2.50) |",
+        "1.20 times (1.20) |",
         "143 MB more |",
     ]
+
+
+def test_a_part_joins_what_was_measured_on_this_machine_and_nothing_else(tmp_path):
+    path, here = tmp_path / "disk-native.json", machine.describe()
+    for row in ({"threads": 1, "one": 1}, {"threads": 2, "one": 2}, {"threads": 2, "many": 3}):
+        command.record(path, here, command.merged(path, here, row))
+    assert command.load(tmp_path)["disk-native"]["rows"] == [{"threads": 2, "one": 2, "many": 3}, {"threads": 1, "one": 1}]
+    assert command.merged(path, here | {"revision": "another"}, {"threads": 2, "deep": 4}) == [{"threads": 2, "deep": 4}]
+
+
+def test_int8_is_told_with_how_far_its_masks_are():
+    rows = [{"runner": name, "dice": agree, "error": 0.4, "min": 0.9 * time, "median": time}
+            for name, agree, time in (("monet-edge", 1.0, 0.04), ("OpenVINO int8", 0.989, 0.08))]  # fmt: skip
+    text = tables.int8({"rows": {"AVX2": rows}, "machine": machine.describe()})
+    assert "|  | OpenVINO int8 | 72.0 / 80.0 | 2.00 | 0.989 | 4e-01 |" in text
 
 
 def test_pages_are_what_the_records_give():
@@ -175,3 +190,30 @@ def test_the_speed_in_the_readme_is_the_recorded_one():
     ms = {row["runner"]: 1e3 * row["min"] for row in alike}  # a neighbour on the machine makes the medians, and the difference, larger
     text = (command.HERE.parent / "README.md").read_text(encoding="utf-8")
     assert f"{ms['monet-edge']:.0f} ms, OpenVINO 2026.4 {ms['OpenVINO fp32']:.0f} ms" in text
+
+
+def test_runs_over_many_scans_are_told_beside_what_is_promised():
+    times = {title: {"min": 0.9 * time, "median": time} for title, time in (("jobs 1", 13.0), ("jobs 2", 11.0), ("slices", 10.0))}
+    kept = {"results": 5, "twice": 0, "failures": {}, "status": 0}
+    parts = {
+        "restart": {"seconds": 8.0, "peak": 240e6}, "empty": {"seconds": 0.003}, "smalls": times, "pair": {"gain": 1.9},
+        "kills": kept | {"killed": 3}, "poison": kept | {"failures": {"a": "b"}, "status": 1}, "driver": kept | {"before": 2},
+        "share": kept | {"files": 7},
+    }  # fmt: skip
+    assert set(parts) == set(command.ARCHIVE)
+    text = tables.archive({name: {"scans": 5, **row} for name, row in parts.items()})
+    found = [line.strip("| ").split(" | ")[-1] for line in text.splitlines()[2:]]
+    assert found == [
+        "8.0 s, 240 MB", "3.0 ms", "1.30 times (1.30) (`--jobs 1`), 1.10 times (1.10) (`--jobs 2`)", "1.90 times",
+        "5 results, 0 twice, 0 written down as failed", "5 results, 0 twice, 1 written down as failed, exit 1",
+        "5 results, 0 twice, 0 written down as failed", "5 results, 0 twice, 0 written down as failed",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["restart", "empty", "pair"])
+def test_runs_over_many_scans_are_measured(part):
+    archive = pytest.importorskip("benchmarks.archive", reason="the extra cluster is not installed", exc_type=ModuleNotFoundError)
+    found = archive.measure(threads=2, part=part, quick=True, rounds=1)
+    assert found["scans"] == archive.QUICK[part]
+    assert found[{"restart": "peak", "empty": "ended", "pair": "gain"}[part]] > 0

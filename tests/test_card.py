@@ -1,11 +1,15 @@
 """The shipped models' cards are what the generator writes from the files themselves; only the notes are by hand."""
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from monet_edge import weights
 from monet_train.card import card, measuring
+from monet_train.config import STRONG
+from monet_train.config_text import override
 from monet_train.splits import read_splits
 
 
@@ -33,3 +37,10 @@ def test_a_command_has_what_it_takes():
     path = Path("out", "my model.safetensors")
     assert measuring(path, "data", False, 2) == "monet-train evaluate 'my model.safetensors' data --volume 2"
     assert measuring(path, "data", True).endswith("--splits 'my model.splits.json'")
+
+
+@pytest.mark.parametrize("name", weights.shipped())
+def test_the_cards_command_can_be_typed_again(name):
+    """Its settings were called otherwise when the weights were made."""
+    command = shlex.split(weights.find(name).with_suffix(".md").read_text().partition("      monet-train fit")[2].partition("\n")[0])
+    override(STRONG, [word for before, word in pairwise(command) if before == "--set"])

@@ -8,10 +8,12 @@ import torch
 from synthetic import RECORD
 
 from monet_edge import formats
-from monet_edge.preprocess import SLICINGS, measure, network_input
+from monet_edge.inputs import Inputs, make_grid, network_input
+from monet_edge.intensities import measure
+from monet_edge.preprocess import SLICINGS, resize
 from monet_train.augment import augment
-from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation
-from monet_train.data import build
+from monet_train.config import DEPTHS, PAPER, STRONG, Augmentation, in_pixels
+from monet_train.data import build, memory_of
 from monet_train.losses import one_hot
 
 
@@ -31,6 +33,47 @@ def test_the_trainer_feeds_what_the_runtime_feeds(small, slicing, context):
             assert slices.inputs(torch.tensor([start + z]))[0].numpy().tobytes() == ref.tobytes()
         start += len(voxels)
     assert start == len(slices.images)
+
+
+@pytest.mark.parametrize("slicing", SLICINGS)
+@pytest.mark.parametrize(("spacing", "thickness", "neighbours"), [(0.5, 0, "nearest"), (2.0, 8.0, "nearest"), (1.1, 7.0, "linear")])
+def test_the_trainer_feeds_what_the_runtime_feeds_in_millimetres(small, slicing, spacing, thickness, neighbours):
+    """Every tile of every slice, its labels beside it; the phantoms measure 0.9 x 0.9 x 5 mm."""
+    dataset, prepared = small
+    record = replace(RECORD, slicing=slicing, context=1, size=48, spacing=spacing, thickness=thickness, neighbours=neighbours)
+    slices = build(prepared, ["case_000", "case_001"], record, False, "cpu", True)
+    start = 0
+    for name in slices.names:
+        scan, truth = (formats.read(path, 0) for path in dataset.pairs[name])
+        voxels, label = scan.canonical(SLICINGS[slicing]), truth.canonical(SLICINGS[slicing])
+        lengths = {"axial": (5.0, 0.9, 0.9), "coronal": (0.9, 5.0, 0.9), "sagittal": (0.9, 5.0, 0.9)}[slicing]
+        grid = make_grid(record, voxels.stored.shape[1:], lengths)
+        inputs, tiles = Inputs(voxels, record, measure(voxels), grid), grid.tiling.windows
+        for i in range(len(inputs)):
+            assert slices.inputs(torch.tensor([start + i]))[0].numpy().tobytes() == inputs(i).tobytes()
+            covers = np.zeros(grid.tiling.padded, np.float32)
+            covers[grid.tiling.inside] = resize(label.stored[i // len(tiles)].astype(np.float32), *grid.tiling.shape)
+            assert np.array_equal(slices.labels[start + i].numpy(), covers[tiles[i % len(tiles)]] > 0.5)
+        start += len(inputs)
+    assert start == len(slices.images)
+    assert start == memory_of(prepared, slices.names, (), record)[0]
+    assert slices.labels.any()
+
+
+def test_a_rim_ends_at_the_head_and_not_at_a_tile(small):
+    whole, tiled = (
+        build(small[1], ["case_000"], replace(RECORD, size=size, spacing=0.9), False, "cpu", True) for size in (64, 32)
+    )  # 64 pixels of 0.9 mm: one tile, or three by three
+    assert len(tiled.depths) == 9 * len(whole.depths)
+    assert torch.equal(tiled.depths[4::9], whole.depths[:, 16:48, 16:48])
+    assert torch.equal(tiled.rims, whole.rims)
+
+
+def test_a_rim_is_as_deep_in_millimetres_whatever_a_pixel_measures():
+    given = Augmentation(skull_strip=0.5, skull_strip_depth=(6, 20), rotate=10)
+    assert in_pixels(given, 0) == given
+    assert in_pixels(given, 2.0) == replace(given, skull_strip_depth=(3, 10))
+    assert in_pixels(given, 0.25) == replace(given, skull_strip_depth=(24, DEPTHS - 1))
 
 
 def test_stripping_takes_the_zscore_anew(small):

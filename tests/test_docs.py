@@ -4,21 +4,25 @@ import doctest
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import DEFAULT, phantom, weights
+from monet_edge import DEFAULT, DISCLAIMER, phantom, weights
 from monet_edge.cli import app
 from monet_edge.model import Model
 from monet_train.federated.settings import Federation
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
 
 spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
@@ -109,6 +113,19 @@ def test_links_lead_somewhere():
             drawn = target.startswith("images/") and DEFAULT not in weights.shipped()  # with the default model
             if "://" not in target and not drawn:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Every link between its pages and to a source leads somewhere, on the site too."""
+    subprocess.run([sys.executable, ROOT / "docs" / "site.py", tmp_path / "site"], check=True)
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
+    assert {f"model-{name}.html" for name in weights.shipped()} <= {*pages}
+    for name, page in pages.items():
+        assert DISCLAIMER in page, name
+        assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', page), f"{name} loads something from elsewhere"
+        for target in re.findall(r'href="(?!https?:|mailto:|#)([^"#?]+)', page):
+            assert (tmp_path / "site" / unquote(target)).exists(), f"{name}: {target}"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

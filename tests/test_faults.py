@@ -7,12 +7,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fuzz import kills
 from fuzz.build import head, nifti
 
-from monet_edge import formats, pipeline
+from monet_edge import formats, pipeline, system
 from monet_edge.engine.codegen import cache
 from monet_edge.model import load
 
@@ -108,6 +109,15 @@ def test_no_home_is_no_cache_folder(monkeypatch, home):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path.replace("~", home) if home else path)
     monkeypatch.setattr(sys, "platform", "linux")
     assert cache.folder() is None
+
+
+@pytest.mark.parametrize(("owner", "mode", "trusted"), [("us", 0o700, True), ("root", 0o755, True), ("other", 0o755, False),
+                                                         ("us", 0o770, False), ("root", 0o777, False)])  # fmt: skip
+def test_kernels_are_run_from_a_folder_of_ours_or_roots_that_nobody_else_may_write(monkeypatch, owner, mode, trusted):
+    """An image or a cluster warms them once, as root, for all its users."""
+    monkeypatch.setattr(os, "getuid", lambda: 1234, raising=False)
+    status = SimpleNamespace(st_uid={"us": 1234, "root": 0, "other": 77}[owner], st_mode=mode)
+    assert system.is_private(SimpleNamespace(stat=lambda: status)) is trusted
 
 
 @pytest.mark.slow

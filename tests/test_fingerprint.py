@@ -11,7 +11,7 @@ from records import make_record
 import monet_edge
 from monet_edge import fingerprint, phantom
 from monet_edge.errors import ModelError
-from monet_edge.preprocess import measure
+from monet_edge.intensities import measure
 from monet_edge.volume import Voxels
 
 RECORD = make_record("lesion", size=64)

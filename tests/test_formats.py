@@ -5,13 +5,13 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
-from fuzz.build import OBLIQUE, head, nifti
+from fuzz.build import OBLIQUE, gz, head, nifti
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import formats, pipeline
+from monet_edge import cli, formats, limits, pipeline
 from monet_edge.cli import app
-from monet_edge.errors import OutputError, ScanError
+from monet_edge.errors import OutputError, ResourceError, ScanError
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
 from monet_edge.volume import Scan
@@ -38,11 +38,11 @@ def test_a_scan_s_header_is_parsed_once_a_run(put, weights_file, parsed):
     assert len(parsed) == 3
 
 
-def test_scans_of_a_folder_are_looked_at_once_more_lest_one_is_a_result(put, weights_file, parsed):
+def test_headers_of_a_folder_are_parsed_once_its_results_by_their_seals(put, weights_file, parsed):
     for name in ("a.nii", "b.nii"):
         scan = put(nifti(head((32, 32, 4))), name)
     assert CliRunner().invoke(app, ["segment", str(scan.parent), "-m", str(weights_file)]).exit_code == 0
-    assert len(parsed) == 4
+    assert len(parsed) == 2
 
 
 def test_a_file_that_changes_between_its_header_and_its_voxels_is_refused(put):
@@ -50,6 +50,31 @@ def test_a_file_that_changes_between_its_header_and_its_voxels_is_refused(put):
     put(nifti(head((5, 4, 3))))
     with pytest.raises(ScanError, match=r"scan\.nii: it has changed since its header was read"):
         formats.read(header)
+
+
+def test_a_reading_that_has_begun_is_the_scan_or_what_it_failed_of(put):
+    scan = put(nifti())
+    begun = formats.read(formats.begin(formats.peek(scan)))
+    assert np.array_equal(begun.voxels, formats.read(scan).voxels)
+    broken = formats.begin(formats.peek(put(gz(nifti(head((64, 64, 8))))[:-9], "broken.nii.gz")))
+    with pytest.raises(ScanError, match=r"broken\.nii\.gz: the compressed data ends too early"):
+        formats.read(broken)
+
+
+def test_the_only_scan_of_a_run_is_read_while_the_model_is_loaded(put, weights_file, monkeypatch):
+    order, load, thread = [], cli._load, formats.Thread
+    monkeypatch.setattr(formats, "Thread", lambda **options: order.append("reading") or thread(**options))
+    monkeypatch.setattr(cli, "_load", lambda *arguments: order.append("loading") or load(*arguments))
+    assert CliRunner().invoke(app, ["segment", str(put(nifti(head((32, 32, 4))))), "-m", str(weights_file)]).exit_code == 0
+    assert order[:2] == ["reading", "loading"]
+
+
+def test_a_scan_read_already_is_still_refused_where_the_rest_would_not_fit(put, weights_file, monkeypatch):
+    begun = formats.begin(formats.peek(put(nifti(head((32, 32, 4))))))
+    ready = monet_edge.load(weights_file)
+    monkeypatch.setattr(limits, "available", lambda: 1 << 20)
+    with pytest.raises(ResourceError, match=r"scan\.nii: segmenting it with .* needs \d+ MB"):
+        ready.read_scan(begun)
 
 
 def test_what_no_format_knows_is_refused_by_the_names_of_those_there_are(put):
@@ -102,7 +127,7 @@ def test_a_scan_that_does_not_say_how_the_patient_lies_gives_a_result_that_does_
 
 
 def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
-    def write(file, name, array, like, labels):
+    def write(file, name, array, like, labels, key):
         file.write(f"{name} {array.sum()} {like.shape} {labels}".encode())
 
     monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), write)))

@@ -7,7 +7,7 @@ from conftest import tiny_nnunet
 
 from monet_edge import spec as _spec
 from monet_edge.architectures import ARCHITECTURES, attention_unet, monet, unet
-from monet_train.export import fold_tensors
+from monet_train.fold import fold_tensors
 from monet_train.network import Network
 
 SMALL = {

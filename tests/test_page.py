@@ -13,7 +13,7 @@ import pytest
 from records import make_record
 
 from monet_edge import formats, phantom
-from monet_edge.preprocess import measure as intensities
+from monet_edge.intensities import measure as intensities
 from monet_edge.report import page
 from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure

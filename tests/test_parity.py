@@ -9,7 +9,7 @@ from synthetic import RECORD, settings
 
 from monet_edge.engine import Engine
 from monet_edge.errors import ModelError
-from monet_train import export
+from monet_train import fold
 from monet_train.config import training_spec
 from monet_train.network import Network
 
@@ -31,7 +31,7 @@ def trained(tiny):
 
 
 def tensors_of(found, state):
-    return export.fold_tensors(training_spec(found), {name: tensor.numpy() for name, tensor in state.items()})
+    return fold.fold_tensors(training_spec(found), {name: tensor.numpy() for name, tensor in state.items()})
 
 
 @pytest.mark.parametrize(("net", "kinds"), [("tiny", {"conv", "deconv"}), ("unet-16", {"affine"})])
@@ -57,7 +57,7 @@ def test_a_batch_norm_is_folded_by_its_formula(tiny, net, kinds):
 
 def test_what_was_folded_right_is_accepted(trained):
     found, state = trained
-    export._compare(found, state, tensors_of(found, state))
+    fold._compare(found, state, tensors_of(found, state))
 
 
 @pytest.mark.parametrize(("difference", "accepted"), [(0.9e-4, True), (-0.9e-4, True), (1.1e-4, False), (-1.1e-4, False), (np.nan, False)])
@@ -75,10 +75,10 @@ def test_a_probability_off_by_more_than_1e_4_is_refused(trained, monkeypatch, di
 
     monkeypatch.setattr(Engine, "run", run)
     if accepted:
-        export._compare(found, state, tensors_of(found, state))
+        fold._compare(found, state, tensors_of(found, state))
     else:
         with pytest.raises(ModelError, match="more than 1e-4"):
-            export._compare(found, state, tensors_of(found, state))
+            fold._compare(found, state, tensors_of(found, state))
 
 
 def test_a_network_folded_wrong_is_refused(trained):
@@ -87,4 +87,4 @@ def test_a_network_folded_wrong_is_refused(trained):
     name = next(name for name in tensors if name.endswith(".bias"))
     tensors[name] = tensors[name] + np.float32(0.05)
     with pytest.raises(ModelError, match="more than 1e-4"):
-        export._compare(found, state, tensors)
+        fold._compare(found, state, tensors)

@@ -19,10 +19,10 @@ import monet_edge
 from monet_edge import errors, phantom, weights
 from monet_edge.architectures import monet
 from monet_edge.formats import stem
+from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
-from monet_edge.preprocess import measure
-from monet_edge.runs import find_scans, plan_jobs
+from monet_edge.runs import Found, find_scans, plan_jobs
 from monet_edge.spec import fold_batchnorm
 from monet_edge.volume import Voxels
 
@@ -315,29 +315,30 @@ def test_a_constant_scan_gives_an_empty_mask_and_says_so(fill, tmp_path, model):
 
 
 def test_our_masks_in_a_folder_are_not_scans(tmp_path, scan, model):
-    assert find_scans([tmp_path, scan]) == [scan]
+    assert find_scans([tmp_path, scan]) == [Found(scan, tmp_path)]
     monet_edge.segment(scan, model=model, probabilities=True)
-    assert find_scans([tmp_path, scan]) == [scan]
+    assert find_scans([tmp_path, scan]) == [Found(scan, tmp_path)]
 
 
 def test_where_results_go(tmp_path):
     a, b = tmp_path / "a" / "x.nii", tmp_path / "b" / "x.nii.gz"
-    assert [job.mask for job in plan_jobs([a, b], None, Options())] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
+    both = [Found(a), Found(b)]
+    assert [job.mask for job in plan_jobs(both, None, Options())] == [a.parent / "x_seg.nii.gz", b.parent / "x_seg.nii.gz"]
     for options in (Options(), Options(report=tmp_path / "out")):
         with pytest.raises(errors.OutputError, match="would both be written"):
-            plan_jobs([a, b], None if options.report else tmp_path / "out", options)
+            plan_jobs(both, None if options.report else tmp_path / "out", options)
     with pytest.raises(errors.OutputError, match="cannot go into one file"):
-        plan_jobs([a, b], tmp_path / "out.nii.gz", Options())
-    (job,) = plan_jobs([a], tmp_path / "x_prob.nii.gz", Options(probabilities=True))
+        plan_jobs(both, tmp_path / "out.nii.gz", Options())
+    (job,) = plan_jobs([Found(a)], tmp_path / "x_prob.nii.gz", Options(probabilities=True))
     assert len(set(job.results)) == 2
-    (job,) = plan_jobs([a], tmp_path / "new", Options(probabilities=True))
+    (job,) = plan_jobs([Found(a)], tmp_path / "new", Options(probabilities=True))
     assert (job.mask, job.probability) == (tmp_path / "new/x_seg.nii.gz", tmp_path / "new/x_prob.nii.gz")
     assert stem(b) == "x"
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_folder_for_results_is_made_for_one_scan_as_for_several(tmp_path, count):
-    scans = [tmp_path / f"{i}.nii" for i in range(count)]
+    scans = [Found(tmp_path / f"{i}.nii") for i in range(count)]
     jobs = plan_jobs(scans, tmp_path / "masks", Options(report=tmp_path / "pages"))
     assert {path.parent for job in jobs for path in job.results} == {tmp_path / "masks", tmp_path / "pages"}
     assert all(path.parent.is_dir() for job in jobs for path in job.results)
@@ -347,8 +348,8 @@ def test_a_folder_for_results_is_made_for_one_scan_as_for_several(tmp_path, coun
 
 def test_endings_in_capitals_are_scans_too(tmp_path, scan):
     loud = scan.rename(tmp_path / "SCAN.NII.GZ")
-    assert find_scans([tmp_path]) == [loud]
-    assert plan_jobs([loud], None, Options())[0].mask == tmp_path / "SCAN_seg.nii.gz"
+    assert find_scans([tmp_path]) == [Found(loud, tmp_path)]
+    assert plan_jobs([Found(loud)], None, Options())[0].mask == tmp_path / "SCAN_seg.nii.gz"
 
 
 def test_the_phantom_is_hard_for_a_threshold():

@@ -86,7 +86,7 @@ def test_whatever_decides_a_case_is_in_its_key(tmp_path, change, channel):
     assert after == open_prepared(tmp_path / "p")
     assert (after.channel, after.labels) == (channel, read(folder).labels)
     np.testing.assert_array_equal(after.load("case_000").image, load(read(folder, channel), "case_000", channel).image)
-    for read_again in (before.load, before.shape):  # the shape is read first: before anything is written
+    for read_again in (before.load, lambda name: before.grid(name, "axial")):  # the grid is read first: before anything is written
         with pytest.raises(DatasetError, match=r"case_000\.zip: made of other files, labels or channel"):
             read_again("case_000")
 

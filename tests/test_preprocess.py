@@ -8,7 +8,9 @@ from records import make_record
 
 from monet_edge import preprocess
 from monet_edge.errors import ModelError
-from monet_edge.preprocess import QUANTILES, Preprocess, Statistics, measure, network_input, normalise, resize, to_mask
+from monet_edge.inputs import network_input
+from monet_edge.intensities import QUANTILES, Statistics, measure
+from monet_edge.preprocess import Preprocess, normalise, resize, to_mask
 from monet_edge.volume import Voxels
 
 RECORD = make_record("lesion", size=16)

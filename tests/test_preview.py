@@ -8,7 +8,7 @@ from records import make_record
 from scans import ball
 
 from monet_edge import formats, phantom
-from monet_edge.preprocess import measure
+from monet_edge.intensities import measure
 from monet_edge.report import preview
 from monet_edge.report.slices import Finding, window
 from monet_edge.report.statistics import measure as statistics

@@ -126,8 +126,8 @@ def test_a_pair_is_read_whatever_its_endings_are_written_in(tmp_path, header, vo
     (tmp_path / header).write_bytes(gz(hdr) if header.lower().endswith("gz") else hdr)
     (tmp_path / voxels).write_bytes(gz(img) if voxels.lower().endswith("gz") else img)
     (found,) = find_scans([tmp_path])
-    assert found.name == voxels
-    for path in (found, tmp_path / header):
+    assert found.scan.name == voxels
+    for path in (found.scan, tmp_path / header):
         np.testing.assert_array_equal(formats.read(path).voxels, head())
         assert stem(path) == "HEAD"
 

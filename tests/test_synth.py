@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from monet_edge import preprocess
 from monet_edge.errors import DatasetError
+from monet_edge.intensities import measure
 from monet_edge.volume import Voxels
 from monet_train.synth import labels, render
 from monet_train.synth.draw import draw
@@ -152,7 +153,7 @@ def test_normalisation_is_the_runtimes(rng):
     for volume in (tissue, np.where(rng.random(tissue.shape) < 0.6, 0, tissue), tissue**3):
         volume = volume.astype(np.float32)
         voxels = Voxels(volume)
-        statistics = preprocess.measure(voxels)
+        statistics = measure(voxels)
         ref = np.stack([preprocess.normalise(voxels[z], record, statistics) for z in range(len(voxels))])
         comp = render.normalise(torch.from_numpy(volume)[None], torch.from_numpy(volume).reshape(1, -1), record.low, record.high)
         np.testing.assert_allclose(comp[0].numpy(), ref, atol=1e-5)
@@ -176,7 +177,7 @@ def test_normalisation_by_some_voxels_is_close_to_the_whole_volumes(maps, rng, s
         volume = (np.maximum(means[ids] + sds[ids] * rng.normal(size=ids.shape), 0) * kept[ids]).astype(np.float32)
         seen = found[n, middle].numpy().astype(int)
         raw = np.maximum(means[seen] + sds[seen] * drawn.texture[n, middle].numpy(), 0) * kept[seen]
-        statistics = preprocess.measure(Voxels(volume))
+        statistics = measure(Voxels(volume))
         spans = (replace(record, low=low, high=high) for low, high in ((1.0, 99.5), (0.5, 98.0)))
         dark, bright = (preprocess.normalise(Voxels(raw.astype(np.float32)), span, statistics) for span in spans)
         image = comp[n, 1].numpy()

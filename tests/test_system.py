@@ -18,7 +18,7 @@ from monet_edge.engine.codegen import cache
 from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write, locked, write_together
 from monet_edge.model import load
-from monet_edge.options import Options
+from monet_edge.options import Options, RunOptions
 
 
 def no_fcntl(patch):
@@ -92,8 +92,8 @@ def ref(weights_file, tmp_path_factory):
 
 
 def test_a_scan_is_segmented_and_recorded_whatever_the_system_lacks(hidden, ref, weights_file, tmp_path):
-    plan = runs.make_plan([ref[0]], tmp_path / "mask.nii.gz", Options(preview=True), run_record=tmp_path / "run.json")
-    ((_, outcome),) = runs.run_all(plan, load(weights_file))
+    plan = runs.make_plan([ref[0]], tmp_path / "mask.nii.gz", Options(preview=True), RunOptions(run_record=tmp_path / "run.json"))
+    ((_, outcome),) = runs.run_all(plan, runs.Here(load(weights_file)))
     assert outcome.job.mask.read_bytes() == ref[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nii.gz", "mask_preview.png", "run.json"]
     found = (limits.usable_cores() >= 1, limits.available(), system.peak_memory(), system.cpu())

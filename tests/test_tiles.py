@@ -57,7 +57,7 @@ def test_a_network_of_one_pixel_does_not_see_the_tiles(shape):
         merging(i, padded[:, *tiling.windows[i % len(tiling.windows)]])
     assert list(stored) == [0, 1]
     for comp in stored.values():
-        np.testing.assert_allclose(comp, image, rtol=0, atol=3e-7)
+        np.testing.assert_allclose(comp, image, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", [(40, 33), (17, 16)])

@@ -13,9 +13,9 @@ from synthetic import write_dataset
 
 from monet_edge import phantom, weights
 from monet_edge.files import locked
-from monet_train import export
+from monet_train import fold
 from monet_train.cli import main
-from monet_train.export import fold_tensors
+from monet_train.fold import fold_tensors
 
 
 def call(folder, *words):
@@ -52,6 +52,11 @@ def place(tmp_path_factory, small):
     for name, found in {**splits, "lists": [{"train": [["case_000"]], "val": []}], "nothing": 1}.items():
         (folder / f"{name}.json").write_text(json.dumps(found))
     (folder / "file").touch()
+    (folder / "lost").mkdir()
+    for part in ("imagesTr", "labelsTr"):
+        (folder / "lost" / part).symlink_to(folder / "data" / part)
+    about = json.loads((folder / "data" / "dataset.json").read_text())
+    (folder / "lost" / "dataset.json").write_text(json.dumps({**about, "spacing": "unknown"}))
     assert call(folder, "fit", "prepared", "-o", "run", *QUICK, "--quiet") == 0
     for name, missing in (("unfinished", "final.safetensors"), ("unknown", "config.json")):
         (folder / name).mkdir()
@@ -64,6 +69,7 @@ def place(tmp_path_factory, small):
 ROOT = str(Path(__file__).parents[1])
 QUICK = ["--size", "16", "--device", "cpu", "--set", "epochs=1"]
 FIT = ["fit", "prepared", "-o", "new", *QUICK]
+NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,13 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         ([*FIT, "--set", "augmentation.flip=-1"], "flip must be at least 0"),
         ([*FIT, "--size", "30"], "divides by 4"),
         ([*FIT, "--low", "9"], "low must be below high"),
+        ([*FIT, "--spacing", "wide"], "--spacing wide: expected a number of mm, or auto"),
+        ([*FIT, "--spacing", "-1"], "spacing and thickness must be 0, or 0.001 to 1000 mm"),
+        ([*FIT, "--thickness", "2"], "give --context too"),
+        ([*FIT, "--context", "1", "--thickness", "2", "--neighbours", "cubic"], "neighbours must be one of nearest, linear"),
+        ([*NOBODY_KNOWS, "--spacing", "auto"], "there is no median for --spacing auto"),
+        ([*NOBODY_KNOWS, "--spacing", "1"], "no model in millimetres can be trained on it"),
+        ([*NOBODY_KNOWS, "--context", "1", "--thickness", "1"], "no model in millimetres can be trained on it"),
         ([*FIT, "--device", "gpu"], "device gpu: expected one of cpu"),
         ([*FIT, "--fold", "3"], "there are 1 splits"),
         ([*FIT, "--splits", "nowhere.json"], "nowhere.json: cannot be read"),
@@ -101,7 +114,7 @@ FIT = ["fit", "prepared", "-o", "new", *QUICK]
         (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
         (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
         (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
-        (["evaluate", "data", "data"], "no such model"),
+        (["evaluate", "data", "data"], "expected one .safetensors file in this folder"),
         (["evaluate", "nowhere.safetensors", "data"], "no such file"),
         (["evaluate", "nonsense", "data", "--engine", "gpu"], "expected one of runtime, torch"),
         (["evaluate", "nonsense", "data", "--splits", "folds.json"], "there are 2 splits; say --fold 0 to 1"),
@@ -142,7 +155,12 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
-    [("torch", "train", FIT), ("scipy", "train", FIT), ("flwr", "federated", ["federated", "data", "other", "-o", "new"])],
+    [
+        ("torch", "train", FIT),
+        ("scipy", "train", FIT),
+        ("flwr", "federated", ["federated", "data", "other", "-o", "new"]),
+        ("onnxruntime", "onnx", ["export", "run", "phantom", "-o", "new.safetensors", "--onnx", "new.onnx"]),
+    ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, words):
     code = f"import sys; sys.modules[{module!r}] = None; from monet_train.cli import main; main()"
@@ -158,6 +176,21 @@ def released(place):
     """The folder again, with what `export` made of the run: two scans to train on, another data set to measure on too."""
     assert call(place, "export", "run", "phantom", "-o", "two.safetensors", "--also", "other", "--note", "Hardly trained.") == 0
     return place
+
+
+def test_a_model_in_millimetres_goes_all_the_way(place, capsys):
+    """The phantoms measure 0.9 mm, 5 between slices: the median of the former is what auto says; measured, drawn and told by its card."""
+    words = ["--size", "32", "--spacing", "auto", "--context", "1", "--thickness", "5", "--neighbours", "linear"]
+    assert call(place, "fit", "prepared", "-o", "mm", *QUICK, *words, "--quiet") == 0
+    assert call(place, "export", "mm", "phantom", "-o", "mm.safetensors") == 0
+    record = weights.load(place / "mm.safetensors").preprocess
+    assert (record.spacing, record.thickness, record.neighbours) == (0.9, 5.0, "linear")
+    card = (place / "mm.md").read_text()
+    assert "slices of 0.9 mm a pixel, in tiles of 32x32, each with 1 neighbours on either side, 5 mm apart (linear)" in card
+    assert call(place, "figures", "mm.safetensors", "phantom", "-o", "drawn") == 0
+    assert (place / "drawn" / "overlays.png").exists()
+    assert call(place, "evaluate", "mm.safetensors", "lost") == 2
+    assert "says that the spacing is unknown, and mm works in millimetres" in capsys.readouterr().err
 
 
 def test_a_release_is_told_in_its_card(released):
@@ -188,6 +221,17 @@ def test_patients_are_named_only_if_asked(released):
     assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases") == 0
     assert names(released / "named.safetensors")
     assert names(released / "named.md")
+
+
+def test_a_release_goes_into_an_onnx_file_and_a_hubs_folder(released):
+    words = ["--name-cases", "--onnx", "two.onnx", "--hub", "hub"]
+    assert call(released, "export", "run", "phantom", "-o", "hubbed.safetensors", *words) == 0
+    assert (released / "two.onnx").stat().st_size > 10_000
+    assert (released / "hub" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert (released / "hub" / "hubbed.safetensors").read_bytes() == (released / "hubbed.safetensors").read_bytes()
+    assert call(released, "export", "run", "phantom", "-o", "again.safetensors", "--onnx", "two.bin") == 2
+    assert call(released, "export", "run", "phantom", "-o", "again.safetensors", "--hub", "hub") == 2  # another model's
+    assert not (released / "again.safetensors").exists()
 
 
 def test_a_fold_is_measured_on_its_own_patients(released):
@@ -244,7 +288,7 @@ def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monke
     def broken(*given):
         return {name: tensor + 1 for name, tensor in fold_tensors(*given).items()}
 
-    monkeypatch.setattr(export, "fold_tensors", broken)
+    monkeypatch.setattr(fold, "fold_tensors", broken)
     before = (released / "two.safetensors").read_bytes()
     for name in ("broken", "two"):
         assert call(released, "export", "run", "phantom", "-o", f"{name}.safetensors") == 2

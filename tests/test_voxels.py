@@ -10,9 +10,11 @@ import pytest
 from records import make_record
 from test_runtime import run
 
-from monet_edge import preprocess
+from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
-from monet_edge.preprocess import Inputs, measure, network_input, span
+from monet_edge.inputs import Inputs, network_input
+from monet_edge.intensities import measure
+from monet_edge.preprocess import span
 from monet_edge.spec import Op, Spec
 from monet_edge.volume import Voxels
 
@@ -72,6 +74,20 @@ def test_labels_are_those_of_numpy(classes, shape, keep):
         assert np.array_equal(target, labels)
         for ref, comp in zip(expected, kept, strict=False):
             assert np.array_equal(comp, ref)
+
+
+@pytest.mark.parametrize("width", [1, 5, 16, 37])
+def test_lines_without_anything_are_labelled_as_others(width):
+    """They are not resampled: what lies at the threshold, just below it or in one pixel at the end must still be seen."""
+    probability = np.zeros((1, 24, width), np.float32)
+    probability[0, 3, -1] = 0.9
+    probability[0, 8], probability[0, 9] = (np.nextafter(np.float32(0.5), np.float32(end)) for end in (0, 1))
+    probability[0, 14:16] = 0.5
+    probability[0, 19, 0] = np.nan
+    for shape in ((24, width), (50, 2 * width + 1)):
+        for target in (np.full(shape, 9, np.uint8), np.full(shape[::-1], 9, np.uint8).T, np.full(shape, 9, np.uint8)[::-1, ::-1]):
+            voxels.assign(target, probability, 0.5)
+            assert np.array_equal(target, naive.to_mask(probability, 0.5, shape)[1])
 
 
 def test_nothing_beside_the_labels_is_written():
@@ -138,19 +154,19 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
     record = make_record("lesion", size=16, context=3)
     statistics, made, lock = measure(volume), [], threading.Lock()
     expected = [network_input(volume, z, record, statistics) for z in range(len(volume))]
-    normalise = preprocess.normalise
+    make_slice = inputs.make_slice
 
     def count(raw, *args, **kwargs):
         with lock:
             made.append(int(raw.stored.__array_interface__["data"][0]))
-        return normalise(raw, *args, **kwargs)
+        return make_slice(raw, *args, **kwargs)
 
-    monkeypatch.setattr(preprocess, "normalise", count)
-    inputs = Inputs(volume, record, statistics, threads=threads)
+    monkeypatch.setattr(inputs, "make_slice", count)
+    seeing = Inputs(volume, record, statistics, threads=threads)
     seen = {}
 
     def load(z):
-        seen[z] = inputs(z)
+        seen[z] = seeing(z)
         return seen[z]
 
     first = Spec("first", 7, (Op("out", "conv", ("image",), {"filters": 1, "kernel": 1, "stride": 1, "dilation": 1, "padding": 0,
@@ -160,7 +176,7 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
     assert len(set(made)) == len(volume)
     if threads == 1:  # a thread that lags behind may find its neighbours dropped, and makes them again
         assert len(made) == len(volume)
-    assert len(inputs._kept) <= Inputs.room(record, threads)
+    assert len(seeing._kept) <= Inputs.room(seeing.grid, threads)
 
 
 def test_the_networks_input_is_of_scaled_intensities():
@@ -171,11 +187,11 @@ def test_the_networks_input_is_of_scaled_intensities():
 
 
 def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
-    inputs = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
-    monkeypatch.setattr(inputs, "_make", lambda raw: 1 / 0)
+    seeing = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
+    monkeypatch.setattr(inputs, "make_slice", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            inputs(1)
+            seeing(1)
 
 
 def test_an_empty_span_sees_nothing():
@@ -190,7 +206,7 @@ def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     code = """if True:
         import sys
         import numpy as np
-        from monet_edge.preprocess import measure
+        from monet_edge.intensities import measure
         from monet_edge.volume import Voxels
         print(measure(Voxels(np.arange(24.0).reshape(2, 3, 4))).foreground > 0, "numba" in sys.modules)
     """

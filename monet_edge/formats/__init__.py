@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -11,7 +14,8 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import nifti
-from .contract import Header
+from .beside import spacing_known
+from .contract import Header, Seal
 from .nifti.image import from_image, to_image
 from .nifti.reader import halves
 from .stream import START, opened
@@ -22,11 +26,14 @@ __all__ = [
     "SCANS",
     "WRITERS",
     "Header",
+    "Seal",
+    "begin",
     "from_image",
     "halves",
     "is_ours",
     "peek",
     "read",
+    "seal",
     "stem",
     "to_image",
     "write",
@@ -55,15 +62,24 @@ def peek(path: Path) -> Header:
         found = next((format for format in FORMATS if format.sniff(path, start)), None)
         if found is None:
             raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    return found.peek(path)
+    header = found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
+
+
+def seal(path: Path) -> Seal | None:
+    """What a mask or probability that monet-edge wrote says of itself; None for other files, and for what cannot be read."""
+    found = next((format for format in FORMATS if path.name.lower().endswith(format.endings)), None)
+    try:
+        if found is not None and found.seal is not None:
+            return found.seal(path)
+        return Seal("", True) if peek(path).ours else None
+    except (MonetError, OSError):
+        return None
 
 
 def is_ours(path: Path) -> bool:
     """True for a mask or probability that monet-edge wrote; False also for what cannot be read."""
-    try:
-        return peek(path).ours
-    except MonetError:
-        return False
+    return seal(path) is not None
 
 
 def read(scan: Path | Header, volume: int | None = None) -> Scan:
@@ -84,6 +100,8 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         If the volume does not fit into memory.
     """
     header = scan if isinstance(scan, Header) else peek(scan)
+    if header.begun is not None:
+        return header.begun.result()
     if volume is None and header.volumes > 1:
         last, grid = header.volumes - 1, "x".join(map(str, header.shape))
         word = "or" if last == 1 else "to"
@@ -93,10 +111,28 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    return next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
+    return replace(found, spacing_known=header.spacing_known)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), overwrite: bool = False) -> None:
+def begin(header: Header, volume: int | None = None) -> Header:
+    """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
+
+    While a model is loaded: for a scan of 80 MB that is half the time of inflating it.
+    """
+    begun: Future[Scan] = Future()
+
+    def work() -> None:
+        try:
+            begun.set_result(read(header, volume))
+        except BaseException as error:  # raised where it is asked for
+            begun.set_exception(error)
+
+    Thread(target=work, name="reading", daemon=True).start()
+    return replace(header, begun=begun)
+
+
+def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
     Parameters
@@ -107,6 +143,8 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     like : Scan
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
+    key : str
+        Of the model and options, see `Options.key`; it does, too.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -126,7 +164,7 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     if like.path:
         refuse_input(path, like.path)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels)
+        writer.write(file, path.name, array, like, labels, key)
 
 
 def stem(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +34,10 @@ class Header:
         True for a mask or probability that monet-edge wrote.
     details : Any
         What the format's own `read` needs besides.
+    spacing_known : bool
+        False if what a voxel measures is known to be false.
+    begun : Future of Scan, optional
+        The reading of it that `formats.begin` has begun.
     """
 
     format: str
@@ -43,6 +48,24 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    spacing_known: bool = True
+    begun: Future[Scan] | None = None
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a result of ours says of itself in its first bytes, believed without a look at the rest of it.
+
+    Attributes
+    ----------
+    key : str
+        Of the model and options that made it, see `Options.key`; empty if it names none.
+    whole : bool
+        The file is as long as it says; where it is compressed, its trailer says so.
+    """
+
+    key: str
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,9 @@ class Format:
     read : callable
         ``read(header, volume)``: the volume of that number, from 0, which the header has; nothing is parsed a second time.
         A ResourceError if the memory does not suffice.
+    seal : callable, optional
+        ``seal(path)``: the `Seal` of a result of ours, None for everything else; it raises nothing but an OSError. 100,000 files
+        are looked at before a run: a tenth of a millisecond each, so no library parses them. Without it results are peeked at.
     """
 
     name: str
@@ -72,6 +98,7 @@ class Format:
     sniff: Callable[[Path, bytes], bool]
     peek: Callable[[Path], Header]
     read: Callable[[Header, int], Scan]
+    seal: Callable[[Path], Seal | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +111,9 @@ class Writer:
     endings : tuple of str
         The names that it is chosen by, the longest first.
     write : callable
-        ``write(file, name, array, like, labels)``: the array, checked by `formats.write`, into an open file of this name.
+        ``write(file, name, array, like, labels, key)``: the array, checked by `formats.write`, into an open file of this name.
     """
 
     name: str
     endings: tuple[str, ...]
-    write: Callable[[BinaryIO, str, np.ndarray, Scan, Sequence[str]], None]
+    write: Callable[[BinaryIO, str, np.ndarray, Scan, Sequence[str], str], None]

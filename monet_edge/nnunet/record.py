@@ -163,6 +163,16 @@ class Record:
         return "axial"
 
     @property
+    def in_mm(self) -> bool:
+        """True: what the network sees depends on what a voxel of the scan measures."""
+        return True
+
+    @property
+    def threshold(self) -> float:
+        """Above which a region is there; of labels the likeliest is."""
+        return 0.5
+
+    @property
     def window(self) -> tuple[float, float] | None:
         """HU that the first channel is clipped to, None where it has no such."""
         first = self.channels[0]

@@ -24,7 +24,7 @@ from ..text import printable, quantity
 from ..volume.labels import colour
 from ..weights import Weights, shipped
 from .slices import Finding, Plane, cut, grey, outlines, pixels
-from .statistics import LabelStatistics, describe
+from .statistics import LabelStatistics, axis_codes, describe
 
 SIDE = 512  # pixels of a slice's longest side, at most
 SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 slices of 512x512 make about 12 MB
@@ -65,6 +65,15 @@ def build(finding: Finding, facts: str, model: Mapping[str, Any], card: str) -> 
         version=__version__,
         data=json.dumps(_data(plane, finding), separators=(",", ":"), allow_nan=False),  # numbers and base64, no text
     )
+
+
+def of(finding: Finding, weights: Weights) -> str:
+    """The page of a finding that a model made."""
+    scan = finding.scan
+    size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
+    facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
+    about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
+    return build(finding, facts, about, model_card(weights))
 
 
 def model_card(weights: Weights) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..preprocess import SLICINGS, Statistics
+from ..intensities import Statistics
+from ..preprocess import SLICINGS
 from ..volume import Scan, Voxels, orient
 from ..weights import Record
 from .statistics import OPPOSITE, LabelStatistics

@@ -1,19 +1,23 @@
-"""What a run of several scans has to do: which files are scans, where every result goes, and what would fail, known before any work."""
+"""What a run of several scans has to do: where every result goes, and what would fail, known before any work."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import postprocess
-from ..channels import case_files, case_name, first_of_each
-from ..errors import OutputError, ScanError
-from ..formats import ENDINGS, SCANS, Header, is_ours
+from ..channels import case_files, case_name, first_image
+from ..errors import OutputError
+from ..files import check_folder, refuse_special
+from ..formats import ENDINGS, Header, begin
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
-from ..options import Options
+from ..options import Options, RunOptions
+from . import journal
+from .find import Found, Part, find_scans, parse_part
 from .table import check_table
+from .there import There, look
 
 
 @dataclass(frozen=True)
@@ -25,27 +29,49 @@ class Plan:
     jobs : tuple of Job
         In the order of the run.
     options : Options
-    stats, run_record : Path or None
-        The table of all scans, and the record of the run.
-    headers : tuple of Header
-        Of the only case's scans. Of several each is looked at when its turn comes: 100,000 headers would not fit into memory.
+    stats, run_record, records : Path or None
+        The table of all scans, the record of the run, and its records while it goes.
+    part : Part or None
+        What the jobs are of all.
+    base : Path or None
+        The folder that the records' paths are relative to.
+    there : There
+        Which of the jobs are done already, and which are done anew.
+    header : Header or None
+        Of the only scan. Of several each is looked at when its turn comes: 100,000 headers would not fit into memory.
     """
 
     jobs: tuple[Job, ...]
     options: Options
     stats: Path | None = None
     run_record: Path | None = None
-    headers: tuple[Header, ...] = ()
+    records: Path | None = None
+    part: Part | None = None
+    base: Path | None = None
+    there: There = field(default_factory=There)
+    header: Header | None = None
+
+    def go_on(self, model: str) -> Plan:
+        """The same plan, what is there already known, see `there.look`.
+
+        Parameters
+        ----------
+        model : str
+            The sha256 of its weights file.
+        """
+        return replace(self, there=look(self.jobs, self.options.key(model), overwrite=self.options.overwrite))
+
+    def begin(self) -> Plan:
+        """The same plan, its only scan being read already while the model is loaded."""
+        return self if self.header is None or self.there.done else replace(self, header=begin(self.header, self.options.volume))
 
 
 def make_plan(
     scans: Iterable[Path],
     output: Path | None = None,
     options: Options = Options(),
-    *,
+    going: RunOptions = RunOptions(),
     images: int = 1,
-    stats: Path | None = None,
-    run_record: Path | None = None,
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -56,58 +82,59 @@ def make_plan(
     output : Path, optional
         The mask's file, or a folder (created) for several. Default: beside each scan.
     options : Options
+    going : RunOptions
+        With ``skip_existing`` results that exist are no error: `Plan.go_on` says which they are.
     images : int
         That the model takes of a case: of several, files of one case are one scan, see `channels`.
-    stats, run_record : Path, optional
 
     Raises
     ------
     MonetError
         Saying what. Of several scans each is looked at when its turn comes, and one that cannot be segmented is no error here.
     """
-    jobs = plan_jobs(first_of_each(find_scans(scans), images), output, options, images)
+    given = list(scans)
+    part = None if going.part is None else parse_part(going.part)
+    jobs = plan_jobs(_cases(find_scans(given, going.list), images), output, options, images)
     if options.cleaning:
         postprocess.library()
-    if stats is not None:
-        check_table(stats)
+    if going.stats is not None:
+        check_table(going.stats)
+    records = None if going.records is None else journal.place(going.records, part)
+    _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
+    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 and not going.skip_existing else None
+    chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
+    base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
+    return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)
+
+
+def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | None]) -> None:
+    """Refuse what a run writes besides results, by option, where it would be a result too, or a scan, or cannot be written."""
+    if not any(places.values()):
+        return
     taken = {absolute(path) for job in jobs for path in job.results}
-    for option, path in (("stats", stats), ("run_record", run_record)):
+    for option, path in places.items():
         if path is None:
             continue
-        check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
+        if option == "records":  # which are added to
+            check_folder(path.parent)
+            refuse_special(path)
+        else:
+            check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
-    headers = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 else ()
-    return Plan(tuple(jobs), options, stats, run_record, headers)
 
 
-def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Every scan named, and those inside every folder named, in order and once; masks that we wrote are passed over in folders.
-
-    Raises
-    ------
-    ScanError
-        If a folder holds no scan.
-    """
-    scans: list[Path] = []
-    for path in paths:
-        if os.path.isdir(path):
-            try:
-                files = sorted(file for file in path.iterdir() if file.name.lower().endswith(SCANS) and not file.name.startswith("."))
-            except OSError as error:
-                raise ScanError(f"{path}: this folder cannot be read: {error.strerror}") from None
-            found = [file for file in files if not is_ours(file)]
-            if not found:
-                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}) in this folder")
-            scans.extend(found)
-        else:
-            scans.append(path)
-    return list(dict.fromkeys(scans))
+def _cases(found: list[Found], images: int) -> list[Found]:
+    """Every case once, by the first of its images."""
+    cases = {first_image(one.scan, images): one for one in found}
+    return [replace(one, scan=first) for first, one in cases.items()]
 
 
-def plan_jobs(scans: list[Path], output: Path | None, options: Options, images: int = 1) -> list[Job]:
+def plan_jobs(found: list[Found], output: Path | None, options: Options, images: int = 1) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
+
+    Below the folders for results the folders between are those between a scan and the folder it was found in.
 
     Raises
     ------
@@ -117,15 +144,22 @@ def plan_jobs(scans: list[Path], output: Path | None, options: Options, images: 
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
     if output is not None:
-        _make_place(output, ENDINGS, len(scans), "output")
+        _make_place(output, ENDINGS, len(found), "output")
     if options.report is not None:
-        _make_place(Path(options.report), (".html",), len(scans), "report")
-    masks: list[Path | None] = [output] * len(scans)
-    if output is not None and not output.name.endswith(ENDINGS):
-        masks = [output / f"{case_name(scan, images)}_seg.nii.gz" for scan in scans]
-    jobs = [make_job(scan, mask, options, case_files(scan, images)[1:]) for scan, mask in zip(scans, masks, strict=True)]
+        _make_place(Path(options.report), (".html",), len(found), "report")
+    jobs = [_place(one, output, options, images) for one in found]
     _refuse_collisions(jobs)
     return jobs
+
+
+def _place(found: Found, output: Path | None, options: Options, images: int) -> Job:
+    """One scan and where its results go."""
+    mask = output
+    if output is not None and not output.name.endswith(ENDINGS):
+        mask = output / found.branch / f"{case_name(found.scan, images)}_seg.nii.gz"
+    if options.report is not None and Path(options.report).suffix != ".html":
+        options = replace(options, report=Path(options.report) / found.branch)
+    return make_job(found.scan, mask, options, case_files(found.scan, images)[1:])
 
 
 def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -> None:

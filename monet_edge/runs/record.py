@@ -10,19 +10,18 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import system
 from ..about import DISCLAIMER, __version__
-from ..errors import MonetError, OutputError, ResourceError, ScanError
+from ..errors import KilledError, MonetError, OutputError, ResourceError, ScanError
 from ..files import atomic_write
 from ..report.statistics import describe
 
 if TYPE_CHECKING:
-    from ..model import Model
     from ..pipeline import Outcome
+    from ..weights import Weights
 
 PACKAGES = ("numpy", "numba", "llvmlite", "nibabel", "safetensors", "pillow", "typer", "connected-components-3d")
 # An error's own words name the file; these don't.
@@ -30,6 +29,7 @@ _FAILURES = {
     ScanError: "the scan cannot be read",
     OutputError: "a result cannot be written",
     ResourceError: "not enough memory",
+    KilledError: "its worker was killed",
     MemoryError: "not enough memory",
     MonetError: "it cannot be segmented",
 }
@@ -49,17 +49,24 @@ def entry(number: int, path: Path | None, became: Outcome | Exception) -> dict[s
     became : Outcome or Exception
         Its result, or why there is none.
     """
-    record: dict[str, Any] = {"scan": number}
-    if path is not None:
-        record["path"] = _as_utf8(str(path))
+    record = _named(number, path)
     if isinstance(became, Exception):
-        words = _as_utf8(became.fact if isinstance(became, MonetError) else str(became)) if path is not None else _failure(became)
+        words = as_utf8(became.fact if isinstance(became, MonetError) else str(became)) if path is not None else _failure(became)
         return record | {"error": words, "labels": [], "warnings": []}
     record |= {"labels": describe(became.labels), "warnings": list(became.warnings)}
     return record | {"seconds": {stage: round(seconds, 3) for stage, seconds in became.times.items()}}
 
 
-def _as_utf8(text: str) -> str:
+def passed_over(number: int, path: Path | None) -> dict[str, Any]:
+    """The `entry` of a scan whose results were there already: they are not measured again."""
+    return _named(number, path) | {"labels": [], "warnings": ["its results were there already"]}
+
+
+def _named(number: int, path: Path | None) -> dict[str, Any]:
+    return {"scan": number} if path is None else {"scan": number, "path": as_utf8(str(path))}
+
+
+def as_utf8(text: str) -> str:
     """Text with file names in it as UTF-8 shows them: without a locale Python hands their bytes out one by one, as surrogates."""
     errors = sys.getfilesystemencodeerrors()
     return text.encode("utf-8", errors).decode("utf-8", errors)
@@ -69,20 +76,24 @@ def _failure(error: Exception) -> str:
     return next((words for kind, words in _FAILURES.items() if isinstance(error, kind)), "unexpected error")
 
 
-def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[Mapping[str, Any]], *, overwrite: bool) -> None:
+def write(
+    path: Path, weights: Weights, threads: int, options: Mapping[str, Any], scans: Sequence[Mapping[str, Any]], *, overwrite: bool
+) -> None:
     """Write the record of a run as JSON.
 
     Parameters
     ----------
     path : Path
-    model : Model
+    weights : Weights
+        Of the model.
+    threads : int
+        How many slices ran at a time.
     options : dict
         What was asked for, no paths.
     scans : sequence of dict
         From `entry`.
     overwrite : bool
     """
-    weights = model.weights
     record = {
         "format": "monet-edge run 1",
         "disclaimer": DISCLAIMER,
@@ -90,7 +101,7 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
         "versions": {"monet-edge": __version__, "python": platform.python_version(), **_versions()},
         "system": system.name(),
         "cpu": system.cpu(),
-        "threads": model.threads,
+        "threads": threads,
         "model": {
             "name": weights.name,
             "network": weights.spec.name,
@@ -106,6 +117,8 @@ def write(path: Path, model: Model, options: Mapping[str, Any], scans: Sequence[
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # 10 ms
+
     found = {}
     for name in PACKAGES:
         try:

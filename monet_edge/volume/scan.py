@@ -28,10 +28,12 @@ class Scan:
     affine : (4, 4) float64
         Voxel to world, mm.
     header : Any
-        What its format keeps for a writer of the same format, such as nibabel's NIfTI header; None where there is none.
+        What its format keeps for a writer of the same format, such as the fields of NIfTI's header; None where there is none.
     warnings : tuple of str
     oriented : bool
         False if the scan does not say how the patient lies: left and right are a guess.
+    spacing_known : bool
+        False if what a voxel measures is known to be false: distances are then in voxels.
     """
 
     path: Path | None
@@ -42,6 +44,7 @@ class Scan:
     header: Any
     warnings: tuple[str, ...]
     oriented: bool = True
+    spacing_known: bool = True
 
     def canonical(self, axes: str) -> Voxels:
         """Its intensities (Z, H, W), the axes pointing as `orient` says: a view."""

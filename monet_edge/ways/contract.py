@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from ..engine import Engine
 from ..errors import ScanError
+from ..formats import Header
+from ..intensities import Statistics
 from ..options import Options
-from ..preprocess import Statistics
+from ..passes import Progress
 from ..volume import Scan, geometry
 from ..weights import Weights
 
-Progress = Callable[[int, int], None]  # called with the number of slices done, and of all
-
-
-class Grid(Protocol):
-    """What is known of a scan before, and after, it is read: its `Header`, or itself."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> np.dtype: ...
-    @property
-    def affine(self) -> np.ndarray: ...
+Grid = Header | Scan  # what is known of a scan before, and after, it is read
 
 
 @dataclass(frozen=True)

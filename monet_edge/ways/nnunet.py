@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import limits, preprocess
+from .. import limits
 from ..engine import Engine
 from ..errors import ScanError
+from ..intensities import Statistics, measure
 from ..nnunet.case import Box, Images, bounding_box
 from ..nnunet.predict import Prediction
 from ..nnunet.record import Record
 from ..nnunet.resample import Change, new_length, separate_axis
 from ..options import Options
+from ..passes import Progress
 from ..tiles import Tiling
 from ..volume import Orientation, Scan, Voxels, geometry, orient
 from ..weights import Weights
-from .contract import Grid, Progress, Segmentation, Way
+from .contract import Grid, Segmentation, Way
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,21 @@ class Grids:
         return Tiling(self.there.new, self.record.patch)
 
 
-def grids_of(record: Record, grid: Grid) -> Grids:
-    """Of a scan, not cropped yet.
+def grids_of(record: Record, grid: Grid, options: Options) -> Grids:
+    """Of a scan, not cropped yet, whose voxels measure what is stated, or else what the scan says, where that is not false.
 
     Raises
     ------
     ScanError
-        If it is so thin that nothing is left of it at the model's spacing.
+        If it is so thin that nothing is left of it at the model's spacing, or what its voxels measure is not known.
     """
     stored = Orientation((2, 1, 0), (False, False, False))  # (X, Y, Z) as the (z, y, x) of nnU-Net's readers
     turned = orient(grid.affine, "SAR") if record.reorient else stored
     axes, flips = tuple(turned.axes[axis] for axis in record.transpose), tuple(turned.flips[axis] for axis in record.transpose)
-    spacing = stated_spacing(grid)
+    spacing = options.voxel_mm or (stated_spacing(grid) if grid.spacing_known else None)
+    if spacing is None:
+        name = f"{grid.path}: " if grid.path else ""
+        raise ScanError(f"{name}what its voxels measure is not known, and the model works in millimetres", "State it with {spacing}.")
     shape = tuple(grid.shape[axis] for axis in axes)
     found = Grids(record, Orientation(axes, flips), tuple(spacing[axis] for axis in axes), shape)
     if 0 in found.there.new:
@@ -107,7 +112,7 @@ def _record(weights: Weights) -> Record:
 def memory(weights: Weights, engine: Engine, grids: Sequence[Grid], options: Options) -> int:
     """See `contract.Way`."""
     record = _record(weights)
-    found = grids_of(record, grids[0])
+    found = grids_of(record, grids[0], options)
     old, new = prod(found.there.old), prod(found.there.new)
     padded = prod(found.tiling.padded)
     # of a slice: float64, twice while it is resampled; sums in float16; logits that are resampled back, in float64 and float16
@@ -127,7 +132,7 @@ def memory(weights: Weights, engine: Engine, grids: Sequence[Grid], options: Opt
 def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
     """See `contract.Way`."""
     record = _record(weights)
-    grids = grids_of(record, scans[0])
+    grids = grids_of(record, scans[0], options)
     images = [Voxels(grids.orientation.turn(scan.voxels), scan.slope, scan.inter) for scan in scans]
     box = bounding_box(images)
     cropped = [image[box] for image in images]
@@ -143,7 +148,7 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
             progress(done // each, count)
 
     engine.map(count * each, prediction.load, prediction.store, report)
-    statistics = [preprocess.measure(image, engine.threads) for image in images]
+    statistics = [measure(image, engine.threads) for image in images]
     warnings = [warning for scan in scans for warning in scan.warnings]
     return Segmentation(mask, labels.kept, statistics[0], (*warnings, *_doubts(weights, statistics, mask, options)))
 
@@ -201,7 +206,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip(logits, -80, 80)))  # float32 ends at exp(88)
 
 
-def _doubts(weights: Weights, statistics: Sequence[preprocess.Statistics], mask: np.ndarray, options: Options) -> list[str]:
+def _doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> list[str]:
     """What makes the result doubtful."""
     found, nonfinite = [], sum(each.nonfinite for each in statistics)
     if nonfinite:

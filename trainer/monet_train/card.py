@@ -12,6 +12,8 @@ from monet_edge.spec import count_floats
 from monet_edge.text import digits, quantity
 from monet_edge.weights import Weights
 
+from .config_text import command_of_today
+
 
 def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides_as_one: bool = False) -> str:
     """The command that measures a released model, to be given where the file is.
@@ -56,8 +58,11 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     data, training = provenance["data"], provenance["training"]
     recipe, units = training["settings"]["recipe"], {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
     axes = f"{record.slicing} slices of {record.size}x{record.size}"
+    if record.spacing:
+        axes = f"{record.slicing} slices of {record.spacing:g} mm a pixel, in tiles of {record.size}x{record.size}"
     if record.context:
         axes += f", each with {record.context} neighbours on either side"
+        axes += f", {record.thickness:g} mm apart ({record.neighbours})" if record.thickness else ""
     lines = [
         f"# {weights.name}",
         "",
@@ -71,7 +76,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
         f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
         "",
-        f"      {training['command']}",
+        f"      {command_of_today(training['command'])}",
         "",
         *(f"- {note}" for note in notes),
         "",

@@ -26,10 +26,13 @@ from .options import (
     ChangesOption,
     DeviceOption,
     GroupOption,
+    NeighboursOption,
     NetOption,
     QuietOption,
     RunOption,
     SizeOption,
+    SpacingOption,
+    ThicknessOption,
     TrainedVolumeOption,
     VolumeOption,
 )
@@ -40,7 +43,14 @@ if TYPE_CHECKING:
     from .prepare import Prepared
     from .splits import Split
 
-EXTRAS = {"torch": "train", "scipy": "train", "matplotlib": "train", "flwr": "federated"}  # which brings what
+EXTRAS = {
+    "torch": "train",
+    "scipy": "train",
+    "matplotlib": "train",
+    "flwr": "federated",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+}
 
 OLD_OPTIONS = {"channel": "volume"}  # what options were called before: still understood, no longer shown
 
@@ -114,6 +124,9 @@ def fit(
     low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = SLICES.low,
     high: Annotated[float, typer.Option(help="What becomes 1.")] = SLICES.high,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = SLICES.threshold,
+    spacing: SpacingOption = f"{SLICES.spacing:g}",
+    thickness: ThicknessOption = SLICES.thickness,
+    neighbours: NeighboursOption = SLICES.neighbours,
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
@@ -136,6 +149,8 @@ def fit(
     check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
+    if thickness and not context:
+        raise MonetError(f"--thickness {thickness:g}: a distance between neighbouring slices, and there are none; give --context too")
     chosen = override(RECIPES[recipe], changes or [])
     if resume and (output / "config.json").exists():
         channel = run_channel(output, channel)
@@ -150,6 +165,9 @@ def fit(
         low=low,
         high=high,
         threshold=threshold,
+        spacing=options.spacing_of(spacing, ready, slicing),
+        thickness=thickness,
+        neighbours=neighbours,
     )
     settings = Settings(
         dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic
@@ -170,7 +188,7 @@ AlsoOption = Annotated[list[Path] | None, typer.Option(metavar="DATASET", help="
 
 @command
 def evaluate(
-    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name, a .safetensors file, or its folder.")],
     dataset: DatasetArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for scores.csv and summary.json.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Only the validation part of this splits.json.")] = None,
@@ -241,17 +259,33 @@ def export(
     name_cases: Annotated[bool, typer.Option("--name-cases", help="Name the worst cases in file and card: for public data.")] = False,
     channel: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the network as .onnx, for another runtime.")] = None,
+    hub: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also lay it out as model hubs do; with splits and a picture if --name-cases.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
     from .cases import run_channel
+    from .dataset import volume_of
     from .export import plan, release
+    from .hub import check_hub, write_hub
+    from .onnx_file import check_onnx, write_onnx
 
     channel = run_channel(run, channel)
     found, others = options.read(dataset, channel, quiet), [options.read(folder, channel, quiet) for folder in also or []]
-    plan(run, found, output, others, sides_as_one)  # what is refused is refused before there is a bar
+    measured = plan(run, found, output, others, sides_as_one)  # what is refused is refused before there is a bar
+    if onnx is not None:
+        check_onnx(onnx)
+    if hub is not None:
+        check_hub(hub, output.stem)
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
         weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar)
+    if onnx is not None:
+        write_onnx(onnx, weights)
+    if hub is not None:
+        name = measured[0].names[0]  # the picture is of the first case to validate
+        write_hub(hub, output, *((found.pairs[name][0], volume_of(found, name, channel)) if name_cases else (None,)))
     if not quiet:
         print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 
@@ -277,7 +311,7 @@ def import_nnunet(
 
 @command
 def figures(
-    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name or a .safetensors file.")],
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name, a .safetensors file, or its folder.")],
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,

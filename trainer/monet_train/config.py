@@ -37,7 +37,7 @@ class Augmentation:
         Probability of a poor man's skull stripping: a rim of the head, `skull_strip_depth` pixels deep, becomes background and
         the z-score is taken anew. Only where the preprocessing is a z-score.
     skull_strip_depth : tuple of int
-        Least and most pixels.
+        Least and most, pixels; of a model with a spacing mm, see `in_pixels`.
     contrast, gamma : float
         SD of the logarithm of a factor around the slice's mean, and of an exponent.
     bias_field : float
@@ -257,6 +257,17 @@ def effective_settings(settings: Settings) -> Settings:
     weight_decay = recipe.weight_decay if recipe.optimiser == "adamw" else 0.0
     recipe = replace(recipe, augmentation=augmentation, dropout=recipe.dropout if drops else 0.0, weight_decay=weight_decay)
     return replace(settings, recipe=recipe)
+
+
+def in_pixels(augmentation: Augmentation, spacing: float) -> Augmentation:
+    """An augmentation whose lengths are mm, with those lengths in pixels of so many mm; as it is for 0.
+
+    Everything else is a share of the network's input, or of intensities, and means the same with any pixel.
+    """
+    if not spacing:
+        return augmentation
+    least, most = (min(round(depth / spacing), DEPTHS - 1) for depth in augmentation.skull_strip_depth)
+    return replace(augmentation, skull_strip_depth=(least, most))
 
 
 def training_spec(settings: Settings) -> Spec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -43,6 +44,11 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     if twice:
         raise MonetError(f"{', '.join(twice)}: given twice, by the old name too")
     return {OLD_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def command_of_today(command: str) -> str:
+    """A training's command as kept in its weights, with its settings by their names of today, so that it can be typed again."""
+    return re.sub(r"(?<=--set )((?:\w+\.)?)(\w+)(?==)", lambda found: found[1] + OLD_NAMES.get(found[2], found[2]), command)
 
 
 def changed(record: Any, values: Mapping[str, Any]) -> Any:

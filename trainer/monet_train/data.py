@@ -11,7 +11,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from monet_edge.preprocess import SLICINGS, Preprocess, normalise, resize
+from monet_edge.inputs import Grid, make_grid, make_slice
+from monet_edge.preprocess import Preprocess, resize
+from monet_edge.tiles import Tiling
 
 from .augment import standardise
 from .config import DEPTHS
@@ -21,7 +23,7 @@ from .prepare import Prepared
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices of some cases; N of them, S pixels wide and high, on one device.
+    """All slices of some cases, or all tiles of their slices; N of them, S pixels wide and high, on one device.
 
     Attributes
     ----------
@@ -37,6 +39,8 @@ class Slices:
     rims : (len(names), DEPTHS, 2) float32
         Mean and SD of a case's foreground when a rim so many pixels deep is gone.
     names : tuple of str
+    between : two (N, 2 * context + 1) tensors, int64 and float32, or None
+        Where channels lie between slices: the ones after ``neighbours``, and how far on the way to them.
     """
 
     images: Tensor
@@ -46,10 +50,15 @@ class Slices:
     cases: Tensor
     rims: Tensor
     names: tuple[str, ...]
+    between: tuple[Tensor, Tensor] | None = None
 
     def inputs(self, index: Tensor) -> Tensor:
         """What the network sees for slices ``index`` without augmentation: (len(index), 2 * context + 1, S, S)."""
-        return self.images[self.neighbours[index]]
+        seen = self.images[self.neighbours[index]]
+        if self.between is None:
+            return seen
+        above, weights = (table[index] for table in self.between)
+        return seen + weights[:, :, None, None] * (self.images[above] - seen)
 
 
 def build(
@@ -75,54 +84,84 @@ def build(
         If the file of a case is not intact.
     """
 
-    def arrays_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def arrays_of(name: str) -> tuple[Grid, list[np.ndarray], np.ndarray]:
         case = oriented(prepared.load(name), record.slicing)
-        images = slices_of(case, record)
-        labels = labels_of(case, record, merged)
-        return images, labels, *(_rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32)))
+        grid = grid_of(case, record)
+        images, labels = slices_of(case, record, grid.tiling), labels_of(case, record, merged, grid.tiling)
+        depths, rims = _rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32))
+        return grid, [_tiles(each, grid.tiling) for each in (images, labels, depths)], rims
 
     with ThreadPoolExecutor() as pool:  # NumPy and SciPy let go of the interpreter lock
-        parts = list(pool.map(arrays_of, names))
-    images, labels, depths, rims = zip(*parts, strict=True)
+        grids, tiles, rims = zip(*pool.map(arrays_of, names), strict=True)
+    images, labels, depths = zip(*tiles, strict=True)
     counts = [len(part) for part in images]
-    starts = np.cumsum([0, *counts])
-    offsets = np.arange(-record.context, record.context + 1)
-    neighbours = [start + np.clip(np.arange(n)[:, None] + offsets, 0, n - 1) for start, n in zip(starts, counts, strict=False)]
+    starts = np.cumsum([0, *counts[:-1]])
 
     def on_device(arrays: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(arrays)).to(device)
 
+    neighbours, above, weights = map(on_device, zip(*map(_neighbours, grids, counts, starts), strict=True))
     return Slices(
         on_device(images),
         on_device(labels),
         on_device(depths),
-        on_device(neighbours),
+        neighbours,
         torch.repeat_interleave(torch.tensor(counts)).to(device),
         torch.from_numpy(np.stack(rims)).to(device),
         tuple(names),
+        (above, weights) if weights.any() else None,
     )
 
 
+def grid_of(case: Case, record: Preprocess) -> Grid:
+    """How the slices of a case, cut as the record says, lie for its network."""
+    _, height, width = case.image.shape
+    spacing = case.spacing
+    return make_grid(record, (height, width), (spacing[0], spacing[1], spacing[2]))
+
+
+def _tiles(slices: np.ndarray, tiling: Tiling) -> np.ndarray:
+    """Padded slices (Z, H, W) as tiles (N, S, S), in the order of `monet_edge.inputs.Inputs`."""
+    return np.stack([slices[:, *window] for window in tiling.windows], axis=1).reshape(-1, *tiling.tile)
+
+
+def _neighbours(grid: Grid, count: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a case's ``count`` tiles, numbered from ``start``: `Slices.neighbours`, and both tables of `Slices.between`."""
+    tiles = len(grid.tiling.windows)
+    depth = count // tiles
+    slices = [grid.channels(z, depth) for z in range(depth)]
+    below = np.repeat([[z for z, _ in channels] for channels in slices], tiles, axis=0)
+    weights = np.repeat(np.array([[weight for _, weight in channels] for channels in slices], np.float32), tiles, axis=0)
+    first = start + np.tile(np.arange(tiles), depth)[:, None]
+    return first + tiles * below, first + tiles * np.minimum(below + 1, depth - 1), weights
+
+
 def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], record: Preprocess) -> tuple[int, int, int]:
-    """How many slices train and validate, and how many bytes all of them take at their worst moment."""
-    axis = list(SLICINGS).index(record.slicing)
-    training, validation = (sum(prepared.shape(name)[axis] for name in names) for names in (train, val))
+    """How many slices, or tiles, train and validate, and how many bytes all of them take at their worst moment."""
+
+    def count(name: str) -> int:
+        (depth, height, width), spacing = prepared.grid(name, record.slicing)
+        return depth * len(make_grid(record, (height, width), spacing).tiling.windows)
+
+    training, validation = (sum(map(count, names)) for names in (train, val))
     slice_bytes = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
     return training, validation, slice_bytes * max(2 * training, training + 2 * validation)
 
 
-def slices_of(case: Case, record: Preprocess) -> np.ndarray:
-    """All slices of a case as the network sees them, without their neighbours: (Z, S, S) float32."""
-    size = (record.size, record.size)
-    return np.stack([normalise(case.voxels[z], record, case.statistics, size) for z in range(len(case.image))])
+def slices_of(case: Case, record: Preprocess, tiling: Tiling) -> np.ndarray:
+    """All slices of a case as the network sees them, without their neighbours, not yet in tiles: (Z, H, W) float32."""
+    return np.stack([make_slice(case.voxels[z], record, case.statistics, tiling) for z in range(len(case.image))])
 
 
-def labels_of(case: Case, record: Preprocess, merged: bool) -> np.ndarray:
-    """All labels of a case at the network's size (Z, S, S) uint8: a pixel has the label that covers most of it."""
+def labels_of(case: Case, record: Preprocess, merged: bool, tiling: Tiling) -> np.ndarray:
+    """All labels of a case, likewise (Z, H, W) uint8: a pixel has the label that covers most of it."""
     label = (case.label > 0).astype(np.uint8) if merged else case.label
     classes = range(len(record.labels) + 1)
     covers = (np.stack([slice_ == value for value in classes]).astype(np.float32) for slice_ in label)
-    return np.stack([resize(cover, record.size, record.size).argmax(axis=0).astype(np.uint8) for cover in covers])
+    made = np.zeros((len(label), *tiling.padded), np.uint8)
+    for z, cover in enumerate(covers):
+        made[z, *tiling.inside] = resize(cover, *tiling.shape).argmax(axis=0)
+    return made
 
 
 def _rims(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

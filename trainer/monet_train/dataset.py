@@ -16,7 +16,9 @@ import numpy as np
 
 from monet_edge import formats, volume
 from monet_edge.errors import DatasetError, MonetError
-from monet_edge.preprocess import SLICINGS, Statistics, measure
+from monet_edge.formats.beside import UNKNOWN
+from monet_edge.intensities import Statistics, measure
+from monet_edge.preprocess import SLICINGS
 from monet_edge.volume import geometry
 
 from .dataset_json import IGNORE, read_json, read_labels, read_pairs
@@ -127,7 +129,7 @@ def read(folder: Path, channel: int = 0) -> Dataset:
         str(data.get("reference", "")),
         labels,
         ignore,
-        data.get("spacing") != "unknown",
+        data.get("spacing") != UNKNOWN,
         {pair.name: (pair.image, pair.label) for pair in pairs},
         frozenset(pair.name for pair in pairs if pair.separate),
         tuple(pair.name for pair in pairs if pair.validation),
@@ -155,7 +157,7 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     if name not in dataset.pairs:
         raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
     image_path, label_path = dataset.pairs[name]
-    scan = formats.read(image_path, _volume(dataset, name, channel))
+    scan = formats.read(image_path, volume_of(dataset, name, channel))
     mask = formats.read(label_path)
     if scan.shape != mask.shape:
         raise DatasetError(f"{name}: the scan has shape {scan.shape}, its labels {mask.shape}")
@@ -171,7 +173,7 @@ def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
     return Case(name, image.stored, label, scan.slope, scan.inter, steps, measure(image))
 
 
-def _volume(dataset: Dataset, name: str, channel: int) -> int | None:
+def volume_of(dataset: Dataset, name: str, channel: int) -> int | None:
     """Which volume of a case's file is a channel; None where the file holds one only."""
     volumes = formats.peek(dataset.pairs[name][0]).volumes
     if name in dataset.separate and channel and volumes > 1:
@@ -218,9 +220,14 @@ def oriented(case: Case, slicing: str) -> Case:
     case : Case
     slicing : {"axial", "coronal", "sagittal"}
     """
-    orientation = volume.orient(axial_affine(case.spacing), SLICINGS[slicing])
+    orientation = orientation_of(case.spacing, slicing)
     image, label = orientation.turn(case.image.T), orientation.turn(case.label.T)
     return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
+
+
+def orientation_of(spacing: Sequence[float], slicing: str) -> volume.Orientation:
+    """How a case (W, H, Z), its axes the other way round, is cut another way; ``spacing`` in mm along Z, H, W."""
+    return volume.orient(axial_affine(spacing), SLICINGS[slicing])
 
 
 def axial_affine(spacing: Sequence[float]) -> np.ndarray:

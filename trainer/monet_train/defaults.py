@@ -17,6 +17,9 @@ class Slicing(NamedTuple):
     low: float = -3.0
     high: float = 6.0
     threshold: float = 0.5
+    spacing: float = 0.0
+    thickness: float = 0.0
+    neighbours: str = "nearest"
 
 
 SLICES = Slicing()

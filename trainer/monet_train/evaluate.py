@@ -157,6 +157,10 @@ def evaluate(
     """
     found = match(model.weights.preprocess.labels, dataset.labels, model.weights.merged, sides_as_one)
     check_names(dataset, names)
+    if model.weights.preprocess.in_mm and not dataset.spacing_known:
+        raise DatasetError(
+            f"{dataset.folder}: its dataset.json says that the spacing is unknown, and {model.weights.name} works in millimetres"
+        )
     for name in names:
         try:
             scores = list(score(model, load(dataset, name, channel), found, dataset.spacing_known, flip=flip))
@@ -190,14 +194,15 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
         Whether distances are in mm over the volume, or in pixels within slices.
     flip : bool
     """
-    truth, mask = found.masks(case.label, model.segment_scan(_as_scan(case), Options(flip=flip)).mask.T)
+    truth, mask = found.masks(case.label, model.segment_scan(_as_scan(case, spacing_known), Options(flip=flip)).mask.T)
     for number, pair in enumerate(found.pairs, 1):
         yield compare(case.name, pair.name, truth == number, mask == number, case.steps if spacing_known else None)
 
 
-def _as_scan(case: Case) -> volume.Scan:
+def _as_scan(case: Case, spacing_known: bool) -> volume.Scan:
     """The case as a scan whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the file."""
-    return volume.Scan(None, case.image.T, case.slope, case.inter, axial_affine(case.spacing), None, ())
+    affine = axial_affine(case.spacing)
+    return volume.Scan(None, case.image.T, case.slope, case.inter, affine, None, (), spacing_known=spacing_known)
 
 
 def compare(name: str, label: str, truth: np.ndarray, predicted: np.ndarray, steps: ArrayLike | None) -> Score:

@@ -1,99 +1,31 @@
-"""From a trained network to the portable weights file: BatchNorm folded in float64, held to PyTorch's output, measured, described."""
+"""From a finished run to what is given away: the weights file, measured through the runtime, with its splits and its card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from monet_edge import fingerprint
-from monet_edge.engine import Engine
-from monet_edge.errors import DatasetError, ModelError, OutputError
+from monet_edge.errors import DatasetError, OutputError
 from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
-from monet_edge.spec import Spec, fold_batchnorm
-from monet_edge.weights import Weights, load, pack, parse
+from monet_edge.weights import Weights, load, parse
 
-from . import checkpoint
 from .card import card, measuring
 from .cases import check_dataset
-from .config import DEPTHS, Settings, effective_settings, training_spec
-from .config_text import read_settings
-from .data import strip_skull
+from .config import DEPTHS, Settings, effective_settings, in_pixels
+from .data import grid_of, strip_skull
 from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
 from .evaluate import check_names, evaluate, make_model, summarise
+from .fold import Folded, finished, fold_run
 from .labels import Match, match
-from .network import Network
-from .provenance import Provenance, Source, one_line
-from .splits import read_rule, read_splits
-
-
-def fold_tensors(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge every BatchNorm into the tensors of `monet_edge.spec.fold_batchnorm(spec)`.
-
-    Parameters
-    ----------
-    spec : Spec
-        For training, with its ``bn`` attributes.
-    tensors : mapping of str to float array
-        Named as `monet_edge.spec.tensor_shapes(spec)`.
-
-    Returns
-    -------
-    dict of str to float32 array
-        Computed in float64. A convolution gains a bias; where a BatchNorm follows an activation it becomes a scale and a
-        shift, since folding it forward into the next convolution is wrong at zero-padded borders.
-    """
-    folded = {}
-    for op in spec.ops:
-        weight, bias = (tensors[key].astype(np.float64) if (key := f"{op.name}.{part}") in tensors else None for part in ("weight", "bias"))
-        if "bn" in op.attrs:
-            gamma, beta, mean, variance = (
-                tensors[f"{op.name}.bn.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
-            )
-            scale = gamma / np.sqrt(variance + op["bn"]["eps"])
-            if op.kind == "affine":
-                folded[f"{op.name}.scale"], folded[f"{op.name}.shift"] = scale, beta - mean * scale
-                continue
-            assert weight is not None
-            # output channels are axis 0 of a convolution's weights and axis 1 of a transposed one's
-            weight = weight * scale.reshape((-1, 1, 1, 1) if op.kind == "conv" else (1, -1, 1, 1))
-            bias = beta + ((0 if bias is None else bias) - mean) * scale
-        if weight is not None:
-            folded[f"{op.name}.weight"] = weight
-        if bias is not None:
-            folded[f"{op.name}.bias"] = bias
-    return {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in folded.items()}
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A finished run, folded, checked against PyTorch and described, in memory."""
-
-    settings: Settings
-    tensors: Mapping[str, np.ndarray]
-    looks: fingerprint.Fingerprint | None
-    provenance: Provenance
-    splits: bytes
-
-    def pack(self, output: Path) -> bytes:
-        """The bytes of its weights file."""
-        spec = fold_batchnorm(training_spec(self.settings))
-        return pack(output.stem, spec, self.tensors, self.settings.preprocess, self.provenance.to_record(), self.looks)
-
-    def files(self, output: Path) -> dict[Path, bytes]:
-        """The weights file and the splits beside it."""
-        return {output: self.pack(output), output.with_suffix(".splits.json"): self.splits}
-
-    def write(self, output: Path) -> Weights:
-        """Write both, or none; returns the weights as loaded again."""
-        write_together(self.files(output))
-        return load(output)
+from .provenance import Source, one_line
+from .splits import read_splits
 
 
 def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel: int = 0) -> Weights:
@@ -219,7 +151,7 @@ def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = 
     check_output(output)
     for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
         refuse_special(path)
-    settings = _finished(run)
+    settings = finished(run)
     split = read_splits(run / "splits.json")[0]
     check_names(dataset, [*split["train"], *split["val"]])
     trained = {_file(dataset, name) for name in split["train"]}
@@ -247,53 +179,12 @@ def _file(dataset: Dataset, name: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _finished(run: Path) -> Settings:
-    """The settings of a run that has its final weights."""
-    settings = read_settings(run)
-    if not (run / "final.safetensors").exists():
-        raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with it: the same command and --resume")
-    return settings
-
-
 def check_output(output: Path) -> None:
     """Refuse before the work what could not be written after it: an OutputError."""
     if output.suffix != ".safetensors" or not output.parent.is_dir():
         raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
     check_folder(output.parent)
     refuse_special(output)
-
-
-def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[str, Any]) -> Folded:
-    """Fold a finished run and hold it to PyTorch, whatever it was trained on; nothing is written.
-
-    Parameters
-    ----------
-    run : Path
-    source : Source
-        What it was trained on.
-    facts, more : mapping of str to JSON value
-        For its `Provenance`: of the training, beside its cases and their split, and of the file.
-
-    Returns
-    -------
-    Folded
-        Without the appearance of training scans, which takes a data set.
-
-    Raises
-    ------
-    ModelError
-        As `export`, or if a fact cannot be told.
-    """
-    settings = _finished(run)
-    state, about = checkpoint.load(run / "final.safetensors")
-    tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
-    _compare(settings, state, tensors)
-    path = run / "splits.json"
-    split = read_splits(path)[0]
-    facts = {**facts, "cases": len(split["train"]), "validated_on": len(split["val"]), "split": read_rule(path)}
-    provenance = Provenance((source,), settings, about["epochs"], facts, more)
-    provenance.to_record()  # what cannot be told is found before scans are read
-    return Folded(settings, tensors, None, provenance, path.read_bytes())
 
 
 def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: Callable[[str], None] = lambda _: None) -> Folded:
@@ -313,29 +204,15 @@ def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Calla
 
 def _fingerprint(cases: Iterable[Case], settings: Settings) -> fingerprint.Fingerprint | None:
     """How the training scans look, and how they look stripped where training strips them; None where they are too few to tell."""
-    record, augmentation = settings.preprocess, effective_settings(settings).recipe.augmentation
-    depths = []
-    if augmentation.skull_strip:
-        scale = fingerprint.SIDE / record.size
-        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in np.linspace(*augmentation.skull_strip_depth, 3)]
+    record = settings.preprocess
+    augmentation = in_pixels(effective_settings(settings).recipe.augmentation, record.spacing)
+    stripped = np.linspace(*augmentation.skull_strip_depth, 3) if augmentation.skull_strip else np.empty(0)
     rows: list[list[np.ndarray]] = []
     for case in cases:
         case = oriented(case, record.slicing)
         slices = fingerprint.look(case.voxels, record, case.statistics)
+        scale = fingerprint.SIDE / sqrt(prod(grid_of(case, record).tiling.shape))
+        depths = [min(DEPTHS - 1, round(depth * scale)) for depth in stripped]
         rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
     plain, *variants = np.stack(rows, axis=1)
     return fingerprint.learn(plain, variants)
-
-
-def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Mapping[str, np.ndarray]) -> None:
-    """Hold the runtime with the folded tensors to PyTorch: probabilities of random images within 1e-4."""
-    spec = training_spec(settings)
-    network = Network(spec).eval()
-    network.load_state_dict(state)
-    shape = (2, spec.in_channels, settings.preprocess.size, settings.preprocess.size)
-    images = np.random.default_rng(0).random(shape, np.float32)
-    with torch.no_grad():
-        reference = network(torch.from_numpy(images)).numpy()
-    difference = float(np.abs(Engine(fold_batchnorm(spec), tensors).run(images) - reference).max())
-    if not difference <= 1e-4:
-        raise ModelError(f"the runtime's probabilities differ from PyTorch's by {difference:.2g}, more than 1e-4")

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 
 from monet_edge.files import refuse_special
+from monet_edge.inputs import network_input
 from monet_edge.model import Model
-from monet_edge.preprocess import network_input, to_mask
+from monet_edge.preprocess import to_mask
 from monet_edge.weights import Weights, load
 
 from .cases import weights_channel
-from .data import labels_of
+from .data import grid_of, labels_of
 from .dataset import Case, oriented, read
 from .dataset import load as load_case
 from .evaluate import Score, check_names, make_model, score
@@ -138,7 +139,7 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
 
 
 def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The slice of a case that holds most of the structures which model and data set know, at the network's size.
+    """The slice of a case, or the tile of it, that holds most of the structures which model and data set know, as the network sees it.
 
     Returns
     -------
@@ -151,11 +152,14 @@ def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.nd
     case = oriented(case, record.slicing)
     shared, _ = matched.masks(case.label, case.label)
     z = int((shared > 0).sum(axis=(1, 2)).argmax())
-    image = network_input(case.voxels, z, record, case.statistics)
-    predicted = to_mask(model.predict(image[None])[0], record.threshold)
+    grid = grid_of(case, record)
     structures = replace(record, labels=tuple(pair.name for pair in matched.pairs))
-    truth = labels_of(replace(case, label=shared[z : z + 1]), structures, False)[0]
-    return image, truth, matched.masks(predicted, predicted)[1]
+    truth = labels_of(replace(case, label=shared[z : z + 1]), structures, False, grid.tiling)[0]
+    windows = grid.tiling.windows
+    tile = max(range(len(windows)), key=lambda i: int((truth[windows[i]] > 0).sum()))
+    image = network_input(case.voxels, z * len(windows) + tile, record, case.statistics, grid)
+    predicted = to_mask(model.predict(image[None])[0], record.threshold)
+    return image, truth[windows[tile]], matched.masks(predicted, predicted)[1]
 
 
 def _write(figure: plt.Figure, path: Path) -> None:

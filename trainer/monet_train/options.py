@@ -33,12 +33,36 @@ GroupOption = Annotated[
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
+SpacingOption = Annotated[
+    str, typer.Option(metavar="MM|auto", help="What a pixel measures: slices go in tiles of --size. auto: the scans' median. 0: squeezed.")
+]
+ThicknessOption = Annotated[float, typer.Option(metavar="MM", help="Between neighbouring slices of --context. 0: the scan's own.")]
+NeighboursOption = Annotated[str, typer.Option(help="Where no slice lies at --thickness: nearest, or linear between two.")]
+AUTO = "auto"
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> None:
     """Raise a MonetError unless a value is one of the known names."""
     if value not in known:
         raise MonetError(f"{option} {value}: expected one of {', '.join(known)}")
+
+
+def spacing_of(text: str, found: Prepared, slicing: str) -> float:
+    """What --spacing says, in mm.
+
+    Raises
+    ------
+    MonetError
+        If it is neither a number nor auto, or a data set that does not know its spacing is asked for it.
+    """
+    if text == AUTO:
+        if not found.spacing_known:
+            raise DatasetError(f"{found.name}: its dataset.json says that the spacing is unknown: there is no median for --spacing {AUTO}")
+        return found.median_spacing(slicing)
+    try:
+        return float(text)
+    except ValueError:
+        raise MonetError(f"--spacing {text}: expected a number of mm, or {AUTO}") from None
 
 
 def read(dataset: Path, channel: int, quiet: bool = False) -> Dataset:

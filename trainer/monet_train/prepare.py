@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from PIL import Image
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.formats import halves
-from monet_edge.preprocess import Statistics
+from monet_edge.intensities import Statistics
+from monet_edge.volume import geometry
 
 from . import dataset as _dataset
-from .dataset import Case, Dataset
+from .dataset import Case, Dataset, orientation_of
 
 VERSION = 6  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
 MAX_ROWS = 16383  # of a WebP
@@ -66,8 +68,8 @@ class Prepared:
     version: int
     keys: dict[str, str]
 
-    def shape(self, name: str) -> tuple[int, int, int]:
-        """(Z, H, W) of one case, without reading it whole.
+    def grid(self, name: str, slicing: str) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+        """Voxels of one case, and their spacing in mm, along Z, H, W as it is cut, without reading it whole.
 
         Raises
         ------
@@ -77,9 +79,21 @@ class Prepared:
         path = self.folder / f"{name}.zip"
         with _intact(path), zipfile.ZipFile(path) as archive:
             about = json.loads(archive.read("case.json"))
-            key, (depth, height, width) = about["key"], about["shape"]
+            key, shape, spacing = about["key"], about["shape"], geometry.spacing(np.array(about["steps"]))
         self._hold(name, key)
-        return depth, height, width
+        depth, height, width = (2 - axis for axis in orientation_of(spacing, slicing).axes)
+        return (shape[depth], shape[height], shape[width]), (spacing[depth], spacing[height], spacing[width])
+
+    def median_spacing(self, slicing: str) -> float:
+        """The median over all cases of what a pixel of their slices measures, mm to three digits: the geometric mean of its sides.
+
+        Raises
+        ------
+        DatasetError
+            As `load`.
+        """
+        sides = [self.grid(name, slicing)[1][1:] for name in self.keys]
+        return float(f"{np.median([sqrt(height * width) for height, width in sides]):.3g}")
 
     def load(self, name: str) -> Case:
         """Read one case back, exactly as it was.

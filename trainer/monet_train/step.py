@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .augment import augment
-from .config import Recipe, Settings, effective_settings
+from .config import Recipe, Settings, effective_settings, in_pixels
 from .data import Slices
 from .losses import loss, one_hot
 from .schedule import one_cycle
@@ -40,7 +40,7 @@ class TrainStep:
 
     def __init__(self, settings: Settings, state: State, training: Slices, world: int, compiled: bool) -> None:
         self.settings, self.state, self.training = settings, state, training
-        self.augmentation = effective_settings(settings).recipe.augmentation
+        self.augmentation = in_pixels(effective_settings(settings).recipe.augmentation, settings.preprocess.spacing)
         self.network: Callable[[Tensor], Tensor] = state.network
         self.prepare = self._batch
         self.loss = loss

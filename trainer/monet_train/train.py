@@ -19,6 +19,7 @@ import torch.distributed as dist
 from monet_edge import limits
 from monet_edge.errors import DatasetError, MonetError, ResourceError
 from monet_edge.files import locked
+from monet_edge.preprocess import Preprocess
 from monet_edge.spec import infer_shapes
 
 from . import cases, checkpoint
@@ -93,6 +94,7 @@ def fit(
     with out_of_memory(), _process_group(device or "") as (rank, world), ExitStack() as claim:
         place = choose_device(device or "", rank)
         check_split(split, prepared)
+        check_spacing(settings.preprocess, prepared)
         set_up_torch(settings, place)
         demand(settings, prepared, split, place)
         if rank == 0:  # a second run in the same folder would replace this one's checkpoints
@@ -250,6 +252,15 @@ def check_split(split: Split, prepared: Prepared) -> None:
     for name in split["val"]:
         if (original := trained.get(prepared.keys[name])) is not None:
             raise DatasetError(f"the split validates on {name}, whose files are copies of {original}'s, which trains")
+
+
+def check_spacing(record: Preprocess, prepared: Prepared) -> None:
+    """Raise a DatasetError where a model would work in millimetres and nobody knows how many a voxel measures."""
+    if record.in_mm and not prepared.spacing_known:
+        raise DatasetError(
+            f"{prepared.name}: its dataset.json says that the spacing is unknown, so no model in millimetres can be trained on it;"
+            " expected no spacing and no thickness"
+        )
 
 
 def set_up_torch(settings: Settings, place: torch.device) -> None:

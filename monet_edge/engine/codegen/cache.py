@@ -10,10 +10,11 @@ import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from ... import system
+from ...about import __version__
 from ...errors import OutputError
 from ...files import atomic_write
 
@@ -31,11 +32,19 @@ def locate(family: str, made_by: Iterable[object]) -> Path | None:
         digest.update(repr(part).encode())
     for source in sorted(ENGINE.rglob("*.py")):
         digest.update(source.read_bytes())
-    try:
-        release = version("monet-edge")
-    except PackageNotFoundError:  # run from a checkout
-        release = "source"
-    return home / f"{family}-{release}-{digest.hexdigest()[:32]}.o"
+    return home / f"{family}-{__version__}-{digest.hexdigest()[:32]}.o"
+
+
+def release(package: str) -> str:
+    """What is installed of a package, "numba-0.68.1.dist-info", as its folder beside it is named: `importlib.metadata` takes 10 ms."""
+    found = find_spec(package)
+    places = (found and found.submodule_search_locations) or ()
+    beside = sorted(entry.name for place in places for entry in Path(place).parent.glob(f"{package}-*"))
+    if not beside:  # installed in another way
+        from importlib.metadata import version
+
+        return version(package)
+    return " ".join(beside)
 
 
 def folder() -> Path | None:

@@ -5,6 +5,7 @@ The same micro-kernel is the elementwise ops (add, affine), whose "sums" are a v
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,6 @@ from .simd import BLOCK, BYTES, I32, Micro, Vectors
 ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
 PLAIN, RESIDUAL, AFFINE, SUM = range(4)  # act(x + b); act(x + b) + r; act(x + b) * s + t; act(x + b + r)
 
-# exp(r) on |r| <= ln(2) / 2: least squares at Chebyshev nodes, absolute error 1.1e-7 in float32
-_NODES = 0.5 * np.log(2) * 1.01 * np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
-_EXP = [1.0, 1.0, *(float(c) for c in np.polynomial.polynomial.polyfit(_NODES, (np.exp(_NODES) - 1 - _NODES) / _NODES**2, 3))]
-
-
 EPILOGUE = ("epilogue", "parameters", "other", "other_row", "other_pixel")  # of a step; ``other`` is the residual or the summand
 PARAMETERS = 3 * BYTES  # of a channel block: bias, scale, shift
 
@@ -28,6 +24,13 @@ PARAMETERS = 3 * BYTES  # of a channel block: bias, scale, shift
 def code(activation: str, mode: int) -> int:
     """The number that tells `epilogue` what to do."""
     return ACTIVATIONS.index(activation) * 4 + mode
+
+
+@cache
+def _exp_coefficients() -> list[float]:
+    """Of exp(r) on |r| <= ln(2) / 2: least squares at Chebyshev nodes, absolute error 1.1e-7 in float32."""
+    nodes = 0.5 * np.log(2) * 1.01 * np.cos(np.pi * (np.arange(4000) + 0.5) / 4000)
+    return [1.0, 1.0, *(float(c) for c in np.polynomial.polynomial.polyfit(nodes, (np.exp(nodes) - 1 - nodes) / nodes**2, 3))]
 
 
 def exp(v: Vectors, x: Any, plus: float | None = None) -> Any:
@@ -40,8 +43,9 @@ def exp(v: Vectors, x: Any, plus: float | None = None) -> Any:
     magic = v.constant(1.5 * 2**23 + 127)
     shifted = v.fma(x, v.constant(1 / np.log(2)), magic)
     r = v.fma(v.sub(shifted, magic), v.constant(-np.log(2)), x)
-    p = v.constant(_EXP[-1])
-    for coefficient in _EXP[-2::-1]:
+    *lower, highest = _exp_coefficients()
+    p = v.constant(highest)
+    for coefficient in reversed(lower):
         p = v.fma(p, r, v.constant(coefficient))
     bits = v.builder.shl(v.builder.bitcast(shifted, v.integers), ir.Constant(v.integers, [23] * v.isa.lanes))
     power = v.builder.bitcast(bits, v.type)

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -142,7 +141,7 @@ def _tell(progress: Progress, before: int, total: int, done: int, name: str) -> 
 
 @cache
 def _cache_file(family: str) -> Path | None:
-    return store.locate(family, (target(), version("numba"), llvmlite.__version__, np.__version__, sys.version))
+    return store.locate(family, (target(), store.release("numba"), llvmlite.__version__, np.__version__, sys.version))
 
 
 def _load(family: str, kernels: Kernels, report: Report | None) -> Any:

@@ -16,7 +16,7 @@ from ..codegen import jit
 from ..codegen.memory import min64, scatter
 from ..codegen.simd import I8, I64, Micro, Vectors
 from ..codegen.step import table
-from .lines import TAP, blend, likeliest, normalise, resample, threshold
+from .lines import TAP, above, blend, clear, likeliest, normalise, resample, threshold
 from .stored import keys, numbers
 
 BINS = 1 << 16
@@ -171,14 +171,26 @@ def _emit_label(
 ) -> None:  # fmt: skip
     """A slice's labels from its probabilities, and the probabilities themselves where ``kept``, the table `KEPT`, is not 0.
 
-    ``level`` is the threshold, the bits of a float32. Scratch is a line of the source, and one of the target for each class.
+    ``level`` is the threshold, the bits of a float32. Scratch is a line of the source, and one of the target for each class. Of one
+    class, lines between two that lie below the threshold are not made unless they are kept: most of a scan's.
     """
     builder = v.builder
     length = v.times(target_width, 4)
+    skips = builder.and_(builder.icmp_signed("==", classes, v.integer(1)), builder.icmp_signed("==", kept, v.integer(0)))
 
     def one(y: Any, _: list[Any]) -> list[Any]:
         lower, upper, weight = _tap(v, vertical, y)
+        found = [v.call(above, builder.add(source, builder.mul(index, row)), level, width) for index in (lower, upper)]
+        empty = builder.and_(skips, builder.icmp_signed("==", builder.or_(*found), v.integer(0)))
+        labels = builder.add(target, builder.mul(y, target_row))
+        with builder.if_else(empty) as (nothing, something):
+            with nothing:
+                v.call(clear, labels, target_step, target_width)
+            with something:
+                make(y, lower, upper, weight, labels)
+        return []
 
+    def make(y: Any, lower: Any, upper: Any, weight: Any, labels: Any) -> None:
         def resize(c: Any, _: list[Any]) -> list[Any]:
             start, line = builder.add(source, builder.mul(c, plane)), builder.add(lines, builder.mul(c, length))
             v.call(blend, *(builder.add(start, builder.mul(index, row)) for index in (lower, upper)), weight, mixed, width)
@@ -190,13 +202,11 @@ def _emit_label(
             return []
 
         v.loop(classes, 1, [], resize)
-        labels = builder.add(target, builder.mul(y, target_row))
         with builder.if_else(builder.icmp_signed("==", classes, v.integer(1))) as (binary, several):
             with binary:
                 v.call(threshold, lines, level, labels, target_step, target_width)
             with several:
                 v.call(likeliest, lines, length, classes, labels, target_step, target_width)
-        return []
 
     v.loop(target_height, 1, [], one)
 
@@ -204,7 +214,7 @@ def _emit_label(
 count_keys = Micro("count_keys", 13, _emit_count_keys, calls=(min64, keys))
 sum_keys = Micro("sum_keys", 14, _emit_sum_keys, calls=(min64, keys))
 feed = Micro("feed", 14, _emit_feed, calls=(numbers, normalise, blend, resample))
-label = Micro("label", 16, _emit_label, calls=(blend, resample, scatter, threshold, likeliest))
+label = Micro("label", 16, _emit_label, calls=(above, clear, blend, resample, scatter, threshold, likeliest))
 FAMILY: jit.Families = {"voxels": (count_keys, sum_keys, feed, label)}
 
 

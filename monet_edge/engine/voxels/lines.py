@@ -9,7 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..codegen.simd import FLOAT, I8, I32, Micro, Vectors
+from ..codegen.simd import FLOAT, I1, I8, I32, I64, Micro, Vectors
 from ..codegen.step import table
 from .stored import DOUBLE
 
@@ -106,6 +106,41 @@ def _emit_threshold(v: Vectors, source: Any, threshold: Any, target: Any, step: 
     v.loop(count, 1, [v.pointer(source), v.pointer(target)], body)
 
 
+def _emit_above(v: Vectors, source: Any, threshold: Any, count: Any) -> Any:
+    """Whether any pixel of a line lies above the threshold, the bits of a float32, or so near that a blend of two might."""
+    builder = v.builder
+    near = builder.fmul(_weight(v, threshold), ir.Constant(FLOAT, 1 - 2.0**-20))  # a blend's rounding is below 2^-22 of it
+    lanes = v.isa.lanes
+    whole = builder.and_(count, v.integer(-lanes))
+
+    def several(_: Any, carried: list[Any]) -> list[Any]:
+        at, seen = carried
+        above = builder.fcmp_ordered(">", v.load(at), _splat(v, near, lanes))
+        return [v.at(at, 4 * lanes), builder.or_(seen, above)]
+
+    def one(_: Any, carried: list[Any]) -> list[Any]:
+        at, seen = carried
+        return [v.at(at, 4), builder.or_(seen, builder.fcmp_ordered(">", builder.load(at, typ=FLOAT, align=4), near))]
+
+    at, lines = v.loop(whole, lanes, [v.pointer(source), ir.Constant(ir.VectorType(I1, lanes), [0] * lanes)], several)
+    any_lane = builder.icmp_signed("!=", builder.bitcast(lines, ir.IntType(lanes)), ir.Constant(ir.IntType(lanes), 0))
+    return builder.zext(v.loop(builder.sub(count, whole), 1, [at, any_lane], one)[1], I64)
+
+
+def _emit_clear(v: Vectors, target: Any, step: Any, count: Any) -> None:
+    """No label; they are ``step`` bytes apart."""
+    builder = v.builder
+    whole = builder.select(builder.icmp_signed("==", step, v.integer(1)), builder.and_(count, v.integer(-v.isa.lanes)), v.integer(0))
+    at = v.pointer(target)
+    for stop, lanes, stride in ((whole, v.isa.lanes, v.integer(v.isa.lanes)), (builder.sub(count, whole), 1, step)):
+
+        def one(_: Any, carried: list[Any], lanes: int = lanes, stride: Any = stride) -> list[Any]:
+            builder.store(ir.Constant(_kind(I8, lanes), [0] * lanes if lanes > 1 else 0), carried[0], align=1)
+            return [v.at(carried[0], stride)]
+
+        (at,) = v.loop(stop, lanes, [at], one)
+
+
 def _emit_likeliest(v: Vectors, source: Any, plane: Any, classes: Any, target: Any, step: Any, count: Any) -> None:
     """The first class with the largest probability; those of a class are ``plane`` bytes after those of the class before."""
     builder = v.builder
@@ -127,4 +162,6 @@ normalise = Micro("normalise", 4, _emit_normalise)
 blend = Micro("blend", 5, _emit_blend)
 resample = Micro("resample", 4, _emit_resample)
 threshold = Micro("threshold", 5, _emit_threshold)
+above = Micro("above", 3, _emit_above)
+clear = Micro("clear", 3, _emit_clear)
 likeliest = Micro("likeliest", 6, _emit_likeliest)

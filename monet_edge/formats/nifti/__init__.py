@@ -1,7 +1,7 @@
 """NIfTI-1, NIfTI-2 and Analyze 7.5."""
 
 from ..contract import Format, Writer
-from . import reader, writer
+from . import reader, seal, writer
 
-FORMAT = Format(reader.NAME, reader.ENDINGS, reader.OTHER_ENDINGS, reader.sniff, reader.peek, reader.read)
+FORMAT = Format(reader.NAME, reader.ENDINGS, reader.OTHER_ENDINGS, reader.sniff, reader.peek, reader.read, seal.seal)
 WRITER = Writer(reader.NAME, writer.ENDINGS, writer.write)

@@ -1,24 +1,19 @@
-"""The header of a NIfTI file, checked field by field before anything relies on it: nothing here reads a voxel.
-
-nibabel parses the fields; it also repairs, guesses and allocates, so what it is given has passed these checks first.
-"""
+"""The header of a NIfTI file, checked field by field before anything relies on it: nothing here reads a voxel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header, data_type_codes, xform_codes
-from nibabel.nifti2 import Nifti2Header
 
 from ...errors import ScanError
+from . import fields
+from .fields import DTYPES, NIFTI1, NIFTI2, OTHERS, XFORMS
 
 MAX_EXTENSIONS = 16 << 20  # bytes between header and voxels; a DICOM header kept there has some 10 KB
 MAX_SCALE = 1e20  # of slope and inter: beyond, scaled values leave float32
-DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Layout:
     slope: float
     inter: float
     affine: np.ndarray
-    header: Any
+    header: np.ndarray
     warnings: tuple[str, ...]
 
     @property
@@ -87,12 +82,12 @@ def parse(read: Callable[[int], bytes], *, pair: bool = False) -> Layout:
     header = _raw_header(read, pair)
     dims = _dims(header)
     dtype = _dtype(header)
-    offset = _offset(header, 0 if pair else header.single_vox_offset)
+    offset = _offset(header, 0 if pair else header.dtype.itemsize + 4)
     _check_extensions(read, header, None if pair else offset)
     return layout(header, dims, dtype, offset)
 
 
-def layout(header: Any, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> Layout:
+def layout(header: np.ndarray, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> Layout:
     """The part of the checks that also an image in memory needs: scaling and geometry."""
     with np.errstate(all="ignore"):  # a signalling NaN would print a warning; what is not finite is refused below
         slope, inter = _scaling(header)
@@ -106,7 +101,7 @@ def layout(header: Any, dims: tuple[int, ...], dtype: np.dtype, offset: int) -> 
     return Layout((x, y, z), prod(dims[3:]), dtype, offset, slope, inter, affine, header, tuple(warnings))
 
 
-def _raw_header(read: Callable[[int], bytes], pair: bool) -> Any:
+def _raw_header(read: Callable[[int], bytes], pair: bool) -> np.ndarray:
     block = read(348)
     if not block:
         raise ScanError("the file is empty. Copy it again.")
@@ -119,21 +114,21 @@ def _raw_header(read: Callable[[int], bytes], pair: bool) -> Any:
             raise ScanError(f"the file ends after {len(block)} bytes, inside its header: it is truncated. Copy it again.")
         magic = block[344:348] if size == 348 else block[4:12]
         if magic in ((b"ni1\0", b"ni2\0\r\n\x1a\n") if pair else (b"n+1\0", b"n+2\0\r\n\x1a\n")):
-            return (Nifti1Header if size == 348 else Nifti2Header)(block, order, check=False)
+            return fields.parse(block, NIFTI1 if size == 348 else NIFTI2, order)
         if pair and size == 348 and not magic.startswith(b"n"):
-            return _of_analyze(Nifti1Header(block, order, check=False))
+            return _of_analyze(fields.parse(block, NIFTI1, order))
     raise ScanError(f"not a NIfTI file: it does not begin with such a header. Expected {'.hdr and .img' if pair else '.nii or .nii.gz'}.")
 
 
-def _of_analyze(header: Any) -> Any:
+def _of_analyze(header: np.ndarray) -> np.ndarray:
     """Analyze 7.5 has these fields where NIfTI has them, scaling as SPM writes it, and nothing on orientation."""
-    known = Nifti1Header(endianness=header.endianness)
+    known = fields.empty(NIFTI1).astype(header.dtype)
     for field in ("dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter"):
         known[field] = header[field]
     return known
 
 
-def _dims(header: Any) -> tuple[int, ...]:
+def _dims(header: np.ndarray) -> tuple[int, ...]:
     ndim, *dims = (int(n) for n in header["dim"])
     if not 2 <= ndim <= 7:
         raise ScanError(f"the header says {ndim} dimensions, expected 3 (or up to 7 of which one volume is chosen)")
@@ -142,30 +137,30 @@ def _dims(header: Any) -> tuple[int, ...]:
     return tuple(dims[:ndim])
 
 
-def _dtype(header: Any) -> np.dtype:
+def _dtype(header: np.ndarray) -> np.dtype:
     code, bits = int(header["datatype"]), int(header["bitpix"])
     if code not in DTYPES:
-        name = data_type_codes.label[code] if code in data_type_codes.value_set() else "unknown"
+        name = OTHERS.get(code, "unknown")
         raise ScanError(f"its voxels are of datatype {code} ({name}); expected integers or floats, one number a voxel")
-    dtype = np.dtype(header.endianness + DTYPES[code])
+    dtype = np.dtype(fields.order(header) + DTYPES[code])
     if bits != 8 * dtype.itemsize:
         raise ScanError(f"the header is corrupt: datatype {code} has {8 * dtype.itemsize} bits a voxel, bitpix says {bits}")
     return dtype
 
 
-def _offset(header: Any, least: int) -> int:
+def _offset(header: np.ndarray, least: int) -> int:
     value = float(header["vox_offset"])
     if not (least <= value <= least + MAX_EXTENSIONS and value == int(value)):
         raise ScanError(f"the header puts the first voxel at byte {value:g}; expected a whole number of {least} or a little more")
     return int(value)
 
 
-def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int | None) -> None:
+def _check_extensions(read: Callable[[int], bytes], header: np.ndarray, offset: int | None) -> None:
     """Walk the extensions: nibabel takes a size of 7 for "all that is left", be it gigabytes.
 
     They end where the voxels begin, or with the header's own file.
     """
-    start = header.template_dtype.itemsize + 4
+    start = header.dtype.itemsize + 4
     block = read(MAX_EXTENSIONS if offset is None else offset - start + 4)
     if offset is not None and len(block) < offset - start + 4:
         raise ScanError("the file ends before its first voxel: it is truncated. Copy it again.")
@@ -173,7 +168,7 @@ def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int | N
         return
     at = 4
     while at < len(block):
-        size = int.from_bytes(block[at : at + 4], "little" if header.endianness == "<" else "big", signed=True)
+        size = int.from_bytes(block[at : at + 4], "little" if fields.order(header) == "<" else "big", signed=True)
         if size < 16 or size % 16 or at + size > len(block):
             raise ScanError(
                 f"the header is corrupt: an extension of {size} bytes at byte {start - 4 + at}; "
@@ -182,7 +177,7 @@ def _check_extensions(read: Callable[[int], bytes], header: Any, offset: int | N
         at += size
 
 
-def _scaling(header: Any) -> tuple[float, float]:
+def _scaling(header: np.ndarray) -> tuple[float, float]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or np.isnan(slope):
         return 1.0, 0.0
@@ -191,7 +186,7 @@ def _scaling(header: Any) -> tuple[float, float]:
     return slope, inter
 
 
-def _pixdim(header: Any) -> list[str]:
+def _pixdim(header: np.ndarray) -> list[str]:
     """Check the voxel size and repair what has a customary meaning, as nibabel does: negative, 0, no handedness."""
     pixdim = header["pixdim"]
     if not np.isfinite(pixdim[:4]).all():
@@ -208,25 +203,25 @@ def _pixdim(header: Any) -> list[str]:
     return warnings
 
 
-def _affine(header: Any) -> tuple[np.ndarray, list[str]]:
+def _affine(header: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The sform if it has a code, else the qform, else the voxel size alone."""
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if not {sform, qform} <= xform_codes.value_set("code"):  # other tools take an unknown one for 0, and so another affine
+    if sform not in XFORMS or qform not in XFORMS:  # other tools take an unknown one for 0, and so another affine
         raise ScanError(f"the header is corrupt: sform_code {sform}, qform_code {qform}; expected 0 to 5")
     warnings = []
     if sform > 0:
-        affine = _usable(header.get_sform(), "sform (srow_x, srow_y, srow_z)")
+        affine = _usable(fields.sform(header), "sform (srow_x, srow_y, srow_z)")
         try:
-            _usable(header.get_qform(), "qform") if qform else None
+            _usable(fields.qform(header), "qform") if qform else None
         except (ValueError, ScanError):
             warnings.append("its qform is not valid; the sform is used")
     elif qform > 0:
         try:
-            affine = _usable(header.get_qform(), "qform")
+            affine = _usable(fields.qform(header), "qform")
         except ValueError:
             raise ScanError("the header's qform is no rotation (its quaternion is too long); expected a usable affine") from None
     else:
-        affine = _usable(header.get_base_affine(), "voxel size")
+        affine = _usable(fields.grid(header), "voxel size")
         warnings.append("its orientation is unknown (qform_code and sform_code are 0); left, right, front and back are a guess")
     return np.asarray(affine, np.float64), warnings
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.nifti2 import Nifti2Header
 
 from ...errors import ScanError, kind
 from ...volume import Scan
+from . import fields
 from .header import layout
+from .label_table import CARET, extension
 from .reader import peek, read, without_huge
 from .writer import ENDINGS, result_header
 
@@ -49,8 +49,11 @@ def from_image(image: Any) -> Scan:
     return Scan(None, _voxels(image, checked.shape), 1.0, 0.0, affine, header, checked.warnings, checked.oriented)
 
 
-def _nifti_header(image: Any) -> Any:
+def _nifti_header(image: Any) -> np.ndarray:
     """The image's header as NIfTI, whatever format it is of, and whatever was done to its affine since it was loaded."""
+    import nibabel  # here: see `fields`
+    from nibabel.nifti2 import Nifti2Header
+
     form = nibabel.Nifti2Image if isinstance(image.header, Nifti2Header) else nibabel.Nifti1Image
     try:
         with np.errstate(all="ignore"):
@@ -58,7 +61,7 @@ def _nifti_header(image: Any) -> Any:
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
         raise ScanError(f"the image has no usable header or affine: {error}") from None
     header.set_slope_inter(1, 0)
-    return header
+    return fields.parse(header.binaryblock, fields.NIFTI2 if form is nibabel.Nifti2Image else fields.NIFTI1, header.endianness)
 
 
 def _voxels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
@@ -78,5 +81,12 @@ def _voxels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:
     """A mask (uint8) or probability (float32) on a scan's grid as a nibabel image, see `write`."""
-    header = result_header(array, like, labels)
-    return (nibabel.Nifti2Image if isinstance(header, Nifti2Header) else nibabel.Nifti1Image)(array, like.affine, header)
+    import nibabel  # here: see `fields`
+
+    header = result_header(array, like)
+    form = nibabel.Nifti2Image if header.dtype == fields.NIFTI2 else nibabel.Nifti1Image
+    made = form.header_class(header.tobytes(), "<", check=False)
+    if labels:
+        made.extensions.append(nibabel.nifti1.Nifti1Extension(CARET, extension(labels)))
+    made["vox_offset"] += int(made.extensions.get_sizeondisk())
+    return form(array, like.affine, made)

@@ -16,7 +16,7 @@ from monet_edge.files import atomic_write
 from monet_edge.spec import fold_batchnorm
 
 from ..config import Settings, training_spec
-from ..export import fold_tensors
+from ..fold import fold_tensors
 from ..provenance import Provenance, Source
 from .rounds import federate
 from .settings import Federation, from_run_config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .draw import Draw
 
-BACKGROUND = 0.03  # of the 99.5th percentile: `monet_edge.preprocess.measure`
+BACKGROUND = 0.03  # of the 99.5th percentile: `monet_edge.intensities.measure`
 SPOTS = (-0.5, 0.5, 1.5)  # from one cluster to the next; a fifteenth of a lesioned white matter lies above the last
 
 

@@ -20,7 +20,8 @@ from monet_edge.preprocess import Preprocess
 from monet_edge.weights import Weights
 
 from ..config import STRONG, Augmentation, Recipe, Settings
-from ..export import check_output, fold_run
+from ..export import check_output
+from ..fold import fold_run
 from ..losses import one_hot
 from ..network import Network
 from ..provenance import Source
@@ -59,7 +60,7 @@ class Origin:
 
 
 def make_record(size: int, context: int, sides: bool) -> Preprocess:
-    """How such a network wants its slices: coronal, pixels of 1 mm, percentiles of the foreground."""
+    """How such a network wants its slices: coronal, pixels of 1 mm, neighbours 1 mm apart, percentiles of the foreground."""
     # 0.5: what is nearly black in the foreground must stay apart from background. 99: fat and vessels may be cut.
     return Preprocess(
         size=size,
@@ -70,6 +71,9 @@ def make_record(size: int, context: int, sides: bool) -> Preprocess:
         high=99.0,
         threshold=0.5,
         labels=label_names(sides),
+        spacing=1.0,
+        thickness=1.0,
+        neighbours="linear",  # as the generator makes what lies between a scan's samples
     )
 
 

@@ -1,0 +1,167 @@
+"""What the network sees of a volume: its slices on the model's grid, in tiles, each with its neighbours; for training and use."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+
+from .errors import ScanError
+from .intensities import Statistics
+from .preprocess import MAX_CONTEXT, Preprocess, normalise
+from .tiles import Sides, Tiling
+from .volume import Voxels
+
+MAX_SIDE = 1 << 15  # pixels of a resampled slice; a whole body of 2 m has as many of 0.06 mm
+
+Spacing = tuple[float, float, float]  # mm from one voxel to the next along Z, H, W of a canonical volume
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the slices of one volume lie on a model's grid.
+
+    Attributes
+    ----------
+    tiling : Tiling
+        Of a slice, resampled.
+    neighbours : tuple of float
+        How many of the volume's slices each channel lies away from the slice itself.
+    """
+
+    tiling: Tiling
+    neighbours: tuple[float, ...]
+
+    @property
+    def reach(self) -> int:
+        """How many slices on either side may be needed."""
+        return ceil(max(self.neighbours))
+
+    def channels(self, z: int, depth: int) -> list[tuple[int, np.float32]]:
+        """For each channel of slice z of ``depth``: the slice at or before its place, and how far it lies on the way to the next one.
+
+        Beyond either end of the volume its last slice repeats.
+        """
+        places = (min(max(z + away, 0), depth - 1) for away in self.neighbours)
+        return [(floor(place), np.float32(place - floor(place))) for place in places]
+
+
+def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid:
+    """The grid of a volume.
+
+    Parameters
+    ----------
+    record : Preprocess
+    shape : (H, W)
+        Of a slice as stored.
+    spacing : (float, float, float), optional
+        mm along Z, H, W; None if unknown.
+
+    Raises
+    ------
+    ScanError
+        If the model needs the spacing and it is unknown, or makes a slice larger than `MAX_SIDE`.
+    """
+    size, away = (record.size, record.size), range(-record.context, record.context + 1)
+    if not record.in_mm:
+        return Grid(Tiling(size, size), tuple(map(float, away)))
+    if spacing is None:
+        raise ScanError("what its voxels measure is not known, and the model works in millimetres", "State it with {spacing}.")
+    depth, *sides = (float(f"{mm:.6g}") for mm in spacing)  # a header's float32 and quaternions make 0.70000003 of 0.7
+    resampled = size
+    if record.spacing:
+        height, width = (max(1, round(side * mm / record.spacing)) for side, mm in zip(shape, sides, strict=True))
+        if max(height, width) > MAX_SIDE:
+            found = f"slices of {shape[0]}x{shape[1]} pixels of {sides[0]:g} x {sides[1]:g} mm"
+            raise ScanError(f"{found} would be {height}x{width} of the model's {record.spacing:g} mm, at most {MAX_SIDE} each way")
+        resampled = height, width
+    step = record.thickness / depth if record.thickness else 1.0
+    if record.neighbours == "nearest":
+        neighbours = tuple(float(np.copysign(floor(abs(k) * step + 0.5), k)) for k in away)  # the same both ways
+    else:
+        neighbours = tuple(k * step for k in away)
+    return Grid(Tiling(resampled, size), neighbours)
+
+
+def make_slice(raw: Voxels, record: Preprocess, statistics: Statistics, tiling: Tiling) -> np.ndarray:
+    """One slice (H, W), normalised and resampled, in the middle of background where it is smaller than a tile: float32."""
+    image = normalise(raw, record, statistics, tiling.shape)
+    if tiling.shape == tiling.padded:
+        return image
+    padded = np.zeros(tiling.padded, np.float32)
+    padded[tiling.inside] = image
+    return padded
+
+
+class Inputs:
+    """What the network sees of a canonical volume (Z, H, W): ``inputs(i)`` is (2 * context + 1, size, size) float32.
+
+    Slice by slice, and of each tile by tile: ``i // tiles`` is the slice's number, of a model without a spacing ``i`` itself. The
+    slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once and kept
+    while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
+
+    Parameters
+    ----------
+    volume : Voxels
+    record : Preprocess
+    statistics : Statistics
+    grid : Grid, optional
+        The volume's; may be left out for a model that needs no spacing.
+    threads : int
+        That ask.
+    """
+
+    def __init__(self, volume: Voxels, record: Preprocess, statistics: Statistics, grid: Grid | None = None, threads: int = 1) -> None:
+        self.grid = grid or make_grid(record, volume.stored.shape[1:], None)
+        self._volume, self._record, self._statistics = volume, record, statistics
+        self._room = self.room(self.grid, threads)
+        self._kept: dict[int, Future[np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def room(grid: Grid, threads: int) -> int:
+        """How many slices are kept: the windows in work, those of the threads that are about to begin, and the last one's.
+
+        Where more of the volume's slices lie in a window than the most context ever takes, some are made again instead.
+        """
+        return 3 * min(grid.reach, MAX_CONTEXT) + 2 * threads + 1
+
+    @property
+    def depth(self) -> int:
+        """The volume's slices."""
+        return len(self._volume)
+
+    def __len__(self) -> int:
+        return self.depth * len(self.grid.tiling.windows)
+
+    def __call__(self, i: int) -> np.ndarray:
+        z, tile = divmod(i, len(self.grid.tiling.windows))
+        window = self.grid.tiling.windows[tile]
+        return np.stack([self._channel(below, weight, window) for below, weight in self.grid.channels(z, self.depth)])
+
+    def _channel(self, below: int, weight: np.float32, window: tuple[slice, slice]) -> np.ndarray:
+        image = self._slice(below)[window]
+        return image + weight * (self._slice(below + 1)[window] - image) if weight else image
+
+    def _slice(self, z: int) -> np.ndarray:
+        with self._lock:
+            found = self._kept.get(z)
+            if found is None:
+                made = self._kept[z] = Future()
+                if len(self._kept) > self._room:
+                    del self._kept[min(self._kept)]
+        if found is not None:
+            return found.result()
+        try:
+            made.set_result(make_slice(self._volume[z], self._record, self._statistics, self.grid.tiling))
+        except BaseException as error:  # for whoever waits, too
+            made.set_exception(error)
+        return made.result()
+
+
+def network_input(volume: Voxels, i: int, record: Preprocess, statistics: Statistics, grid: Grid | None = None) -> np.ndarray:
+    """What the network sees of one slice, or of one tile, see `Inputs`."""
+    return Inputs(volume, record, statistics, grid)(i)

@@ -1,0 +1,162 @@
+"""Do tasks in this process: while the network runs over one scan, the next is read and the one before it written."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from math import inf
+
+from .. import limits
+from ..errors import ResourceError
+from ..formats import Header
+from ..model import Model
+from ..weights import Weights
+from .task import Ended, Task, do, failed, prepare
+
+Watch = Callable[[Task, int, int], None]  # called with a task, the number of its slices done, and of all
+
+
+class Here:
+    """This process's threads.
+
+    Parameters
+    ----------
+    model : Model
+        Of so many threads as one scan gets.
+    at_a_time : int
+        Scans that the network runs over at a time; one more is read or written meanwhile, where the memory suffices.
+    """
+
+    def __init__(self, model: Model, at_a_time: int = 1) -> None:
+        self.model, self.at_a_time = model, at_a_time
+        self.weights: Weights = model.weights
+        self.threads = model.threads * at_a_time
+
+    def one(self, task: Task, watch: Watch | None = None) -> Ended:
+        """Do one task in this thread.
+
+        Raises
+        ------
+        Exception
+            What it fails of.
+        """
+        return do(task, self.model, prepare(task), watch and partial(watch, task))
+
+    def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
+        """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""
+        line = _Line(self.model, self.at_a_time, iter(tasks), watch)
+        threads = [threading.Thread(target=line.work, daemon=True) for _ in range(self.at_a_time + 1)]
+        for thread in threads:
+            thread.start()
+        try:
+            busy = len(threads)
+            while busy:
+                ended = line.done.get()
+                if ended is None:
+                    busy -= 1
+                else:
+                    yield ended
+        finally:
+            line.stop.set()
+            _leave(threads, line.done)
+
+
+class _Stopped(BaseException):
+    """Raised in a thread whose work nobody waits for any more."""
+
+
+class _Line:
+    """What the threads of one run share: the tasks, and who may read, compute, and take how much memory.
+
+    Attributes
+    ----------
+    done : Queue of Ended or None
+        None is the last of a thread. Bounded: whoever does not take what has ended, such as a terminal that is held, stops the work.
+    stop : Event
+        Nobody waits any more.
+    """
+
+    def __init__(self, model: Model, at_a_time: int, tasks: Iterator[Task], watch: Watch | None) -> None:
+        self.done: queue.Queue[Ended | None] = queue.Queue(at_a_time)
+        self.stop = threading.Event()
+        self._model, self._tasks, self._watch = model, tasks, watch
+        self._reading, self._computing, self._room = threading.Lock(), threading.Semaphore(at_a_time), _Room()
+
+    def work(self) -> None:
+        """Do tasks until there are no more."""
+        with suppress(_Stopped):
+            while not self.stop.is_set():
+                with ExitStack() as read:
+                    read.enter_context(self._reading)
+                    task = next(self._tasks, None)
+                    if task is None:
+                        break
+                    ended = self._attempt(task, read)
+                self.done.put(ended)
+        self.done.put(None)
+
+    def _attempt(self, task: Task, read: ExitStack) -> Ended:
+        try:
+            header = prepare(task)
+            with self._room.of(self._model.peak(header, task.options)) as alone:
+                try:
+                    return self._do(task, header, read)
+                except ResourceError:
+                    if alone:
+                        raise
+            with self._room.of(inf):  # what was too much beside another
+                return self._do(task, header, read)
+        except Exception as error:
+            return failed(task, error)
+
+    def _do(self, task: Task, header: Header, read: ExitStack) -> Ended:
+        def progress(done: int, total: int) -> None:
+            if self.stop.is_set():
+                raise _Stopped
+            if self._watch is not None:
+                self._watch(task, done, total)
+
+        return do(task, self._model, header, progress, self._turn(read))
+
+    @contextmanager
+    def _turn(self, read: ExitStack) -> Iterator[None]:
+        """Wait to compute; then the next scan may be read."""
+        with self._computing:
+            read.close()
+            yield
+
+
+def _leave(threads: list[threading.Thread], done: queue.Queue[Ended | None]) -> None:
+    """Let threads end at the next slice or once they have written, 0.7 seconds at most: what they leave is as after a kill."""
+    for _ in range(70):
+        while not done.empty():
+            done.get()
+        if not any(thread.is_alive() for thread in threads):
+            break
+        threads[0].join(0.01)
+
+
+class _Room:
+    """The memory that there was when a run began, shared out by what scans take at their worst moments."""
+
+    def __init__(self) -> None:
+        self._all = limits.available()
+        self._taken: list[float] = []
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, size: float) -> Iterator[bool]:
+        """Wait until a scan of this size fits beside the others, or is alone; yields whether it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._all is None or sum(self._taken) + size <= self._all)
+            alone = not self._taken
+            self._taken.append(size)
+        try:
+            yield alone
+        finally:
+            with self._changed:
+                self._taken.remove(size)
+                self._changed.notify_all()

@@ -1,0 +1,191 @@
+"""Runs on a cluster: what must be left when workers and drivers are killed, who listens where, and what is said when nobody answers.
+
+Small here; `python -m benchmarks archive` has the same with hundreds of scans.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from fuzz.build import head, nifti
+from typer.testing import CliRunner
+
+pytest.importorskip("distributed", reason="the extra cluster is not installed")
+
+from benchmarks import faults
+from monet_edge import weights
+from monet_edge.cli import app
+from monet_edge.errors import MonetError
+from monet_edge.job import make_job
+from monet_edge.options import Options
+from monet_edge.pipeline import Outcome
+from monet_edge.runs import cluster, make_plan, run_all
+from monet_edge.runs.task import Task
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.nii").write_bytes(nifti(head((32, 32, 4))))
+    return folder
+
+
+def test_a_killed_workers_scans_are_done_by_others(tmp_path, weights_file):
+    found = faults.kill_workers(tmp_path, 24, 2, weights_file)
+    assert (found["status"], found["results"], found["leftovers"], found["failures"]) == (0, 24, 0, {}), found["said"]
+    assert found["killed"] >= 1
+    assert len(found["done"]) == 24
+    assert set(found["done"].values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_scan_that_kills_its_workers_costs_its_own_result_only(tmp_path, weights_file):
+    found = faults.poison(tmp_path, 12, weights_file)
+    assert (found["status"], found["results"], len(found["done"])) == (1, 11, 11), found["said"]
+    assert list(found["failures"]) == ["site/scan0006.nii.gz"]
+    assert "every worker that had it died" in found["failures"]["site/scan0006.nii.gz"]
+
+
+@pytest.mark.parametrize("more", [(), pytest.param(("--cluster", "local:2", "--threads", 2), marks=pytest.mark.slow)])
+def test_a_killed_driver_costs_nothing_that_was_whole(tmp_path, weights_file, more):
+    found = faults.kill_driver(tmp_path, 12, weights_file, *more)
+    assert (found["status"], found["results"], found["twice"]) == (0, 12, 0), found["said"]
+    assert (found["leftovers"], found["orphans"]) == (0, 0)
+    assert 0 < found["before"] < 12
+    assert len(found["done"]) == 12 - found["before"]
+
+
+@pytest.mark.slow
+def test_parts_of_one_folder_at_once_do_everything_once(tmp_path, weights_file):
+    found = faults.share(tmp_path, 14, 7, weights_file)
+    assert (found["statuses"], found["files"], found["results"]) == ([0] * 7, 7, 14), found["said"]
+    assert len(found["done"]) == 14
+    assert set(found["done"].values()) == {1}
+
+
+def test_nothing_listens_beyond_this_machine(scans, tmp_path, weights_file):
+    plan = make_plan([scans], tmp_path / "masks")
+    with cluster.connected("local:2", weights.load(weights_file), 2) as way:
+        assert all(isinstance(became, Outcome) for _, became in run_all(plan, way))
+        family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        open_ = [one.laddr.ip for process in family for one in process.net_connections() if one.status == psutil.CONN_LISTEN]
+    assert len(open_) >= 3
+    assert set(open_) == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("local:0", "0 processes cannot share 1 thread"),
+        ("local:2", "2 processes cannot share 1 thread"),
+        ("local:two", "expected tcp://HOST:PORT, tls://HOST:PORT or local:N, found 'local:two'"),
+        ("somewhere", "expected tcp://HOST:PORT"),
+        ("nonsense://somewhere:1", "no scheduler answers at nonsense://somewhere:1"),
+    ],
+)
+def test_an_address_that_is_none_is_one_line(scans, tmp_path, weights_file, address, message):
+    arguments = ["segment", scans, "-o", tmp_path / "masks", "-m", weights_file, "--threads", 1, "--cluster", address]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch, weights_file):
+    import dask
+
+    with socket.socket() as nobody, dask.config.set({"distributed.comm.timeouts.connect": "0.3s"}):
+        nobody.bind(("127.0.0.1", 0))
+        with (
+            pytest.raises(MonetError, match=r"no scheduler answers at tcp://127"),
+            cluster.connected(f"tcp://127.0.0.1:{nobody.getsockname()[1]}", weights.load(weights_file)),
+        ):
+            pass
+
+
+@pytest.fixture
+def worker(monkeypatch, weights_file):
+    """`_do` as a worker calls it, in this process."""
+    ready = cluster._Ready(weights.load(weights_file), 1)
+    ready.setup(None)
+    monkeypatch.setattr(cluster, "get_worker", lambda: type("Worker", (), {"plugins": {"ready": ready}}))
+    return lambda task, clean: cluster._do("ready", task, clean)
+
+
+def test_what_a_killed_worker_had_written_is_written_again_and_what_was_there_before_is_not(scans, tmp_path, worker):
+    task = Task(0, make_job(scans / "0.nii", tmp_path / "mask.nii.gz", Options()), Options())
+    assert isinstance(worker(task, True).became, Outcome)
+    first = task.job.mask.stat().st_ino
+    assert isinstance(worker(task, True).became, Outcome)
+    assert task.job.mask.stat().st_ino != first
+    assert "exists already" in str(worker(task, False).became)
+    (tmp_path / "mask.nii.gz").write_bytes(b"drawn by hand")
+    assert "exists already" in str(worker(task, True).became)
+
+
+def test_an_error_that_cannot_be_sent_is_told_in_words(scans, tmp_path, worker, monkeypatch):
+    class OddError(Exception):
+        def __init__(self, one, two):
+            super().__init__(one)
+
+    def fail(*_):
+        raise OddError("the library's words", 2)
+
+    monkeypatch.setattr(cluster, "do", fail)
+    ended = worker(Task(0, make_job(scans / "0.nii", tmp_path / "mask.nii.gz", Options()), Options()), True)
+    assert repr(ended.became) == 'RuntimeError("OddError: the library\'s words")'
+
+
+def test_another_version_in_a_worker_is_refused(monkeypatch, weights_file):
+    ready = cluster._Ready(weights.load(weights_file), 1)
+    monkeypatch.setattr(cluster, "__version__", "0.0.1")
+    with pytest.raises(MonetError, match=r"the worker has monet-edge 0\.0\.1; expected"):
+        ready.setup(None)
+
+
+def test_without_dask_one_line_says_what_to_install(scans, tmp_path, weights_file):
+    hide = "import sys; sys.modules['distributed'] = None; sys.modules['dask'] = None; from monet_edge.cli import app; app()"
+    command = [sys.executable, "-c", hide, "segment", str(scans), "-o", str(tmp_path / "masks"), "--cluster", "local:1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "pip install 'monet-edge[cluster]', or leave --cluster out" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_cluster_of_others_is_worked_on_and_its_loss_is_one_line(tmp_path, weights_file):
+    """Scheduler and worker as their own processes, as `dask scheduler` and `dask worker` start them."""
+    scans, file = faults.make_scans(tmp_path / "scans", 40), tmp_path / "run.jsonl"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    host = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = subprocess.Popen([*dask, "scheduler", *host], **quiet)
+    address = f"tcp://127.0.0.1:{port}"
+    helper = subprocess.Popen([*dask, "worker", address, "--nthreads", "1", "--local-directory", str(tmp_path), "--no-dashboard"], **quiet)
+    try:
+        run = faults.start(faults.command(scans, tmp_path / "masks", weights_file, "--cluster", address, "--records", file), pace=0.1)
+        while run.poll() is None and len(list((tmp_path / "masks").rglob("*.nii.gz"))) < 5:
+            time.sleep(0.05)
+        scheduler.kill()
+        said, _ = run.communicate(timeout=120)
+    finally:
+        for process in (scheduler, helper):
+            process.kill()
+            process.wait()
+    assert run.returncode == 2, said
+    assert "the scheduler of the cluster is lost; results that were written are whole. Run again with --skip-existing" in said
+    assert "Traceback" not in said
+    assert all(isinstance(json.loads(line), dict) for line in file.read_text().splitlines())
+    assert len(faults.results(tmp_path / "masks")) >= 5
