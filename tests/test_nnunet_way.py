@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from monet_edge import formats, limits
 from monet_edge.cli import app
 from monet_edge.errors import ModelError, ResourceError, ScanError
 from monet_edge.options import Options
+from monet_edge.ways.nnunet import stated_spacing
 from monet_train.import_nnunet import import_model
 
 MODELS = Path(__file__).parent / "nnunet_models"
@@ -188,3 +190,23 @@ def test_only_segmenting_is_done_with_it(ready):
     model, scans = ready("tiles")
     with pytest.raises(ModelError, match="tiles is a model of nnU-Net's: only segmenting is done with it"):
         model.slices(scans[0])
+
+
+@pytest.mark.parametrize("turn", [0, 0.3])
+def test_a_pixel_measures_what_the_header_states_to_the_last_digit(turn, tmp_path):
+    """Of 0.9 mm a float32 is a little less, which decides how 4.5 voxels are rounded; an affine that is turned loses that digit."""
+    affine = np.diag([0.9, 1.2, 1.1, 1])
+    affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]] @ affine[:2, :2]
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.int16), affine), tmp_path / "scan.nii")
+    expected = tuple(float(np.float32(mm)) for mm in (0.9, 1.2, 1.1))
+    assert stated_spacing(formats.read(tmp_path / "scan.nii")) == expected
+    assert stated_spacing(formats.from_image(nibabel.load(tmp_path / "scan.nii"))) == expected
+
+
+def test_a_spacing_that_is_stated_counts_and_an_unknown_one_is_refused(ready, tmp_path):
+    model, (scan,) = ready("tiles")
+    other = formats.from_image(nibabel.Nifti1Image(scan.voxels, np.eye(4)))
+    found = model.segment_scan(other, Options(spacing=scan.spacing))
+    assert np.array_equal(found.mask, stored(MODELS / "tiles" / "expected.nii.gz"))
+    with pytest.raises(ScanError, match="what its voxels measure is not known, and the model works in millimetres"):
+        model.segment_scan(replace(other, spacing_known=False))

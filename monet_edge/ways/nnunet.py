@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -99,9 +98,11 @@ def grids_of(record: Record, grid: Grid, options: Options) -> Grids:
 def stated_spacing(grid: Grid) -> tuple[float, ...]:
     """mm along X, Y, Z as a NIfTI header states it, in float32, which nnU-Net goes by: a last digit can decide how a shape is rounded."""
     measured = tuple(float(np.float32(mm)) for mm in geometry.spacing(grid.affine))
-    header: Any = getattr(grid, "header", None)
-    stated = tuple(map(float, header.get_zooms()[:3])) if hasattr(header, "get_zooms") else ()
-    return stated if len(stated) == 3 and np.allclose(stated, measured, rtol=1e-5, atol=0) else measured
+    try:
+        stated = tuple(map(float, grid.header["pixdim"][1:4]))  # type: ignore[union-attr]  # a Header, or another format's, has none
+    except (AttributeError, TypeError, KeyError, ValueError, IndexError):
+        return measured
+    return stated if np.allclose(stated, measured, rtol=1e-5, atol=0) else measured
 
 
 def _record(weights: Weights) -> Record:
