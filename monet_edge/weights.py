@@ -33,7 +33,7 @@ from .files import atomic_write, missing
 from .nnunet import record as _nnunet
 
 FORMAT = "monet-edge"
-MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
+MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
