@@ -55,6 +55,7 @@ def test_slices_are_resampled_as_the_volume_is(axis, rng):
         ((0.2, 1, 1), (0.2, 1, 1), None, None),  # two share the largest
         ((4, 1, 1), (4, 1, 1), False, None),
         ((1.2, 1, 1), (4, 1, 1), True, 0),
+        ((4, 1, 1), (1, 1, 5), None, 0),  # the current one counts first
     ],
 )
 def test_an_axis_goes_on_its_own_where_nnunet_says_so(current, new, separate, axis):
