@@ -104,8 +104,7 @@ def segment(
         from .weights import load
 
         going, found = _pick(RunOptions, options), load(model)
-        name, modality = found.name if bids else None, found.stated("modality")
-        plan = make_plan(scans or [], output, _pick(Options, options), going, derivative=name, modality=modality)
+        plan = make_plan(scans or [], output, _pick(Options, options), going, **_needs(found), derivative=found.name if bids else None)
         _run(plan, output if bids else None, found, threads, going, quiet, debug)
 
 
@@ -127,6 +126,11 @@ def _run(plan: Plan, derivative: Path | None, found: Weights, threads: int | Non
 def _pick(record: type[T], options: dict[str, Any]) -> T:
     """A record of its own fields among all options."""
     return record(**{field.name: options[field.name] for field in fields(record)})
+
+
+def _needs(found: Weights) -> dict[str, Any]:
+    """What a plan must know of the model."""
+    return {"modality": found.stated("modality"), "images": found.preprocess.images}
 
 
 def _go_on(plan: Plan, found: Weights, quiet: bool) -> Plan:
@@ -221,8 +225,8 @@ def bids(
         if not wanted:
             raise MonetError(f"{weights.name} is for {weights.stated('modality')}: say which scans, such as --suffix T1w")
         scans = layout.find_scans(bids_dir, [*(participant_label or []), *(more or [])], wanted)
-        going, modality = _pick(RunOptions, options), weights.stated("modality")
-        plan = make_plan(scans, output_dir, _pick(Options, options), going, derivative=weights.name, modality=modality)
+        going = _pick(RunOptions, options)
+        plan = make_plan(scans, output_dir, _pick(Options, options), going, **_needs(weights), derivative=weights.name)
         _run(plan, output_dir, weights, threads, going, quiet, debug)
 
 
@@ -339,10 +343,10 @@ def info(
         if plan:
             _show_plan(weights, timed)
             return
-        size = weights.preprocess.size
-        macs = sum(count_macs(weights.spec, size, size).values())
+        sides = weights.preprocess.sides
+        macs = sum(count_macs(weights.spec, *sides).values())
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
-              f"{macs / 1e9:.2f} GMAC a slice of {size}x{size}")  # fmt: skip
+              f"{macs / 1e9:.2f} GMAC a slice of {'x'.join(map(str, sides))}")  # fmt: skip
         print(f"file: {find(model)} ({find(model).stat().st_size / 1e6:.2f} MB), sha256 {weights.sha256}")
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
@@ -352,11 +356,11 @@ def info(
 def _show_plan(weights: Weights, timed: bool) -> None:
     from .engine import layers
 
-    size = weights.preprocess.size
+    sides = weights.preprocess.sides
     if timed:
         _compile(quiet=False)
-    print(f"{weights.name}: a slice of {size}x{size}")
-    for line in layers.table(weights.spec, weights.tensors, size, size, timed):
+    print(f"{weights.name}: a slice of {'x'.join(map(str, sides))}")
+    for line in layers.table(weights.spec, weights.tensors, *sides, timed):
         print(printable(line))
 
 
@@ -396,13 +400,14 @@ def demo(
         from .job import check_path, make_folder, make_job
         from .pipeline import run
 
+        found = weights.load(model)
         make_folder(folder)
         options = Options(overwrite=overwrite)
         job = make_job(folder / "phantom.nii.gz", None, options)
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _load(weights.load(model), threads, False)
+        ready = _load(found, threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

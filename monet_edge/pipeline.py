@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ import numpy as np
 
 from . import bids, postprocess, weights
 from .about import DEFAULT
+from .channels import case_files
 from .errors import MonetError, kind
 from .files import atomic_write
-from .formats import Header, write
+from .formats import Header, peek, write
 from .intensities import Statistics
 from .job import Job, check_job, make_job
 from .model import Model, Progress, Segmentation
@@ -63,7 +65,7 @@ class Outcome:
 
 
 def segment(
-    scan: str | Path,
+    scan: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
     model: str | Path | Model = DEFAULT,
@@ -75,8 +77,9 @@ def segment(
 
     Parameters
     ----------
-    scan : path
-        In any of `formats.FORMATS`.
+    scan : path, or a sequence of them
+        In any of `formats.FORMATS`. Of a model that takes several images of a case: all in their order, or one that is named as
+        nnU-Net names them (``case_0000.nii.gz``), beside which the others lie.
     output : path, optional
         The mask's file. Default: ``<stem>_seg.nii.gz`` beside the scan.
     model : str, path or Model
@@ -104,14 +107,16 @@ def segment(
     >>> outcome.job.mask.name
     'scan_seg.nii.gz'
     """
-    for what, path in (("scan", scan), ("output", output)):
-        if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
-            raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
+    scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
+    for what, given, paths in (("scan", scan, scans), ("output", output, () if output is None else (output,))):
+        if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+            raise MonetError(f"{what}: expected the path of a file, found {kind(given)}; load(...).segment takes images in memory")
     chosen = Options(**options)
-    job = make_job(Path(scan), None if output is None else Path(output), chosen)
     if chosen.cleaning:
         postprocess.library()
     found = model.weights if isinstance(model, Model) else weights.load(model)
+    files = case_files(Path(scans[0]), found.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
+    job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
     header = check_job(job, chosen, found.stated("modality"))
     ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
@@ -139,11 +144,12 @@ def run(
         times[stage], start = now - start, now
 
     header = header or check_job(job, options, model.weights.stated("modality"))
-    scan = model.read_scan(header, options)
+    scans = model.read_case([header, *map(peek, job.others)], options)
+    scan = scans[0]
     lap("read")
     with turn:
         start = time.perf_counter()  # the wait is no work
-        result = model.segment_scan(scan, options, progress=progress)
+        result = model.segment_scan(scans, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")

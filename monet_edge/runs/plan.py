@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import bids, postprocess
+from ..channels import case_files, case_name, first_image
 from ..errors import OutputError
 from ..files import check_folder, refuse_special
-from ..formats import ENDINGS, Header, begin, stem, writer
+from ..formats import ENDINGS, Header, begin, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options, RunOptions
 from . import journal
@@ -73,6 +74,7 @@ def make_plan(
     *,
     derivative: str | None = None,
     modality: str = "",
+    images: int = 1,
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -89,6 +91,8 @@ def make_plan(
         The name of the model, where ``output`` is to become a derivative data set of BIDS.
     modality : str
         Of the model, in its own words: see `formats.peek`.
+    images : int
+        That the model takes of a case: of several, files of one case are one scan, see `channels`.
 
     Raises
     ------
@@ -97,7 +101,7 @@ def make_plan(
     """
     given = list(scans)
     part = None if going.part is None else parse_part(going.part)
-    jobs = plan_jobs(find_scans(given, going.list), output, options, derivative)
+    jobs = plan_jobs(_cases(find_scans(given, going.list), images), output, options, derivative, images)
     if options.cleaning:
         postprocess.library()
     if going.stats is not None:
@@ -122,19 +126,27 @@ def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | No
             check_folder(path.parent)
             refuse_special(path)
         else:
-            check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
+            check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
 
 
-def plan_jobs(found: list[Found], output: Path | None, options: Options, derivative: str | None = None) -> list[Job]:
+def _cases(found: list[Found], images: int) -> list[Found]:
+    """Every case once, by the first of its images."""
+    cases = {first_image(one.scan, images): one for one in found}
+    return [replace(one, scan=first) for first, one in cases.items()]
+
+
+def plan_jobs(found: list[Found], output: Path | None, options: Options, derivative: str | None = None, images: int = 1) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Below the folders for results the folders between are those between a scan and the folder it was found in.
 
     Raises
     ------
+    ScanError
+        If an image of a case is not named as one.
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
@@ -148,19 +160,19 @@ def plan_jobs(found: list[Found], output: Path | None, options: Options, derivat
         _make_place(output, ENDINGS, len(found), "output")
     if options.report is not None:
         _make_place(Path(options.report), (".html",), len(found), "report")
-    jobs = [_place(one, output, options) for one in found]
+    jobs = [_place(one, output, options, images) for one in found]
     _refuse_collisions(jobs)
     return jobs
 
 
-def _place(found: Found, output: Path | None, options: Options) -> Job:
+def _place(found: Found, output: Path | None, options: Options, images: int) -> Job:
     """One scan and where its results go."""
     mask = output
     if output is not None and not output.name.endswith(ENDINGS):
-        mask = output / found.branch / (stem(found.scan) + writer(None, options.format).suffix)
+        mask = output / found.branch / (case_name(found.scan, images) + writer(None, options.format).suffix)
     if options.report is not None and Path(options.report).suffix != ".html":
         options = replace(options, report=Path(options.report) / found.branch)
-    return make_job(found.scan, mask, options)
+    return make_job(found.scan, mask, options, case_files(found.scan, images)[1:])
 
 
 def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -> None:
@@ -177,7 +189,7 @@ def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     """Refuse a result that is another scan's result too, or another scan: overwritten, it would be lost."""
-    scans = {_identity(job.scan): job.scan for job in jobs}
+    scans = {_identity(scan): job.scan for job in jobs for scan in job.scans}
     taken: dict[str, Path] = {}
     for job in jobs:
         for path in job.results:

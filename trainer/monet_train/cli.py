@@ -295,6 +295,25 @@ def export(
 
 
 @command
+def import_nnunet(
+    folder: Annotated[
+        Path, typer.Argument(metavar="MODEL_FOLDER", help="nnU-Net's: plans.json, dataset.json, fold_*/checkpoint_final.pth.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .safetensors file.")],
+    fold: Annotated[
+        list[str] | None, typer.Option(help="A fold to average, repeatable: 0 to 4, or all. Default: all that are there.")
+    ] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make a weights file of a 2-D model that nnU-Net trained; nothing in its checkpoints is run."""
+    from .import_nnunet import import_model
+
+    weights = import_model(folder, output, fold or ())
+    if not quiet:
+        print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
+
+
+@command
 def figures(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name, a .safetensors file, or its folder.")],
     dataset: DatasetArgument,
