@@ -162,6 +162,24 @@ def archive_command(
         (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
 
 
+@app.command("nnunet")
+def nnunet_command(
+    patch: Annotated[list[int] | None, typer.Option(help="Pixels a side of a tile, repeatable. Default: 256 and 512.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
+) -> None:
+    """Measure an imported network of nnU-Net's default size beside nnU-Net's own predictor, which must be installed (nnunetv2)."""
+    found, rows = machine.describe(), []
+    for side in patch or (256, 512):
+        for threads in (1, 2):
+            typer.echo(f"measuring {side}x{side}, {threads} thread(s) ...")
+            given = {"rounds": 1, "seconds": 4, "slices": 4} if quick else {"rounds": 3, "seconds": 20}
+            rows.append(measure.in_process("nnunet", "native", threads, patch=side, **given))
+    record(results / "nnunet-native.json", found, rows)
+    if results == RESULTS:
+        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+
+
 @app.command("paper")
 def paper_command(
     slices: Annotated[int, typer.Option(min=1, help="Slices that Table 2 times; fewer are scaled to the paper's 150.")] = paper.VOLUME,
@@ -317,6 +335,7 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
         other_networks=section("network", tables.networks, title=False, results=other),
         startup=section("startup", tables.startup, title=False),
         disk=section("disk", tables.disk, title=False),
+        nnunet=section("nnunet", tables.nnunet, title=False),
         int8=tables.int8(results["int8"]) if "int8" in results else "Not measured yet.",
         resolutions=tables.resolutions(results.get("resolutions")),
         archive=_archive(results),
@@ -325,12 +344,12 @@ def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def _archive(results: dict[str, Any]) -> str:
-    """The table of runs over many scans, of the parts that are recorded, each with its own machine beneath."""
+    """The table of runs over many scans, of the parts that are recorded, each machine beneath once."""
     found = {name: results[f"archive-{name}"] for name in ARCHIVE if f"archive-{name}" in results}
     if not found:
         return "Not measured yet."
-    captions = dict.fromkeys(tables.caption(part["machine"]) for part in found.values())
-    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions])
+    captions = {part["machine"]["cpu"]: tables.caption(part["machine"]) for part in found.values()}
+    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions.values()])
 
 
 if __name__ == "__main__":

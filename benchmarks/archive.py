@@ -69,6 +69,7 @@ def measure(threads: int, part: str, quick: bool = False, rounds: int = 3) -> di
     if isinstance(row.get("done"), Counter):
         row["twice"] = row.get("twice", 0) + sum(times > 1 for times in row["done"].values())
         row["done"] = len(row["done"])
+        row["failures"] = sorted(row["failures"])
     return {"part": part, "scans": count, **row}
 
 

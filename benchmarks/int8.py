@@ -62,7 +62,7 @@ def measure(threads: int, onednn: str, scans: Sequence[str], seconds: float) -> 
         }
         found = {name: run(case.slices) for name, run in runs.items()}
         times = interleave({name: lambda run=run: run(case.slices[:1]) for name, run in runs.items()}, seconds)  # type: ignore[misc]
-    ours, threshold = found["monet-edge"], model.load(SEGMENTER).weights.preprocess.threshold
+    ours, threshold = found["monet-edge"], model.load(SEGMENTER).weights.sliced.threshold
     return [
         {"runner": name, "dice": dice(ours > threshold, found[name] > threshold), "error": float(abs(found[name] - ours).max())}
         | summarise(times[name])

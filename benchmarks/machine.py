@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "nncf", "onnxruntime", "ncnn", "flwr")
+PACKAGES = ("numpy", "numba", "llvmlite", "torch", "openvino", "nncf", "onnxruntime", "ncnn", "nnunetv2", "flwr")
 
 
 @dataclass(frozen=True)

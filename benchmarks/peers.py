@@ -74,7 +74,7 @@ def shipped_case(name: str, folder: Path) -> Case:
     model = weights.load(name)
     volume = Voxels(phantom.make()[0])
     statistics, first = measure(volume), (len(volume) - SLICES) // 2
-    seen = [network_input(volume, z, model.preprocess, statistics) for z in range(first, first + SLICES)]
+    seen = [network_input(volume, z, model.sliced, statistics) for z in range(first, first + SLICES)]
     tensors = {key: tensor.copy() for key, tensor in model.tensors.items()}  # PyTorch does not like read-only memory
     return Case(model.spec, tensors, folder, np.stack(seen))
 

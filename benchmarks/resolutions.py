@@ -30,7 +30,7 @@ LEAST = 1000  # voxels of a structure in both masks, for its Dice to say anythin
 def in_millimetres(name: str, spacing: float) -> Weights:
     """A model that works in millimetres, or that is made to: one that squeezes is then taken to have seen pixels of ``spacing`` mm."""
     found = weights.load(name)
-    return found if found.preprocess.in_mm else replace(found, preprocess=replace(found.preprocess, spacing=spacing))
+    return found if found.sliced.in_mm else replace(found, preprocess=replace(found.sliced, spacing=spacing))
 
 
 def heads(model: Model, path: Path, pixels: Sequence[Sequence[float]] = PIXELS) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def both_ways(found: Weights, scan: Scan, threads: int | None) -> list[np.ndarra
     """Probabilities of the first label (X, Y, Z), in tiles and whole."""
     made = []
     for size in (TILE, MOSAIC):
-        model = Model(replace(found, preprocess=replace(found.preprocess, spacing=1.0, size=size)), threads)
+        model = Model(replace(found, preprocess=replace(found.sliced, spacing=1.0, size=size)), threads)
         probability = model.segment_scan(scan, Options(probabilities=True)).probability
         assert probability is not None
         made.append(probability.reshape(*scan.shape, -1)[..., -found.spec.classes + (found.spec.classes > 1)])

@@ -160,6 +160,31 @@ def disk(rows: Sequence[Row]) -> str:
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
 
 
+def nnunet(rows: Sequence[Row]) -> str:
+    """Slices of an imported network in every runtime, and whole cases beside nnU-Net's predictor."""
+    slices, cases = [], []
+    for row in rows:
+        n = f"{row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        what, first = f"a slice of {row['patch']}x{row['patch']}, {n}", row["slice"][0]
+        for one in row["slice"]:
+            slices.append([what, one["runner"], milliseconds(one), "" if one is first else ratio(one, first), f"{one['error']:.0e}"])
+        ours, theirs = row["case"].values()
+        seconds, memory = (" / ".join(f"{one[key] * scale:.{digits}f}" for one in (ours, theirs))
+                           for key, scale, digits in (("median", 1, 2), ("peak", 1e-6, 0)))  # fmt: skip
+        cases.append([f"{row['slices']} slices of {row['patch']}x{row['patch']}, {n}", seconds, ratio(theirs, ours), memory,
+                      f"{ours['peak'] / theirs['peak']:.2f}", f"{row['differ']} of {row['voxels']:,}"])  # fmt: skip
+    head = [
+        "whole case, ours / nnU-Net's predictor",
+        "seconds",
+        "ours is faster by",
+        "peak memory, MB",
+        "ours is of theirs",
+        "voxels that differ",
+    ]
+    top = ["", "runner", "ms, min / median", "ours is faster by", "max diff of logits from PyTorch fp64"]
+    return f"{table(top, slices)}\n\n{table(head, cases)}"
+
+
 def int8(found: Row) -> str:
     """OpenVINO in int8 beside float32 and ours, under every instruction set."""
     lines = []

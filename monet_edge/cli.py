@@ -46,6 +46,7 @@ ModelOption = Annotated[
     typer.Option("-m", "--model", autocompletion=_model_names, help="A shipped model (see `models`), a .safetensors file, or its folder."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -81,7 +82,11 @@ def _with_options(command: Callable[..., None], names: Collection[str] = ()) -> 
 def segment(
     scans: Annotated[  # readable=False: what cannot be read gets one line from us instead of a box of usage from Typer
         list[Path] | None,
-        typer.Argument(metavar="SCAN...", readable=False, help="NIfTI scans (.nii, .nii.gz), or folders of them at any depth."),
+        typer.Argument(
+            metavar="SCAN...",
+            readable=False,
+            help="Scans (.nii.gz, .nrrd, .mha ...), DICOM (a folder, .zip or slice), or folders of them at any depth.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -90,22 +95,34 @@ def segment(
     model: ModelOption = DEFAULT,
     threads: ThreadsOption = None,
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
+    bids: Annotated[bool, typer.Option("--bids", help="Make --output a derivative data set of BIDS.")] = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
     **options: Any,
 ) -> None:
     """Segment scans: a mask on each scan's own grid."""
     with failing_clearly(debug):
         from .runs import make_plan
+        from .weights import load
 
-        going = _pick(RunOptions, options)
-        plan = make_plan(scans or [], output, _pick(Options, options), going)
-        if going.skip_existing:
-            plan = _go_on(plan, model, quiet)
-        if going.cluster is None:
-            plan = plan.begin()
-        with _way(model, threads, going, quiet) as way:
-            _segment(plan, way, quiet, debug)
+        going, found = _pick(RunOptions, options), load(model)
+        plan = make_plan(scans or [], output, _pick(Options, options), going, **_needs(found), derivative=found.name if bids else None)
+        _run(plan, output if bids else None, found, threads, going, quiet, debug)
+
+
+def _run(plan: Plan, derivative: Path | None, found: Weights, threads: int | None, going: RunOptions, quiet: bool, debug: bool) -> None:
+    """Do a plan, wherever that is to be; into a data set of BIDS, if that is what it is for."""
+    if going.skip_existing:
+        plan = _go_on(plan, found, quiet)
+    if going.cluster is None:
+        plan = plan.begin()
+    with _way(found, threads, going, quiet) as way:
+        if derivative is not None:
+            from .bids import describe
+
+            about = {"sha256": found.sha256, "licence": found.stated("licence")}
+            describe(derivative, plan.jobs, found.name, found.preprocess.labels, about)
+        _segment(plan, way, quiet, debug)
 
 
 def _pick(record: type[T], options: dict[str, Any]) -> T:
@@ -113,11 +130,14 @@ def _pick(record: type[T], options: dict[str, Any]) -> T:
     return record(**{field.name: options[field.name] for field in fields(record)})
 
 
-def _go_on(plan: Plan, model: str, quiet: bool) -> Plan:
-    """Leave out what is there, and say how much."""
-    from .weights import load
+def _needs(found: Weights) -> dict[str, Any]:
+    """What a plan must know of the model."""
+    return {"modality": found.stated("modality"), "images": found.preprocess.images}
 
-    plan = plan.go_on(load(model).sha256)
+
+def _go_on(plan: Plan, found: Weights, quiet: bool) -> Plan:
+    """Leave out what is there, and say how much."""
+    plan = plan.go_on(found.sha256)
     if not quiet:
         there, other = plan.there, plan.there.other
         counts = {"damaged": len(there.anew) - other, "of another model or other options": other}
@@ -127,15 +147,14 @@ def _go_on(plan: Plan, model: str, quiet: bool) -> Plan:
 
 
 @contextmanager
-def _way(model: str, threads: int | None, going: RunOptions, quiet: bool) -> Iterator[Way]:
+def _way(found: Weights, threads: int | None, going: RunOptions, quiet: bool) -> Iterator[Way]:
     """Where the work is done."""
     if going.cluster is not None:
         from .runs.cluster import connected
-        from .weights import load
 
         if going.jobs > 1:
             raise MonetError("jobs: they share the threads of this process; on a cluster every thread of a worker has a scan")
-        with connected(going.cluster, load(model), threads) as cluster:
+        with connected(going.cluster, found, threads) as cluster:
             if not quiet:
                 print(f"{cluster.weights.name} ({cluster.weights.kind}) · {cluster}")
             yield cluster
@@ -146,7 +165,7 @@ def _way(model: str, threads: int | None, going: RunOptions, quiet: bool) -> Ite
     threads, jobs = threads or usable_cores(), going.jobs
     if jobs > threads:
         raise MonetError(f"jobs: {jobs} scans at a time cannot share {threads} thread{'s' if threads > 1 else ''}")
-    yield Here(_load(model, threads // jobs, quiet), jobs)
+    yield Here(_load(found, threads // jobs, quiet), jobs)
 
 
 def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
@@ -175,6 +194,71 @@ def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
         raise typer.Exit(2 if failed == count else 1)
 
 
+@app.command()
+@_with_options
+def bids(
+    bids_dir: Annotated[Path, typer.Argument(metavar="BIDS_DIR", readable=False, help="The data set, with dataset_description.json.")],
+    output_dir: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="The folder that becomes a derivative data set.")],
+    level: Annotated[str, typer.Argument(metavar="participant", help="The level of analysis; there is no other.")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True, help="More labels, as --participant-label 01 02 gives them.")] = None,
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option("--participant-label", "--participant_label", help="Only these, with sub- or without. Default: all."),
+    ] = None,
+    suffix: Annotated[list[str] | None, typer.Option(help="Which scans, such as T1w. Default: as the model's modality says.")] = None,
+    model: ModelOption = DEFAULT,
+    threads: ThreadsOption = None,
+    *,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+    **options: Any,
+) -> None:
+    """Segment a data set in BIDS's layout, as a BIDS App does: masks as a derivative data set."""
+    with failing_clearly(debug):
+        from . import bids as layout
+        from .runs import make_plan
+        from .weights import load
+
+        layout.check_level(level)
+        if more and not participant_label:
+            raise MonetError(f"expected a folder, a folder and {level}, found {' '.join(more)} besides")
+        weights = load(model)
+        wanted = suffix or layout.suffixes(weights.stated("modality"))
+        if not wanted:
+            raise MonetError(f"{weights.name} is for {weights.stated('modality')}: say which scans, such as --suffix T1w")
+        scans = layout.find_scans(bids_dir, [*(participant_label or []), *(more or [])], wanted)
+        going = _pick(RunOptions, options)
+        plan = make_plan(scans, output_dir, _pick(Options, options), going, **_needs(weights), derivative=weights.name)
+        _run(plan, output_dir, weights, threads, going, quiet, debug)
+
+
+@app.command()
+def series(
+    path: Annotated[Path, typer.Argument(readable=False, help="A folder, a .zip or a file of DICOM.")],
+    debug: DebugOption = False,
+) -> None:
+    """List the DICOM series of a folder, and what is wrong with each; `segment --series` takes their numbers."""
+    with failing_clearly(debug):
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        from .formats import list_series
+
+        table = Table("series", "modality", "size", "mm", "slices", "description", "what is wrong", caption=DISCLAIMER)
+        found, damaged = list_series(path)
+        for one in found:
+            mm = " x ".join(f"{length:.4g}" for length in one.spacing)
+            size, volumes = f"{one.image.columns} x {one.image.rows}", f" in {len(one.volumes)} volumes" if len(one.volumes) > 1 else ""
+            count = f"{sum(map(len, one.volumes))}{volumes}"
+            words = "; ".join([one.problem] if one.problem else one.warnings)
+            row = (str(one.number), one.image.modality, size if one.image.rows else "", mm, count, one.image.description, words)
+            table.add_row(*(escape(printable(text)) for text in row))
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
+        for words in damaged:
+            print(f"monet-edge: {printable(words)}", file=sys.stderr)
+
+
 def _tell(outcome: Outcome, quiet: bool) -> None:
     """Print what became of a scan, and its warnings to standard error."""
     _warn(outcome.job.scan, outcome.warnings)
@@ -192,11 +276,9 @@ def _describe(outcome: Outcome) -> str:
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
-def _load(model: str, threads: int | None, quiet: bool) -> Model:
-    from . import weights
+def _load(found: Weights, threads: int | None, quiet: bool) -> Model:
     from .model import Model
 
-    found = weights.load(model)  # before anything is compiled: there may be no such model
     _compile(quiet)
     ready = Model(found, threads)
     if not quiet:
@@ -223,8 +305,9 @@ def strip(
     with failing_clearly(debug):
         from .limits import usable_cores
         from .strip import strip as strip_head
+        from .weights import load
 
-        ready = _load(model, threads or usable_cores(), quiet)
+        ready = _load(load(model), threads or usable_cores(), quiet)
         with progress_bar(f"stripping {head.name}", quiet) as progress:
             done = strip_head(head, output, ready, Options(**options), progress=progress)
         _warn(head, done.warnings)
@@ -296,10 +379,10 @@ def info(
         if plan:
             _show_plan(weights, timed)
             return
-        size = weights.preprocess.size
-        macs = sum(count_macs(weights.spec, size, size).values())
+        sides = weights.preprocess.sides
+        macs = sum(count_macs(weights.spec, *sides).values())
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
-              f"{macs / 1e9:.2f} GMAC a slice of {size}x{size}")  # fmt: skip
+              f"{macs / 1e9:.2f} GMAC a slice of {'x'.join(map(str, sides))}")  # fmt: skip
         print(f"file: {find(model)} ({find(model).stat().st_size / 1e6:.2f} MB), sha256 {weights.sha256}")
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
@@ -309,11 +392,11 @@ def info(
 def _show_plan(weights: Weights, timed: bool) -> None:
     from .engine import layers
 
-    size = weights.preprocess.size
+    sides = weights.preprocess.sides
     if timed:
         _compile(quiet=False)
-    print(f"{weights.name}: a slice of {size}x{size}")
-    for line in layers.table(weights.spec, weights.tensors, size, size, timed):
+    print(f"{weights.name}: a slice of {'x'.join(map(str, sides))}")
+    for line in layers.table(weights.spec, weights.tensors, *sides, timed):
         print(printable(line))
 
 
@@ -348,18 +431,19 @@ def demo(
     with failing_clearly(debug):
         import numpy as np
 
-        from . import phantom
+        from . import phantom, weights
         from .formats import read
         from .job import check_path, make_folder, make_job
         from .pipeline import run
 
+        found = weights.load(model)
         make_folder(folder)
         options = Options(overwrite=overwrite)
         job = make_job(folder / "phantom.nii.gz", None, options)
         lesion = folder / "phantom_lesion.nii.gz"
         for path in (job.scan, lesion, job.mask):
             check_path(path, [], overwrite=overwrite)
-        ready = _load(model, threads, False)
+        ready = _load(found, threads, False)
         volume, truth = phantom.make()
         phantom.save(volume, job.scan, overwrite=overwrite)
         phantom.save(truth, lesion, overwrite=overwrite)

@@ -28,7 +28,7 @@ def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarra
     options : Options
         What was asked for.
     """
-    record, name = weights.preprocess, weights.name
+    record, name = weights.sliced, weights.name
     blank = preprocess.blank(record, statistics)
     if statistics.nonfinite:
         yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .channels import case_name
 from .errors import OutputError
 from .files import missing, refuse_input
-from .formats import ENDINGS, Header, peek, stem
+from .formats import Header, peek, stem, writer
 from .options import Options
 
 
 @dataclass(frozen=True, slots=True)  # 100,000 of them at a time
 class Job:
-    """One scan and where its results go."""
+    """One case and where its results go.
+
+    Attributes
+    ----------
+    scan, mask : Path
+    format : str or None
+        The mask's, where its name's ending does not decide it.
+    probability, preview, report : Path or None
+        Where asked for.
+    sidecar : mapping or None
+        What a .json beside the mask says of it, in a data set of BIDS.
+    others : tuple of Path
+        For models that take several images of a case, those after ``scan``, in their order.
+    """
 
     scan: Path
     mask: Path
+    format: str | None = None
     probability: Path | None = None
     preview: Path | None = None
     report: Path | None = None
+    sidecar: Mapping[str, Any] | None = field(default=None, hash=False)  # a job is looked up by the rest
+    others: tuple[Path, ...] = ()
+
+    @property
+    def scans(self) -> tuple[Path, ...]:
+        """Every file that is read."""
+        return (self.scan, *self.others)
 
     @property
     def results(self) -> tuple[Path, ...]:
@@ -29,17 +52,18 @@ class Job:
         return tuple(path for path in (self.mask, self.probability, self.preview, self.report) if path)
 
 
-def make_job(scan: Path, output: Path | None, options: Options) -> Job:
-    """The results of one scan: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
+def make_job(scan: Path, output: Path | None, options: Options, others: tuple[Path, ...] = ()) -> Job:
+    """The results of one case: ``output``, or ``<stem>_seg.nii.gz`` beside it, and beside that whatever else is asked for.
 
     Raises
     ------
     OutputError
         If ``output`` is not the name of a file that a mask can be written to.
     """
-    mask = output or scan.with_name(f"{stem(scan)}_seg.nii.gz")
-    if not mask.name.endswith(ENDINGS):
-        raise OutputError(f"{mask}: a mask is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    chosen = writer(None if output is None else str(output), options.format)
+    if scan.name in ("", ".."):  # "." of whoever stands in the folder
+        scan = scan.resolve()
+    mask = output or scan.with_name(case_name(scan, 1 + len(others)) + chosen.suffix)
     name = stem(mask).removesuffix("_seg")  # of the mask: whoever chose its name may have had a reason
     report = None if options.report is None else Path(options.report)
     if report is not None and report.suffix != ".html":
@@ -47,25 +71,39 @@ def make_job(scan: Path, output: Path | None, options: Options) -> Job:
     return Job(
         scan,
         mask,
+        options.format,
         mask.with_name(f"{name}_prob.nii.gz") if options.probabilities else None,
         mask.with_name(f"{name}_preview.png") if options.preview else None,
         report,
+        others=others,
     )
 
 
-def check_job(job: Job, *, overwrite: bool) -> Header:
-    """Refuse before any work what could not be done or written after it; gives the scan's header, for whoever reads on.
+def check_job(job: Job, options: Options, modality: str = "") -> Header:
+    """Refuse before any work what could not be done or written after it; gives the first scan's header, for whoever reads on.
+
+    Parameters
+    ----------
+    job : Job
+    options : Options
+    modality : str
+        Of the model, in its own words: see `formats.peek`.
 
     Raises
     ------
     ScanError
-        If the scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
+        If a scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
     OutputError
-        If a result is the input itself, exists already, or cannot be written where it should go.
+        If a result is an input itself, exists already, or cannot be written where it should go.
     """
-    header = peek(job.scan)
+    header = peek(job.scan, options.series, modality)
+    for other in job.others:
+        peek(other)
+    check = writer(str(job.mask), job.format).check
+    if check is not None:
+        check(header)
     for path in job.results:
-        check_path(path, [job.scan], overwrite=overwrite, option="report" if path == job.report else "output")
+        check_path(path, (*job.scans, *header.files), overwrite=options.overwrite, option="report" if path == job.report else "output")
     return header
 
 

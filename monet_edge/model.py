@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +13,16 @@ import numpy as np
 
 from . import formats, limits, preprocess
 from .about import DEFAULT
-from .doubts import doubts
+from .channels import case_files
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .inputs import Inputs
-from .intensities import Statistics, measure
+from .intensities import measure
 from .options import Options
-from .passes import Progress, grid_of, room, run_slices
+from .passes import Progress, grid_of
 from .spec import multiple_of
-from .volume import Scan, Voxels, orient
+from .volume import Scan
+from .ways import Grid, Segmentation, check_case, way_of
 from .weights import Weights
 from .weights import load as load_weights
 
@@ -30,28 +30,6 @@ if TYPE_CHECKING:
     import nibabel
 
     Image = nibabel.spatialimages.SpatialImage | str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model says of one scan, on the scan's own grid.
-
-    Attributes
-    ----------
-    mask : (X, Y, Z) uint8
-        Labels, 0 is background.
-    probability : (X, Y, Z) or (X, Y, Z, classes) float32, or None
-        If asked for.
-    statistics : Statistics
-        Of the scan's intensities.
-    warnings : tuple of str
-        What to tell the user.
-    """
-
-    mask: np.ndarray
-    probability: np.ndarray | None
-    statistics: Statistics
-    warnings: tuple[str, ...]
 
 
 class Model:
@@ -75,7 +53,8 @@ class Model:
     def __init__(self, weights: Weights, threads: int | None = None) -> None:
         self.weights = weights
         self.threads = threads or limits.usable_cores()
-        self.engine = Engine(weights.spec, weights.tensors, self.threads)
+        self.engine = Engine(weights.spec, weights.tensors, self.threads, weights.preprocess.sides)
+        self._way = way_of(weights.preprocess)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[Weights, int]]:
         """Copied, or sent to another process, it goes as its weights: the engine is made anew for the CPU that it comes to."""
@@ -149,8 +128,8 @@ class Model:
         >>> monet_edge.load("brain-flair").slices("scan.nii.gz").shape
         (24, 3, 256, 256)
         """
-        record, options = self.weights.preprocess, Options(volume=volume, spacing=spacing)
-        scan = image if isinstance(image, Scan) else self._scan(image, options)
+        record, options = self.weights.sliced, Options(volume=volume, spacing=spacing)
+        scan = image if isinstance(image, Scan) else self._scans(image, options)[0]
         voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
         inputs = Inputs(voxels, record, measure(voxels, self.threads), grid_of(record, scan, options))
         shape = (len(inputs), self.weights.spec.in_channels, record.size, record.size)
@@ -162,7 +141,7 @@ class Model:
 
     def segment(
         self,
-        image: Image,
+        image: Image | Sequence[Image],
         *,
         volume: int | None = None,
         threshold: float | None = None,
@@ -173,7 +152,8 @@ class Model:
 
         Parameters
         ----------
-        image : nibabel image, str or Path
+        image : nibabel image, str or Path, or a sequence of them
+            Of a model that takes several images of a case: all in their order, or the path of one of them, see `channels`.
         volume, threshold, flip, spacing :
             As in `Options`.
 
@@ -197,29 +177,42 @@ class Model:
         ((256, 256, 24), 'uint8')
         """
         options = Options(threshold=threshold, volume=volume, flip=flip, spacing=spacing)
-        scan = self._scan(image, options)
-        result = self.segment_scan(scan, options)
+        scans = self._scans(image, options)
+        result = self.segment_scan(scans, options)
         for warning in result.warnings:
             warnings.warn(warning, stacklevel=2)
-        return formats.to_image(result.mask, like=scan, labels=self.weights.preprocess.labels)
+        return formats.to_image(result.mask, like=scans[0], labels=self.weights.preprocess.labels)
 
-    def _scan(self, image: Image, options: Options) -> Scan:
-        """A scan from a file or from memory, having seen that there is memory to segment it."""
+    def _scans(self, image: Image | Sequence[Image], options: Options) -> tuple[Scan, ...]:
+        """The scans of a case from files or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
-            return self.read_scan(formats.peek(Path(image)), options)
+            files, modality = case_files(Path(image), self.images), self.weights.stated("modality")
+            return self.read_case([formats.peek(file, modality=modality) for file in files], options)
+        images = tuple(image) if isinstance(image, (list, tuple)) and self.images > 1 else (image,)
+        if all(isinstance(one, (str, os.PathLike)) for one in images):
+            return self.read_case([formats.peek(Path(file)) for file in images], options)
         if options.volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
-        scan = formats.from_image(image)
-        self._demand_memory(scan, "segmenting the image", options, held=scan.voxels.nbytes)
-        return scan
+        scans = tuple(map(formats.from_image, images))
+        self._demand_memory(scans, "segmenting the image", options, held=sum(scan.voxels.nbytes for scan in scans))
+        return scans
+
+    @property
+    def images(self) -> int:
+        """How many images of a case it takes."""
+        return self.weights.preprocess.images
 
     def read_scan(self, header: formats.Header, options: Options = Options()) -> Scan:
-        """Read a scan, having seen by its header that there is memory to segment it.
+        """Read the scan of a model that takes one image, see `read_case`."""
+        return self.read_case([header], options)[0]
+
+    def read_case(self, headers: Sequence[formats.Header], options: Options = Options()) -> tuple[Scan, ...]:
+        """Read the scans of a case, having seen by their headers that there is memory to segment it.
 
         Parameters
         ----------
-        header : Header
-            From `formats.peek`.
+        headers : sequence of Header
+            From `formats.peek`, one for each of the model's `images`.
         options : Options
             Of which ``volume`` chooses one of several; others take memory, see `limits.peak`.
 
@@ -230,81 +223,49 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        work = f"{header.path}: segmenting it"
-        if header.begun is None:
-            self._demand_memory(header, work, options)
-        scan = formats.read(header, options.volume)
-        if header.begun is not None:  # its volume has found its memory already
-            self._demand_memory(scan, work, options, held=scan.voxels.nbytes)
-        return scan
+        work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
+        if not begun:
+            self._demand_memory(headers, work, options)
+        scans = tuple(formats.read(header, options.volume) for header in headers)
+        if begun:  # the first volume has found its memory already
+            self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
+        return scans
 
-    def _demand_memory(self, scan: formats.Header | Scan, work: str, options: Options, held: int = 0) -> None:
-        """Refuse a volume of which ``held`` bytes are in memory already, if the rest of the work would not fit."""
-        needed = self.peak(scan, options)
+    def _demand_memory(self, scans: Sequence[Grid], work: str, options: Options, held: int = 0) -> None:
+        """Refuse scans that do not belong together, and those of which ``held`` bytes are in memory already, if the rest would not fit."""
+        check_case(scans, self.images)
+        needed = self._way.memory(self.weights, self.engine, scans, options)
         limits.demand(needed - held, f"{work} with {self.threads} thread{'s' if self.threads > 1 else ''}")
 
-    def peak(self, scan: formats.Header | Scan, options: Options = Options()) -> int:
-        """Bytes that segmenting a scan takes at its worst moment, see `limits.peak`.
+    def peak(self, scan: Grid, options: Options = Options()) -> int:
+        """Bytes that segmenting a case takes at its worst moment, see `limits.peak`.
 
         Parameters
         ----------
         scan : Header or Scan
+            Its first; others of the case count as large.
         options : Options
             Of which ``probabilities``, ``spacing`` and those that clean take memory.
         """
-        record, classes = self.weights.preprocess, self.weights.spec.classes
-        slices = room(grid_of(record, scan, options), classes, self.threads)
-        return limits.peak(
-            tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
-            scan.dtype,
-            classes=classes,
-            workspace=self.engine.workspace_bytes(record.size, record.size) + slices,
-            threads=self.threads,
-            probabilities=options.probabilities,
-            cleaning=options.cleaning,
-        )
+        return self._way.memory(self.weights, self.engine, [scan] * self.images, options)
 
-    def segment_scan(self, scan: Scan, options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
+    def segment_scan(self, scan: Scan | Sequence[Scan], options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
 
         Parameters
         ----------
-        scan : Scan
+        scan : Scan, or a sequence of them
+            Of a model that takes several images of a case all of them, in their order.
         options : Options
             Of which ``threshold``, ``flip`` and ``probabilities`` count here.
         progress : callable, optional
             Called with the number of slices done, and of all.
-
-        Raises
-        ------
-        ModelError
-            If slices shall be mirrored for a model that tells left from right.
         """
-        if not isinstance(scan, Scan):
+        scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
+        if not all(isinstance(one, Scan) for one in scans):
             raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
-        if options.flip and self.weights.tells_sides:
-            raise ModelError(f"{self.weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
-        record, classes = self.weights.preprocess, self.weights.spec.classes
-        threshold = record.threshold if options.threshold is None else options.threshold
-        orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
-        voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
-        statistics = measure(voxels, self.threads)
-        mask = np.zeros(scan.shape, np.uint8, order="F")
-        kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
-        mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
-
-        inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), self.threads)
-
-        def store(z: int, probability: np.ndarray) -> None:
-            kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
-            preprocess.to_mask(probability, threshold, mask_slices[z], kept)
-
-        if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-            run_slices(self.engine, inputs, store, options.flip, progress)
-        if kept is not None and classes == 1:
-            kept = kept[..., 0]
-        doubtful = doubts(self.weights, scan, statistics, mask, options)
-        return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
+        check_case(scans, self.images)
+        return self._way.segment(self.weights, self.engine, scans, options, progress)
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

@@ -11,8 +11,15 @@ from typing import Any
 
 from .errors import ModelError, MonetError
 
+FORMATS = (
+    "nifti",
+    "seg-nrrd",
+    "nrrd",
+    "dicom-seg",
+    "dicom-labelmap",
+)  # of results: the names of `formats.WRITERS`, which the command line need not import
 # They decide what is written, not what a mask says; an option that is added decides, unless it is named here
-_BESIDE = ("probabilities", "preview", "report", "with_identifiers", "overwrite")
+_BESIDE = ("format", "probabilities", "preview", "report", "with_identifiers", "overwrite")
 
 
 def _option(default: Any, help: str, **typer: Any) -> Any:
@@ -36,6 +43,10 @@ class Options:
         For a binary model, instead of the model's own.
     volume : int, optional
         Which volume of a scan that has several, from 0.
+    series : str, optional
+        Which series of a folder or archive of DICOM: its number in the list of `monet-edge series`, or its UID.
+    format : str, optional
+        What masks are written as, one of `FORMATS`. Default: as the output's name ends, else NIfTI.
     probabilities : bool
         Also keep the probabilities, and write ``<stem>_prob.nii.gz``: 4 bytes a voxel and class.
     flip : bool
@@ -59,6 +70,12 @@ class Options:
 
     threshold: float | None = _option(None, "Probability above which a pixel counts, for a binary model.")
     volume: int | None = _option(None, "Which volume of a 4-D scan, counted from 0.", min=0)
+    series: str | None = _option(
+        None, "Which DICOM series of a folder: its number, as `monet-edge series` has it, or its UID.", metavar="NUMBER"
+    )
+    format: str | None = _option(
+        None, f"What masks are written as: {', '.join(FORMATS)}. Default: as the output's name ends.", metavar="NAME"
+    )
     probabilities: bool = _option(False, "Also write <stem>_prob.nii.gz.")
     flip: bool = _option(False, "Average with the mirrored slice: slower, and for models trained with flips only.")
     spacing: float | tuple[float, float, float] | None = _option(
@@ -73,6 +90,8 @@ class Options:
     overwrite: bool = _option(False, "Replace results that exist.")
 
     def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise MonetError(f"format: expected {' or '.join(FORMATS)}, found {self.format!r}")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ModelError(f"threshold: expected a probability between 0 and 1, found {self.threshold}")
         if self.voxel_mm is not None and not (len(self.voxel_mm) == 3 and all(0 < mm < inf for mm in self.voxel_mm)):

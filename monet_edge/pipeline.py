@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from . import postprocess
+from . import bids, postprocess, weights
 from .about import DEFAULT
+from .channels import case_files
 from .errors import MonetError, kind
 from .files import atomic_write
-from .formats import Header, write
+from .formats import Header, peek, write
 from .intensities import Statistics
 from .job import Job, check_job, make_job
-from .model import Model, Progress, Segmentation, load
+from .model import Model, Progress, Segmentation
 from .options import Options
 from .report.statistics import LabelStatistics, measure
 from .volume import Scan
@@ -63,7 +65,7 @@ class Outcome:
 
 
 def segment(
-    scan: str | Path,
+    scan: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
     model: str | Path | Model = DEFAULT,
@@ -75,8 +77,9 @@ def segment(
 
     Parameters
     ----------
-    scan : path
-        In any of `formats.FORMATS`.
+    scan : path, or a sequence of them
+        In any of `formats.FORMATS`. Of a model that takes several images of a case: all in their order, or one that is named as
+        nnU-Net names them (``case_0000.nii.gz``), beside which the others lie.
     output : path, optional
         The mask's file. Default: ``<stem>_seg.nii.gz`` beside the scan.
     model : str, path or Model
@@ -104,15 +107,18 @@ def segment(
     >>> outcome.job.mask.name
     'scan_seg.nii.gz'
     """
-    for what, path in (("scan", scan), ("output", output)):
-        if not isinstance(path, (str, os.PathLike)) and (path is not None or what == "scan"):
-            raise MonetError(f"{what}: expected the path of a file, found {kind(path)}; load(...).segment takes images in memory")
+    scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
+    for what, given, paths in (("scan", scan, scans), ("output", output, () if output is None else (output,))):
+        if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+            raise MonetError(f"{what}: expected the path of a file, found {kind(given)}; load(...).segment takes images in memory")
     chosen = Options(**options)
-    job = make_job(Path(scan), None if output is None else Path(output), chosen)
     if chosen.cleaning:
         postprocess.library()
-    header = check_job(job, overwrite=chosen.overwrite)
-    ready = model if isinstance(model, Model) else load(model, threads)
+    found = model.weights if isinstance(model, Model) else weights.load(model)
+    files = case_files(Path(scans[0]), found.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
+    job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
+    header = check_job(job, chosen, found.stated("modality"))
+    ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
 
 
@@ -137,19 +143,24 @@ def run(
         now = time.perf_counter()
         times[stage], start = now - start, now
 
-    header = header or check_job(job, overwrite=options.overwrite)
-    scan = model.read_scan(header, options)
+    header = header or check_job(job, options, model.weights.stated("modality"))
+    scans = model.read_case([header, *map(peek, job.others)], options)
+    scan = scans[0]
     lap("read")
     with turn:
         start = time.perf_counter()  # the wait is no work
-        result = model.segment_scan(scan, options, progress=progress)
+        result = model.segment_scan(scans, options, progress=progress)
     lap("segment")
     mask, warnings = _clean(result, scan, options)
     lap("clean")
     names, key = model.weights.preprocess.labels, options.key(model.weights.sha256)
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
-    write(job.mask, mask, like=scan, labels=names, key=key, overwrite=options.overwrite)
+    found = model.weights
+    about: dict[str, Any] = {"labels": names, "codes": found.codes, "model": found.name, "key": key}
+    write(job.mask, mask, scan, format=job.format, overwrite=options.overwrite, **about)
+    if job.sidecar is not None:
+        bids.write_sidecars(job, names, warnings)
     lap("write")
     outcome = Outcome(job, measure(scan, mask, names), warnings, times)
     lap("measure")
@@ -174,12 +185,12 @@ def _show(outcome: Outcome, model: Model, scan: Scan, mask: np.ndarray, statisti
     from .report import page, preview  # here, with pillow: a tenth of all that is imported
     from .report.slices import Finding, window
 
-    job, weights = outcome.job, model.weights
-    title = f"{job.scan.name} · {weights.name}" if options.with_identifiers else f"{weights.name} · {weights.kind}"
-    limits, slicing = window(weights.preprocess, statistics), weights.preprocess.slicing
+    job, found = outcome.job, model.weights
+    title = f"{job.scan.name} · {found.name}" if options.with_identifiers else f"{found.name} · {found.kind}"
+    limits, slicing = window(found.preprocess, statistics), found.preprocess.slicing
     finding = Finding(scan, mask, outcome.labels, limits, slicing, title, outcome.warnings)
     if job.preview is not None:
         preview.save(job.preview, preview.draw(finding), overwrite=options.overwrite)
     if job.report is not None:
         with atomic_write(job.report, overwrite=options.overwrite) as file:
-            file.write(page.of(finding, weights).encode())
+            file.write(page.of(finding, found).encode())

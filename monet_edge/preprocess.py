@@ -98,6 +98,31 @@ class Preprocess:
         return 1 if len(self.labels) == 1 else len(self.labels) + 1
 
     @property
+    def inputs(self) -> int:
+        """Channels of the network's input: a slice and its neighbours."""
+        return 2 * self.context + 1
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output: `classes`."""
+        return self.classes
+
+    @property
+    def images(self) -> int:
+        """Scans of a case."""
+        return 1
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.size, self.size
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """The fixed intensities that become 0 and 1; None where they are the scan's own."""
+        return (self.low, self.high) if self.intensity == "window" else None
+
+    @property
     def in_mm(self) -> bool:
         """True if what the network sees depends on what a voxel of the scan measures."""
         return self.spacing > 0 or (self.thickness > 0 and self.context > 0)

@@ -18,7 +18,7 @@ from .errors import SpecError
 VERSION = 1
 INPUT = "image"
 ACTIVATIONS = ("none", "elu", "relu", "sigmoid", "leaky_relu")  # the last has an attribute ``slope`` beside it: x < 0 becomes slope * x
-MAX_OPS = 1000  # a U-Net has about 60; more is a bomb, not a network
+MAX_OPS = 3000  # a U-Net has about 60, five folds of nnU-Net's residual encoder 1,181; more is a bomb, not a network
 MAX_CHANNELS = 8192  # U-Net-64 concatenates to 2048
 MAX_KERNEL = 64
 MAX_SIDE = 1 << 20  # pixels of any value; beyond, sizes multiplied by a bomb of transposed convolutions leave what a float can hold

@@ -24,6 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from . import codes as _codes
 from . import fingerprint as _fingerprint
 from . import limits
 from . import preprocess as _preprocess
@@ -31,12 +32,14 @@ from . import spec as _spec
 from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
+from .nnunet import record as _nnunet
 
 FORMAT = "monet-edge"
-MAX_BYTES = 512 << 20  # U-Net-64 is 119 MB
+MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
+Record = _preprocess.Preprocess | _nnunet.Record
 _TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
 
@@ -52,7 +55,8 @@ class Weights:
         Folded.
     tensors : mapping of str to float32 array
         Exactly those of `spec.tensor_shapes`.
-    preprocess : Preprocess
+    preprocess : Preprocess or nnunet.record.Record
+        By its kind the way of a scan is chosen, see `ways`.
     fingerprint : Fingerprint or None
         How the training scans look.
     provenance : dict
@@ -64,10 +68,23 @@ class Weights:
     name: str
     spec: _spec.Spec
     tensors: Mapping[str, np.ndarray]
-    preprocess: _preprocess.Preprocess
+    preprocess: Record
     fingerprint: _fingerprint.Fingerprint | None
     provenance: Mapping[str, Any]
     sha256: str
+
+    @property
+    def sliced(self) -> _preprocess.Preprocess:
+        """The record of a model that `monet-train` made.
+
+        Raises
+        ------
+        ModelError
+            If it is another's.
+        """
+        if not isinstance(self.preprocess, _preprocess.Preprocess):
+            raise ModelError(f"{self.name} is a model of nnU-Net's: only segmenting is done with it, nothing else")
+        return self.preprocess
 
     @property
     def kind(self) -> str:
@@ -77,6 +94,11 @@ class Weights:
     def stated(self, key: str) -> str:
         """What the provenance states in words, of modality, licence or dice; empty where it does not."""
         return str(self.provenance.get(key, ""))
+
+    @property
+    def codes(self) -> dict[str, Any]:
+        """SNOMED codes of its labels, as the provenance states them, see `codes.check`."""
+        return dict(self.provenance.get("codes", {}))
 
     @property
     def saw_flips(self) -> bool:
@@ -127,7 +149,7 @@ def find(model: str) -> Path:
     if model in models:
         return models[model]
     path = Path(model)
-    if os.path.isdir(path):
+    if model and os.path.isdir(path):
         return _only(path)
     if path.suffix != ".safetensors":
         raise ModelError(f"{model}: no such model. Shipped are {names}; or give the path of a .safetensors file.")
@@ -193,9 +215,10 @@ def parse(name: str, raw: bytes) -> Weights:
     if metadata.get("format") != FORMAT or metadata.keys() != {*_TEXTS, "checksum"}:
         raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
-    record = _preprocess.from_json(metadata["preprocess"])
+    record = _read_record(metadata["preprocess"])
     fingerprint = _read_fingerprint(metadata["fingerprint"])
     provenance = _provenance(metadata["provenance"])
+    _codes.check(provenance.get("codes", {}), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):
@@ -212,6 +235,20 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
         digest.update(f"{name}:".encode())
         digest.update(tensor.astype("<f4", copy=False).data)
     return digest.hexdigest()
+
+
+def _read_record(text: str) -> Record:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"the preprocessing record is not JSON: {error}") from None
+    if isinstance(found, dict) and found.get("way") == _nnunet.NAME:
+        return _nnunet.from_record(found)
+    return _preprocess.from_json(text)
+
+
+def _write_record(record: Record) -> str:
+    return _nnunet.to_json(record) if isinstance(record, _nnunet.Record) else _preprocess.to_json(record)
 
 
 def _read_fingerprint(text: str) -> _fingerprint.Fingerprint | None:
@@ -238,20 +275,20 @@ def _provenance(text: str) -> dict[str, Any]:
     return provenance
 
 
-def _check_fit(spec: _spec.Spec, record: _preprocess.Preprocess) -> None:
+def _check_fit(spec: _spec.Spec, record: Record) -> None:
     if not spec.name.isprintable():
         raise ModelError(f"its name holds characters that cannot be printed: {spec.name!r}")
     if not spec.folded:
         raise ModelError("holds a network for training (BatchNorm, dropout); export it with monet-train export")
-    if spec.in_channels != 2 * record.context + 1:
-        raise ModelError(f"the network takes {spec.in_channels} channels, its preprocessing makes {2 * record.context + 1}")
-    if spec.classes != record.classes:
-        raise ModelError(f"the network has {spec.classes} outputs, the labels {', '.join(record.labels)} need {record.classes}")
-    shapes = _spec.infer_shapes(spec, record.size, record.size)
-    _, height, width = shapes[spec.output]
-    if (height, width) != (record.size, record.size):
-        raise ModelError(f"the network makes {height}x{width} of {record.size}x{record.size}; it must keep the size")
-    largest, macs = max(map(prod, shapes.values())), sum(_spec.count_macs(spec, record.size, record.size).values())
+    if spec.in_channels != record.inputs:
+        raise ModelError(f"the network takes {spec.in_channels} channels, its preprocessing makes {record.inputs}")
+    if spec.classes != record.outputs:
+        raise ModelError(f"the network has {spec.classes} outputs, the labels {', '.join(record.labels)} need {record.outputs}")
+    shapes = _spec.infer_shapes(spec, *record.sides)
+    found, wanted = ("x".join(map(str, sides)) for sides in (shapes[spec.output][1:], record.sides))
+    if found != wanted:
+        raise ModelError(f"the network makes {found} of {wanted}; it must keep the size")
+    largest, macs = max(map(prod, shapes.values())), sum(_spec.count_macs(spec, *record.sides).values())
     if largest > MAX_VALUE or macs > MAX_MACS:
         found, most = f"{macs:.1e} multiplications a slice, values of {largest:.1e} floats", f"{MAX_MACS:.0e} and {MAX_VALUE:.0e}"
         raise ModelError(f"the network is too large: {found}; at most {most}")
@@ -279,7 +316,7 @@ def save(
     path: Path,
     spec: _spec.Spec,
     tensors: Mapping[str, np.ndarray],
-    record: _preprocess.Preprocess,
+    record: Record,
     provenance: Mapping[str, Any],
     fingerprint: _fingerprint.Fingerprint | None = None,
 ) -> None:
@@ -293,7 +330,7 @@ def pack(
     name: str,
     spec: _spec.Spec,
     tensors: Mapping[str, np.ndarray],
-    record: _preprocess.Preprocess,
+    record: Record,
     provenance: Mapping[str, Any],
     fingerprint: _fingerprint.Fingerprint | None = None,
 ) -> bytes:
@@ -306,7 +343,7 @@ def pack(
     """
     ordered = {name: np.ascontiguousarray(tensors[name], np.float32) for name in _spec.tensor_shapes(spec)}
     looks = json.dumps(fingerprint and _fingerprint.to_record(fingerprint), separators=(",", ":"))
-    texts = (FORMAT, _spec.to_json(spec), _preprocess.to_json(record), looks, json.dumps(provenance))
+    texts = (FORMAT, _spec.to_json(spec), _write_record(record), looks, json.dumps(provenance))
     metadata = dict(zip(_TEXTS, texts, strict=True))
     raw = _sorted_header(safetensors.numpy.save(ordered, {**metadata, "checksum": _checksum(metadata, ordered)}))
     parse(name, raw)

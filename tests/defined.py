@@ -38,13 +38,13 @@ def run(program):
     assert code.run(program.steps[0].ctypes.data, 0, len(program.steps[0])) == len(program.steps[0])
 
 
-def assert_as_defined(ops, channels, height, width, algorithm=None, image=None, fused=True):
+def assert_as_defined(ops, channels, height, width, algorithm=None, image=None, fused=True, sides=None):
     """Run ops three times, compare every value of the last run with the definition; ``algorithm`` must be among those used."""
     spec = validate(Spec("test", channels, tuple(ops)))
     tensors = random_tensors(spec, seed=height * 1000 + width)
     if image is None:
         image = np.random.default_rng(width).standard_normal((channels, height, width)).astype(np.float32)
-    plan = Plan(spec, tensors, jit.target().isa, fused)
+    plan = Plan(spec, tensors, jit.target().isa, fused, sides=sides)
     if algorithm:
         assert algorithm in plan.algorithms
     program = Program(plan, jit.load(families()).addresses, height, width, keep=True)

@@ -48,6 +48,7 @@ CASES = {
     "wide monet": (architectures.monet(filters=32, depth=1), 10, 14),
     "u-net": (architectures.unet(16, depth=2), 20, 28),
     "nnU-Net, plain": (tiny_nnunet(residual=False), 20, 30),
+    "nnU-Net, of many channels and few pixels": (tiny_nnunet(residual=False, features=[8, 192, 8]), 20, 40),
     "nnU-Net, residual": (tiny_nnunet(residual=True, channels=2), 12, 34),
     "attention u-net": (architectures.attention_unet(16, depth=2), 12, 20),
 }

@@ -39,7 +39,7 @@ def check(cases: Path) -> bool:
         errors = {}
         small = len(values) > 1
         for threads in (1, 2) if small else (2,):
-            engine = Engine(network, tensors, threads)
+            engine = Engine(network, tensors, threads, stored["image"].shape[1:])
             for _ in range(3 if small else 1):  # reused buffers hide faults that appear in the second run
                 result = engine.run(stored["image"][None])[0]
                 errors[f"{threads} thread(s)"] = _error(result, values[network.output])

@@ -20,7 +20,7 @@ from conftest import random_tensors, tiny_nnunet  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena, voxels  # noqa: E402
-from monet_edge.engine.algorithms import families  # noqa: E402
+from monet_edge.engine.algorithms import families, winograd_small  # noqa: E402
 from monet_edge.engine.codegen import jit, layout  # noqa: E402
 from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
@@ -72,6 +72,7 @@ layout.aligned_zeros = arena.aligned_zeros = guarded_zeros  # the real ones star
 arena.place = guarded_place
 
 DOWN = {"filters": 16, "kernel": 4, "stride": 2, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
+SAME = {**DOWN, "kernel": 3, "stride": 1}
 NETWORKS = [
     (architectures.monet(), 120, 116),  # enough for whole strips of tiles on every level
     (architectures.monet(filters=5, depth=1), 10, 34),
@@ -80,6 +81,7 @@ NETWORKS = [
     (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
     (tiny_nnunet(residual=False), 28, 26),
     (tiny_nnunet(residual=True, channels=20), 12, 50),
+    (Spec("few", 20, (Op("a", "conv", (INPUT,), SAME), Op("b", "conv", ("a",), SAME))), 9, 13),
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
 ]
 
@@ -145,7 +147,8 @@ run_voxels()
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold_batchnorm(network)
     code = jit.load(families())
-    plan = Plan(folded, random_tensors(folded), jit.target().isa)
+    winograd_small.WEIGHTS = 0 if network.name == "few" else 1 << 40
+    plan = Plan(folded, random_tensors(folded), jit.target().isa, sides=(height, width))
     for threads in (1, 2):
         GAPS.clear()
         made = Program(plan, code.addresses, height, width, threads)

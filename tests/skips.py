@@ -11,11 +11,14 @@ ALLOWED = {
     "PyTorch is not installed": "users have none: .ci/pythons tries the runtime without, .ci/run installs it",
     "the extra cluster is not installed": "few users have it: .ci/pythons tries the runtime without, .ci/run installs it",
     "SciPy is not installed": "users have none; nibabel writes SPM's .mat files with it",
+    "bids-validator is not installed": "another program that knows BIDS; names and records are tested without it, too",
     "no Chromium on this machine": "the page of a report and the local page's server are also tested without a browser",
     "the extra app is not installed": "the command works without; README's test command installs it",
     "uv is not installed": "the extra test brings it; README's users need it not",
     "a shell script installs it for all users": "on Windows every user has an own",
     "ssh-keygen is not on this machine": "only who releases signs",
+    "dcm2niix is not installed": "an independent reading of DICOM, whose affines are tested against highdicom's too",
+    "dicom3tools is not installed": "another program that looks at our segmentations, which highdicom and pydicom read back too",
     "Connectome Workbench is not installed": "another program that reads our label tables, which are tested without it too",
 }
 

@@ -269,14 +269,22 @@ def test_no_picture_of_an_older_mask_stays_beside_a_new_one(archive, tmp_path, w
     model, options = Model(weights.load(weights_file), 1), Options(preview=True)
     job = make_job(archive / "w.nii", tmp_path / "w_seg.nii.gz", options)
     task = Task(0, job, options)
-    do(task, model, prepare(task))
+    do(task, model, prepare(task, ""))
     monkeypatch.setattr("monet_edge.pipeline._show", lambda *_: sys.exit("killed"))
     with pytest.raises(SystemExit):
-        do(replace(task, anew=True), model, prepare(replace(task, anew=True)))
+        do(replace(task, anew=True), model, prepare(replace(task, anew=True), ""))
     assert state(job, options.key(model.weights.sha256)) is State.DAMAGED
 
 
-OTHER_VALUES = {"threshold": 0.3, "volume": 0, "flip": True, "keep_largest": True, "min_volume": 0.5, "spacing": (1.0, 2.0, 3.0)}
+OTHER_VALUES = {
+    "threshold": 0.3,
+    "volume": 0,
+    "series": "2",
+    "flip": True,
+    "keep_largest": True,
+    "min_volume": 0.5,
+    "spacing": (1.0, 2.0, 3.0),
+}
 
 
 def test_every_option_that_decides_a_mask_is_in_its_key():

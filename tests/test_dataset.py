@@ -6,11 +6,13 @@ import struct
 import nibabel
 import numpy as np
 import pytest
+from fuzz.build import mha, nrrd
 from synthetic import SHAPE, write_dataset
 
 from monet_edge import phantom, volume
 from monet_edge.errors import DatasetError, MonetError
 from monet_train.dataset import check, displacement, load, read
+from monet_train.prepare import VERSION, key
 
 
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet"])
@@ -161,3 +163,34 @@ def test_a_channel_that_there_is_not_is_refused(tmp_path, dialect):
     folder = write(tmp_path / "d", TRUTH.astype(np.uint8)) if dialect == "3-D" else write_dataset(tmp_path / "d", 1, dialect)
     with pytest.raises(MonetError, match=r"(a|case_000)(: the scan has no volume| has no scan in imagesTr for volume) 7"):
         load(read(folder, 7), "a" if dialect == "3-D" else "case_000", 7)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_a_case_in_nrrd_or_metaimage_is_the_case_in_nifti(tmp_path, ending):
+    """Its labels too; and where header and voxels are two files, both are in its key."""
+    image = np.random.default_rng(0).integers(-9, 99, TRUTH.shape).astype(np.int16)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    ref = load(read(write(tmp_path / "nifti", TRUTH.astype(np.uint8), image=image)), "a")
+    build = nrrd if ending[1] == "n" else mha
+    for part, array in (("imagesTr", image), ("labelsTr", TRUTH.astype(np.uint8))):
+        folder = tmp_path / "other" / part
+        folder.mkdir(parents=True)
+        if ending in (".nrrd", ".mha"):
+            (folder / f"a{ending}").write_bytes(build(array, affine))
+        else:
+            header, voxels = build(array, affine, file="a.raw")
+            (folder / f"a{ending}").write_bytes(header)
+            (folder / "a.raw").write_bytes(voxels)
+    about = {"labels": {"background": 0, "one": 1, "two": 2}, "file_ending": ending}
+    (tmp_path / "other" / "dataset.json").write_text(json.dumps(about))
+    dataset = read(tmp_path / "other")
+    comp = load(dataset, "a")
+    np.testing.assert_array_equal(comp.image, ref.image)
+    np.testing.assert_array_equal(comp.label, ref.label)
+    np.testing.assert_allclose(comp.steps, ref.steps)
+    before = key(dataset, "a", 0, VERSION)
+    path = tmp_path / "other" / "labelsTr" / ("a.raw" if ending in (".nhdr", ".mhd") else f"a{ending}")
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert key(dataset, "a", 0, VERSION) != before

@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 import monet_edge
 from monet_edge import cli, formats, limits, pipeline
 from monet_edge.cli import app
-from monet_edge.errors import OutputError, ResourceError, ScanError
+from monet_edge.errors import MonetError, OutputError, ResourceError, ScanError
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
+from monet_edge.job import make_job
+from monet_edge.options import FORMATS, Options
+from monet_edge.runs import Found, plan_jobs
 from monet_edge.volume import Scan
 
 
@@ -93,7 +96,7 @@ MARK = b"toy scan"
 
 
 def toy_peek(path):
-    return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None)
+    return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None, (path,))
 
 
 def toy_read(header, volume):
@@ -127,13 +130,44 @@ def test_a_scan_that_does_not_say_how_the_patient_lies_gives_a_result_that_does_
 
 
 def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
-    def write(file, name, array, like, labels, key):
-        file.write(f"{name} {array.sum()} {like.shape} {labels}".encode())
+    def write(file, name, array, like, legend):
+        file.write(f"{name} {array.sum()} {like.shape} {legend.labels}".encode())
 
-    monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), write)))
+    monkeypatch.setattr(formats, "WRITERS", (*formats.WRITERS, Writer("toy", (".toy",), "_toy.toy", write)))
     scan = formats.read(put(nifti()))
     formats.write(tmp_path / "mask.toy", np.ones(scan.shape, np.uint8), scan, labels=("a",))
     assert (tmp_path / "mask.toy").read_text() == f"mask.toy {np.prod(scan.shape)} {scan.shape} ('a',)"
+    assert formats.writer(None, "toy").suffix == "_toy.toy"
+    with pytest.raises(OutputError, match=r"mask\.nii: a result in the format toy is written as \.toy"):
+        formats.writer("mask.nii", "toy")
     with pytest.raises(OutputError, match="a result is written as"):
         formats.write(tmp_path / "mask.other", np.ones(scan.shape, np.uint8), scan)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.toy", "scan.nii"]
+
+
+def test_every_format_of_results_can_be_asked_for_by_name():
+    assert tuple(writer.name for writer in formats.WRITERS) == FORMATS
+    assert [formats.writer(None, name).name for name in (None, *FORMATS)] == [FORMATS[0], *FORMATS]
+    with pytest.raises(MonetError, match="format: expected nifti"):
+        Options(format="jpeg")
+
+
+def test_a_format_chooses_the_name_of_what_nobody_named(put, tmp_path, weights_file):
+    scan = put(nifti(head((32, 32, 4))))
+    names = {"nifti": "scan_seg.nii.gz", "nrrd": "scan_seg.nrrd", "seg-nrrd": "scan.seg.nrrd"}
+    names |= {"dicom-seg": "scan_seg.dcm", "dicom-labelmap": "scan_seg.dcm"}
+    assert names.keys() == {*FORMATS}
+    for name, mask in names.items():
+        options = Options(format=name, probabilities=True, preview=True)
+        job = make_job(scan, None, options)
+        assert [path.name for path in job.results] == [mask, "scan_prob.nii.gz", "scan_preview.png"]
+        (job,) = plan_jobs([Found(scan)], tmp_path / "out", options)
+        assert job.mask == tmp_path / "out" / mask
+        assert formats.stem(job.mask).removesuffix("_seg") == "scan"
+    arguments = ["segment", str(scan), "-m", str(weights_file), "--format"]
+    done = CliRunner().invoke(app, [*arguments, "seg-nrrd", "--probabilities"])
+    assert done.exit_code == 0, done.stderr
+    assert b"Segment0_Name:=blob" in (tmp_path / "scan.seg.nrrd").read_bytes()
+    done = CliRunner().invoke(app, [*arguments, "nrrd", "-o", str(tmp_path / "x.seg.nrrd")])
+    assert (done.exit_code, "a result in the format nrrd is written as .nrrd. Choose such a name for --output." in done.stderr) == (2, True)
+    assert not (tmp_path / "x.seg.nrrd").exists()

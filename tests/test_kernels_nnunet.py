@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from defined import assert_as_defined, conv, conv_transpose, norm, op, run
 
-from monet_edge.engine.algorithms import families
+from monet_edge.engine.algorithms import families, winograd_small
 from monet_edge.engine.codegen import jit
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
@@ -36,6 +36,35 @@ def test_transposed_gemm_of_unlike_sides(kernel, stride, padding, height, width)
 def test_first_convolution_of_unlike_sides(kernel, padding):
     plan, _ = assert_as_defined([conv("c", "image", 8, kernel, padding=padding)], 1, 9, 21)
     assert ("direct" in plan.algorithms) == (kernel == 3 and padding == 1)
+
+
+@pytest.mark.parametrize("activation", ["none", "elu"])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 16), (16, 33), (40, 17)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 1), (3, 3), (7, 8), (5, 29), (17, 18), (2, 145)])
+def test_winograd_of_few_pixels(height, width, channels, filters, activation, monkeypatch):
+    """Around its tiles of 2x2, and strips of 72 of them."""
+    monkeypatch.setattr(winograd_small, "WEIGHTS", 0)
+    monkeypatch.setattr(winograd_small, "PIXELS", 10**6)
+    ops = [
+        conv("a", "image", channels, 1),
+        conv("b", "a", filters, activation=activation),
+        conv("c", "b", filters),
+        op("s", "add", "c", "b", activation="none"),
+    ]
+    assert_as_defined(ops, channels, height, width, "winograd_small", sides=(64, 64))
+
+
+def test_algorithms_are_chosen_for_the_size_that_most_images_have():
+    spec = validate(Spec("deep", 512, (conv("c", "image", 512),)))
+    tensors = {"c.weight": np.ones((512, 512, 3, 3), np.float32), "c.bias": np.ones(512, np.float32)}
+
+    def chosen(sides):
+        plan = Plan(spec, tensors, jit.target().isa, sides=sides)
+        return plan.suitable["c"][0].name
+
+    assert [chosen(sides) for sides in (None, (32, 32), (16, 16), (8, 8), (4, 4))] == [
+        "winograd", "winograd", "winograd_small", "winograd_small", "im2col"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("window", [2, 3, (1, 2), (2, 1), (3, 2)])

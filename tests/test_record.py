@@ -150,7 +150,7 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--stats", "{file}", "--overwrite"], ".json or .csv"),
         (["-o", "{dangling}"], "cannot be made a folder: File exists"),
         (["-o", "{dangling}/mask.nii.gz"], "a link to nowhere, which is not there"),
-        (["-o", "{folder}/mask.nrrd"], "neither a folder that exists nor a name in .nii.gz or .nii"),
+        (["-o", "{folder}/mask.npy"], "neither a folder that exists nor a name in .nii.gz or .nii"),
         (["-o", "{folder}/mask.NII.GZ"], "Choose such a name for --output, or make the folder"),
     ],
 )

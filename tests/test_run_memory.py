@@ -56,7 +56,7 @@ def test_a_frame_that_holds_its_own_error_holds_no_volume(tmp_path, weights_file
     held = []
 
     def fail(self, scan, *_, **__):
-        held.append(weakref.ref(scan.voxels))
+        held.append(weakref.ref(scan[0].voxels))
         error = ScanError("failed in a thread")
         try:
             raise ValueError

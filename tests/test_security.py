@@ -24,6 +24,8 @@ def watch(event, arguments):
         seen["network"].append(event)
     elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pickle.find_class"):
         seen["started"].append(event)
+# nibabel imports pydicom where it is installed, and that requests, which no part of us brings: it binds a socket to look for IPv6
+sys.modules["requests"] = None
 sys.addaudithook(watch)
 from monet_edge.__main__ import main
 try:

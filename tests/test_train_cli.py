@@ -111,6 +111,8 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         (["export", "nowhere", "data", "-o", "m.safetensors"], "cannot be read"),
         (["export", "unknown", "data", "-o", "m.safetensors"], "config.json: cannot be read"),
         (["export", "unfinished", "data", "-o", "m.safetensors"], "not finished"),
+        (["export", "run", "data", "-o", "m.safetensors", "--codes", "notjson/dataset.json"], "no JSON"),
+        (["export", "run", "data", "-o", "m.safetensors", "--codes", "notobject/dataset.json"], "codes: there are none for"),
         (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
         (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
         (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
@@ -218,7 +220,10 @@ def test_patients_are_named_only_if_asked(released):
     assert not names(released / "two.safetensors")
     assert not names(released / "two.md")
     assert names(released / "two.splits.json")
-    assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases") == 0
+    label, code = *weights.load(released / "two.safetensors").preprocess.labels, ["85756007", "SCT", "Tissue"]
+    (released / "codes.json").write_text(json.dumps({label: {"category": code, "type": code}, "another": {}}))
+    assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases", "--codes", "codes.json") == 0
+    assert weights.load(released / "named.safetensors").codes == {label: {"category": code, "type": code}}
     assert names(released / "named.safetensors")
     assert names(released / "named.md")
 

@@ -6,7 +6,7 @@ import os
 import nibabel
 import numpy as np
 import pytest
-from fuzz.build import OBLIQUE, head, nifti
+from fuzz.build import OBLIQUE, head, nifti, nrrd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,6 +14,9 @@ from scans import DTYPES, ORIENTATIONS, RAW, reoriented
 
 from monet_edge import formats
 from monet_edge.errors import OutputError
+from monet_edge.formats import Seal
+from monet_edge.formats.nifti.writer import ENDINGS
+from monet_edge.volume.labels import colour
 
 
 @settings(max_examples=60, deadline=None)
@@ -24,7 +27,7 @@ from monet_edge.errors import OutputError
     version=st.sampled_from([1, 2]),
     orientation=st.sampled_from(ORIENTATIONS),
     scaling=st.tuples(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32)),
-    ending=st.sampled_from(formats.ENDINGS),
+    ending=st.sampled_from(ENDINGS),
     seed=st.integers(0, 99),
 )
 def test_a_result_has_the_grid_of_its_scan(tmp_path_factory, shape, dtype, order, version, orientation, scaling, ending, seed):
@@ -113,3 +116,57 @@ def test_a_result_needs_a_known_ending(put, tmp_path):
     scan = formats.read(put(RAW))
     with pytest.raises(OutputError, match=r"written as \.nii\.gz or \.nii"):
         formats.write(tmp_path / "mask.png", np.zeros(scan.shape, np.uint8), scan)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::5])
+@pytest.mark.parametrize("ending", [".nrrd", ".seg.nrrd"])
+def test_nrrd_out_lies_on_the_grid_of_its_scan(put, tmp_path, ending, orientation):
+    voxels, affine = reoriented(head(), OBLIQUE, orientation)
+    scan = formats.read(put(nrrd(voxels, affine), "scan.nrrd"))
+    mask = (voxels > 50).astype(np.uint8)
+    path = tmp_path / f"mask{ending}"
+    formats.write(path, mask, scan, labels=("ball",))
+    again = formats.read(path)
+    np.testing.assert_array_equal(again.voxels, mask)
+    np.testing.assert_array_equal(again.affine, scan.affine)
+    assert again.oriented
+    assert formats.is_ours(path)
+    assert path.read_bytes().count(b"monet-edge") == 1
+    assert gzip.decompress(path.read_bytes().partition(b"\n\n")[2]) == mask.tobytes(order="F")
+
+
+def test_probabilities_as_nrrd_are_volumes(put, tmp_path, rng):
+    scan = formats.read(put(RAW))
+    probabilities = rng.random((*scan.shape, 2), np.float32)
+    formats.write(tmp_path / "p.nrrd", probabilities, scan)
+    for i in range(2):
+        np.testing.assert_array_equal(formats.read(tmp_path / "p.nrrd", i).voxels, probabilities[..., i])
+    with pytest.raises(OutputError, match="holds labels, no probabilities"):
+        formats.write(tmp_path / "p.seg.nrrd", probabilities, scan)
+    assert not (tmp_path / "p.seg.nrrd").exists()
+
+
+def test_a_segmentation_has_the_names_colours_and_boxes_of_all_its_labels(put, tmp_path):
+    scan = formats.read(put(RAW))
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[2:5, 3, 1:4], mask[11, 9, 5], mask[11, 0, 5] = 1, 3, 3
+    formats.write(tmp_path / "mask.seg.nrrd", mask, scan, labels=("left\nkidney", "back\\slash", "spleen"))
+    lines = (tmp_path / "mask.seg.nrrd").read_bytes().partition(b"\n\n")[0].decode().split("\n")
+    keys = dict(line.split(":=") for line in lines if ":=" in line)
+    assert [keys[f"Segment{i}_Name"] for i in range(3)] == ["left?kidney", r"back\\slash", "spleen"]
+    assert [keys[f"Segment{i}_LabelValue"] for i in range(3)] == ["1", "2", "3"]
+    assert [keys[f"Segment{i}_Layer"] for i in range(3)] == ["0", "0", "0"]
+    assert [keys[f"Segment{i}_Extent"] for i in range(3)] == ["2 4 3 3 1 3", "0 -1 0 -1 0 -1", "11 11 0 9 5 5"]
+    found = np.array([[float(part) * 255 for part in keys[f"Segment{i}_Color"].split()] for i in range(3)])
+    np.testing.assert_allclose(found, [colour(label) for label in (1, 2, 3)], atol=0.01)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".seg.nrrd"])
+def test_a_nrrd_of_ours_says_which_model_made_it_and_whether_it_is_whole(put, tmp_path, ending):
+    scan, path = formats.read(put(RAW)), tmp_path / f"mask{ending}"
+    formats.write(path, np.ones(scan.shape, np.uint8), scan, labels=("one",), key="0123abcd")
+    assert formats.seal(path) == Seal("0123abcd", True)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert formats.seal(path) == Seal("0123abcd", False)
+    path.write_bytes(nrrd())
+    assert formats.seal(path) is None

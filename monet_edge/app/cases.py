@@ -74,7 +74,8 @@ class Case:
             self.header = formats.peek(files[0] if len(files) == 1 else scans[0] if len(scans) == 1 else place)
         except ScanError:
             if len(scans) > 1:
-                raise ScanError(f"{len(scans)} scans, expected one: {', '.join(file.name for file in scans[:3])} ...") from None
+                names = ", ".join(file.name for file in scans[:3])
+                raise ScanError(f"{len(scans)} scans, expected one: {names}{', ...' if len(scans) > 3 else ''}") from None
             raise
         self.state = "ready"
         return self.header

@@ -102,6 +102,6 @@ def bound(port: int) -> socket.socket:
 
 def _end_as_by_ctrl_c() -> None:
     """A closed terminal and `kill` remove the scans, too."""
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):  # by way of SIGTERM, which uvicorn catches: an exception anywhere in its loop might be lost
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -36,6 +36,8 @@ class Engine:
         Exactly those that the Spec names, with its shapes.
     threads : int
         How many slices run at the same time; a single slice, and the last of several, is shared by all of them.
+    sides : (height, width), optional
+        Of most slices that will come, see `plan.Plan`.
 
     Notes
     -----
@@ -43,14 +45,14 @@ class Engine:
     the functions that it calls.
     """
 
-    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1) -> None:
+    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], threads: int = 1, sides: tuple[int, int] | None = None) -> None:
         if not spec.folded:
             raise SpecError(f"network {spec.name!r} still has BatchNorm or dropout; export it with `monet-train export` first")
         self.spec = spec
         self.threads = max(1, threads)
         self._tensors = tensors
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
-        self._plan = Plan(spec, tensors, jit.target().isa)
+        self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
         self._code = jit.load(families(self._plan.algorithms))
         self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
         self._lock = threading.Lock()

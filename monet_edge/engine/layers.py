@@ -82,14 +82,14 @@ def _nbytes(shape: Shape, planes: bool) -> int:
     return 4 * prod(shape) if planes else Buffer(shape).size
 
 
-def alternatives(spec: Spec, tensors: Mapping[str, np.ndarray]) -> list[Plan]:
-    """The plan of a network, then others, so that every layer is run by each algorithm that suits it in one of them."""
+def alternatives(spec: Spec, tensors: Mapping[str, np.ndarray], sides: tuple[int, int] | None = None) -> list[Plan]:
+    """The plan of a network, for images of a size where one is given, then others, in which other algorithms that suit a layer run it."""
     isa = jit.target().isa
-    plan = Plan(spec, tensors, isa)
+    plan = Plan(spec, tensors, isa, sides=sides)
     # a layer comes to its next algorithm when those before it are left out
     chains = [[algorithm.name for algorithm in plan.suitable[layer.name]] for layer in plan.layers]
     exclusions = dict.fromkeys(tuple(chain[:count]) for chain in chains for count in range(1, len(chain)))
-    return [plan, *(Plan(spec, tensors, isa, exclude=names) for names in exclusions)]
+    return [plan, *(Plan(spec, tensors, isa, exclude=names, sides=sides) for names in exclusions)]
 
 
 class Race:
@@ -117,7 +117,7 @@ class Race:
 
 def measure(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: int, rounds: int = 15) -> Times:
     """Time every stage by every algorithm that suits it, in turn, on one thread and on noise."""
-    race = Race(alternatives(spec, tensors), height, width)
+    race = Race(alternatives(spec, tensors, (height, width)), height, width)
     image = np.random.default_rng(0).standard_normal((spec.in_channels, height, width)).astype(np.float32)
     for done in range(rounds + 2):
         race.run(image, counts=done >= 2)
@@ -127,7 +127,7 @@ def measure(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: i
 def table(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: int, timed: bool = False) -> list[str]:
     """The stages of a network as lines of text in columns; with ``timed`` the milliseconds of each algorithm, the chosen one marked."""
     times = measure(spec, tensors, height, width) if timed else {}
-    stages = rows(Plan(spec, tensors, jit.target().isa), height, width, times)
+    stages = rows(Plan(spec, tensors, jit.target().isa, sides=(height, width)), height, width, times)
     total = Row("total", "", "", sum(row.macs for row in stages), sum(row.read for row in stages), sum(row.written for row in stages))
     head = ["layer", "algorithm", "shape", "GMAC", "MB read", "MB written"] + ["ms (* chosen)"] * timed
     cells = [head]

@@ -28,6 +28,8 @@ class Plan:
         False makes every op, and every conversion, a step of its own, for tests.
     exclude : collection of str
         Names of algorithms to do without, to compare others with them.
+    sides : (height, width), optional
+        Of most images that will come: algorithms are chosen for that size. Any other gives the same but for the last digits, slower.
 
     Attributes
     ----------
@@ -55,7 +57,15 @@ class Plan:
         If too much is excluded: naming the layer that nothing can run.
     """
 
-    def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], isa: Isa, fused: bool = True, exclude: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        tensors: Mapping[str, np.ndarray],
+        isa: Isa,
+        fused: bool = True,
+        exclude: Collection[str] = (),
+        sides: tuple[int, int] | None = None,
+    ) -> None:
         unknown = set(exclude) - {algorithm.name for algorithm in ALGORITHMS}
         if unknown:
             known = ", ".join(algorithm.name for algorithm in ALGORITHMS)
@@ -64,7 +74,7 @@ class Plan:
         self.layers = fuse(spec, fused)
         channels = infer_channels(spec)
         channels |= {layer.name: channels[layer.op.name] for layer in self.layers if layer.name not in channels}
-        network = Network(spec, self.layers, channels, tensors, isa, fused)
+        network = Network(spec, self.layers, channels, tensors, isa, fused, infer_shapes(spec, *sides) if sides else None)
         choice = [algorithm for algorithm in ALGORITHMS if algorithm.name not in exclude]
         self.suitable = {layer.name: _suitable(layer, network, choice) for layer in self.layers}
         way_in = [] if all(self.algorithm(layer).reads_planes for layer in self.layers if INPUT in layer.reads) else [convert.way_in()]

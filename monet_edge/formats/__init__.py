@@ -2,54 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
-from . import nifti
+from . import dicom, metaimage, nifti, nrrd
 from .beside import spacing_known
-from .contract import Header, Seal
+from .contract import Header, Legend, Seal, Writer
+from .dicom import series as dicom_series
+from .dicom.reader import list_series
 from .nifti.image import from_image, to_image
-from .nifti.reader import halves
 from .stream import START, opened
 
 __all__ = [
     "ENDINGS",
     "FORMATS",
+    "OTHERS",
     "SCANS",
     "WRITERS",
     "Header",
     "Seal",
     "begin",
     "from_image",
-    "halves",
+    "holds_dicom",
+    "holds_study",
     "is_ours",
+    "list_series",
     "peek",
     "read",
     "seal",
     "stem",
     "to_image",
     "write",
+    "writer",
 ]
 
-FORMATS = (nifti.FORMAT,)  # the first that sniffs its own wins
-WRITERS = (nifti.WRITER,)  # chosen by the ending of the result's name
+FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
+# by the ending of the result's name the first that has it; the first of all where nobody chose
+WRITERS = (nifti.WRITER, *nrrd.WRITERS, dicom.BINARY, dicom.LABELMAP)
 
 ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
-_NAMED = (*SCANS, *(ending for format in FORMATS for ending in format.other_endings))
+OTHERS = tuple(ending for format in FORMATS for ending in format.other_endings)  # of files that are no scans of their own
+_NAMED = (*OTHERS, *SCANS)
 _RESULTS = ("uint8", "float32")  # masks, probabilities
 
 
-def peek(path: Path) -> Header:
+def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
     """Read and check the header only.
+
+    Parameters
+    ----------
+    path : Path
+        A file; of DICOM also a folder or a zip archive.
+    series : str, optional
+        Which one of a path that holds several (DICOM): its number, or its UID.
+    modality : str
+        Of the model, in its own words: which series is meant where none is named.
 
     Raises
     ------
@@ -57,24 +75,39 @@ def peek(path: Path) -> Header:
         Naming the file and what is wrong with it.
     """
     path = Path(path)
-    with opened(path) as stream:
-        start = stream.read(START)
-        found = next((format for format in FORMATS if format.sniff(path, start)), None)
+    if os.path.isdir(path):  # unlike Path's own it does not raise, whatever the name
+        found = next((format for format in FORMATS if format.choose and format.sniff(path, b"")), None)
         if found is None:
-            raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    header = found.peek(path)
+            raise ScanError(f"{path}: a folder without DICOM in it; expected a file")
+    else:
+        with opened(path) as stream:
+            start = stream.read(START)
+            found = next((format for format in FORMATS if format.sniff(path, start)), None)
+            if found is None:
+                raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
+    header = found.choose(path, series, modality) if found.choose else found.peek(path)
     return replace(header, spacing_known=header.spacing_known and spacing_known(path))
 
 
 def seal(path: Path) -> Seal | None:
     """What a mask or probability that monet-edge wrote says of itself; None for other files, and for what cannot be read."""
-    found = next((format for format in FORMATS if path.name.lower().endswith(format.endings)), None)
+    found = next((format for format in FORMATS if path.name.lower().endswith((*format.endings, *format.other_endings))), None)
     try:
         if found is not None and found.seal is not None:
             return found.seal(path)
         return Seal("", True) if peek(path).ours else None
     except (MonetError, OSError):
         return None
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder, not those beneath it, holds a file of DICOM: then it is a scan itself."""
+    return dicom_series.holds(folder, SCANS, deep=False)
+
+
+def holds_study(folder: Path) -> bool:
+    """Whether a folder and those beneath it hold DICOM of one study alone: then all is one scan, a series of which is meant."""
+    return dicom_series.holds_study(folder, SCANS)
 
 
 def is_ours(path: Path) -> bool:
@@ -115,6 +148,33 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
     return replace(found, spacing_known=header.spacing_known)
 
 
+def writer(name: str | None = None, format: str | None = None) -> Writer:
+    """What writes a result.
+
+    Parameters
+    ----------
+    name : str, optional
+        The result's; its ending, one of `ENDINGS`, chooses the format.
+    format : str, optional
+        One of `options.FORMATS`.
+
+    Raises
+    ------
+    OutputError
+        If no result is called so, or one of another format than ``format``.
+    """
+    asked = next((writer for writer in WRITERS if writer.name == format), None)
+    if name is None:
+        return asked or WRITERS[0]
+    endings = sorted((ending for writer in WRITERS for ending in writer.endings), key=len, reverse=True)
+    ending = next((ending for ending in endings if name.endswith(ending)), None)  # the longest: .seg.nrrd is no .nrrd
+    found = next((writer for writer in (WRITERS if asked is None else (asked,)) if ending in writer.endings), None)
+    if found is None:
+        what, known = ("a result", ENDINGS) if asked is None else (f"a result in the format {format}", asked.endings)
+        raise OutputError(f"{name}: {what} is written as {' or '.join(dict.fromkeys(known))}", "Choose such a name for {output}.")
+    return found
+
+
 def begin(header: Header, volume: int | None = None) -> Header:
     """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
 
@@ -132,7 +192,18 @@ def begin(header: Header, volume: int | None = None) -> Header:
     return replace(header, begun=begun)
 
 
-def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = (), key: str = "", overwrite: bool = False) -> None:
+def write(
+    path: Path,
+    array: np.ndarray,
+    like: Scan,
+    *,
+    labels: Sequence[str] = (),
+    codes: Mapping[str, Any] | None = None,
+    model: str = "",
+    key: str = "",
+    format: str | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write a result on a scan's grid, whole or not at all: same affine, neutral scaling, nothing else of the scan's header.
 
     Parameters
@@ -143,8 +214,12 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
     like : Scan
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
+    codes : mapping, optional
+        Of labels, by their names, see `codes.Code`; model : str, who found them. DICOM has a place for both.
     key : str
         Of the model and options, see `Options.key`; it does, too.
+    format : str, optional
+        One of `options.FORMATS`, where several have the same ending.
     overwrite : bool
         Replace a file that exists; never the scan itself.
 
@@ -156,19 +231,19 @@ def write(path: Path, array: np.ndarray, like: Scan, *, labels: Sequence[str] = 
         If the array is of another shape or dtype.
     """
     path = Path(path)
-    writer = next((writer for writer in WRITERS if path.name.endswith(writer.endings)), None)
-    if writer is None:
-        raise OutputError(f"{path}: a result is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
+    chosen = writer(str(path), format)
     if array.shape[:3] != like.shape or array.dtype.name not in _RESULTS:
         raise ValueError(f"expected a uint8 mask or float32 probabilities of {like.shape}, found {array.dtype} {array.shape}")
-    if like.path:
-        refuse_input(path, like.path)
+    for source in filter(None, (like.path, *like.files)):
+        refuse_input(path, source)
     with atomic_write(path, overwrite=overwrite) as file:
-        writer.write(file, path.name, array, like, labels, key)
+        chosen.write(file, path.name, array, like, Legend(tuple(labels), dict(codes or {}), model, key))
 
 
 def stem(path: Path) -> str:
     """The file's name without the ending of a scan."""
+    if os.path.isdir(path):
+        return path.name
     for ending in _NAMED:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]

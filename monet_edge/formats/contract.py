@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..volume import Scan
+
+OURS = "monet-edge "  # how what we write begins to describe itself
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Header:
     affine : (4, 4) float64
         Voxel to world, mm.
     ours : bool
-        True for a mask or probability that monet-edge wrote.
+        True for a result and no scan: a mask or probability that monet-edge wrote, a segmentation that says it is one.
     details : Any
         What the format's own `read` needs besides.
+    files : tuple of Path
+        Every file that the scan is in, a header of its own included.
     spacing_known : bool
         False if what a voxel measures is known to be false.
     begun : Future of Scan, optional
@@ -48,6 +52,7 @@ class Header:
     affine: np.ndarray
     ours: bool
     details: Any
+    files: tuple[Path, ...]
     spacing_known: bool = True
     begun: Future[Scan] | None = None
 
@@ -90,6 +95,9 @@ class Format:
     seal : callable, optional
         ``seal(path)``: the `Seal` of a result of ours, None for everything else; it raises nothing but an OSError. 100,000 files
         are looked at before a run: a tenth of a millisecond each, so no library parses them. Without it results are peeked at.
+    choose : callable, optional
+        ``choose(path, series, modality)``: as `peek`, where a path may hold several series: the one of this number or UID or, if
+        that is None, the one that fits a model of this modality.
     """
 
     name: str
@@ -99,6 +107,29 @@ class Format:
     peek: Callable[[Path], Header]
     read: Callable[[Header, int], Scan]
     seal: Callable[[Path], Seal | None] | None = None
+    choose: Callable[[Path, str | None, str], Header] | None = None
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the numbers of a result mean, and who says so.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the labels 1, 2, ...
+    codes : dict
+        Of labels that have one, by their names: SNOMED's, as `codes.check` leaves them.
+    model : str
+        The model's name.
+    key : str
+        Of the model and options, see `Options.key`.
+    """
+
+    labels: tuple[str, ...] = ()
+    codes: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,12 +139,19 @@ class Writer:
     Attributes
     ----------
     name : str
+        One of `options.FORMATS`, that it is asked for by.
     endings : tuple of str
         The names that it is chosen by, the longest first.
+    suffix : str
+        What the name of a mask has after the scan's own, where nobody chose one: such as "_seg.nii.gz".
     write : callable
-        ``write(file, name, array, like, labels, key)``: the array, checked by `formats.write`, into an open file of this name.
+        ``write(file, name, array, like, legend)``: the array, checked by `formats.write`, into an open file of this name.
+    check : callable, optional
+        ``check(header)``: an OutputError if no result of this scan can be written so, before any work.
     """
 
     name: str
     endings: tuple[str, ...]
-    write: Callable[[BinaryIO, str, np.ndarray, Scan, Sequence[str], str], None]
+    suffix: str
+    write: Callable[[BinaryIO, str, np.ndarray, Scan, Legend], None]
+    check: Callable[[Header], None] | None = None

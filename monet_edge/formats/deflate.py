@@ -1,4 +1,4 @@
-"""gzip by ISA-L where it is installed, else by zlib. Both verify a stream's checksum and its size."""
+"""gzip and zlib by ISA-L where it is installed, else by zlib. Both verify a stream's checksum and its size."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ except ImportError:
     import zlib as library  # type: ignore[no-redef]
 
 Error: Any = library.error
-GZIP = 31  # window of 32 KB, a header and a trailer of gzip
+GZIP, ZLIB = 31, 15  # a window of 32 KB, header and trailer of gzip or of zlib
 
 
-def decompressor() -> Any:
-    """Of one gzip member, see `zlib.decompressobj`."""
-    return library.decompressobj(GZIP)
+def decompressor(wbits: int) -> Any:
+    """Of one member, see `zlib.decompressobj`."""
+    return library.decompressobj(wbits)
 
 
 def compressor() -> Any:

@@ -1,4 +1,4 @@
-"""The bytes of an untrusted file in order, decompressed where it is gzip: bounded memory, checksum and size verified."""
+"""The bytes of an untrusted file in order, unpacked where they are packed: bounded memory, checksum and size verified."""
 
 from __future__ import annotations
 
@@ -7,67 +7,78 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+import numpy as np
 
 from ..errors import ResourceError, ScanError
 from ..files import missing
-from . import deflate
+from .packing import GZIP, MARKS, TEXT, ZLIB, Compressed, Numbers
 
 START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
-MOST_RATIO = 1032  # deflate cannot do better: 258 bytes for 2 bits
-_CHUNK = 1 << 20  # bytes decompressed at a time
-_GZIP = b"\x1f\x8b"
-_HEAD = 4  # bytes of a member's header up to its flags
+_CHUNK = 1 << 20  # bytes unpacked at a time
+_HEAD = 4  # bytes of a member's header up to gzip's flags
 _FLAGS = b"\x1f"  # the highest that there is
 
 
 class Stream:
-    """The bytes of a file in order, decompressed if it is gzip (by content, not by name): never more than a chunk at a time."""
+    """The bytes of a file in order, never more than a chunk at a time; ``packing`` is how they are packed, "" if they are not."""
 
-    def __init__(self, file: BinaryIO, status: os.stat_result) -> None:
+    def __init__(self, file: BinaryIO, status: os.stat_result, plain: bool = False) -> None:
         self.file, self.size = file, status.st_size
         self.version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)  # another one, once the file has changed
-        self._inflate: Any = None
-        self._pending = b""
-        self.gzip = self._begin(file.read(_HEAD))
-        if not self.gzip:
+        self.packing = ""
+        self.trailing = 0  # bytes after the end of the compressed data, known at that end
+        self._member: Compressed | Numbers | None = None
+        self._start = b""  # of the member, read already
+        if not plain and not self._begin(GZIP, file.read(_HEAD)):
             file.seek(0)
-        self.trailing = 0  # bytes after the end of the gzip stream, known at that end
+
+    def unpack(self, packing: str, dtype: np.dtype) -> None:
+        """Take what comes from here on as packed so, one of `packing`'s; ``dtype`` is what numbers as text become."""
+        if packing == TEXT:
+            self.packing, self._member = packing, Numbers(dtype)
+        elif packing:
+            start = self.file.read(_HEAD)
+            if packing == ZLIB and start.startswith(MARKS[GZIP]):  # MetaIO takes either
+                packing = GZIP
+            if not self._begin(packing, start):
+                raise ScanError(f"its voxels are not compressed by {packing}, as the header says. Copy it again.")
 
     def piece(self, most: int) -> bytes:
-        """Up to ``most`` bytes; none means the end, with gzip's checksum and size verified."""
+        """Up to ``most`` bytes; none means the end, with the checksum and the size of compressed data verified."""
         most = min(most, _CHUNK)
-        if not self.gzip:
+        if not self.packing:
             return self.file.read(most)
-        while self._inflate is not None:
-            compressed = self._pending or self.file.read(1 << 16)
-            if not compressed:
-                raise ScanError("the compressed data ends too early: the file is truncated. Copy it again.")
-            try:
-                piece = self._inflate.decompress(compressed, most)
-            except deflate.Error as error:
-                raise ScanError(f"the compressed data is damaged ({str(error).rpartition(': ')[2]}). Copy it again.") from None
-            self._pending = self._inflate.unconsumed_tail
-            if self._inflate.eof:
+        while self._member is not None:
+            packed, self._start = self._start, b""
+            if not packed and self._member.needs_input:
+                packed = self.file.read(1 << 16)
+                if not packed:
+                    self._member.end()
+            piece = self._member.unpack(packed, most)
+            if self._member.eof:
                 self._next_member()
             if piece:
                 return piece
         return b""
 
     def _next_member(self) -> None:
-        """A gzip file may be several, one after the other (bgzip); whatever else follows is counted."""
-        rest = self._inflate.unused_data
+        """A gzip or bzip2 file may be several, one after the other (bgzip); whatever else follows is counted."""
+        assert self._member is not None
+        rest = self._member.unused_data
         rest += self.file.read(max(_HEAD - len(rest), 0))
-        if not self._begin(rest):
-            self.trailing = len(rest) + self.size - self.file.tell()
+        if self.packing == ZLIB or not self._begin(self.packing, rest):
+            self.trailing, self._member = len(rest) + self.size - self.file.tell(), None
 
-    def _begin(self, start: bytes) -> bool:
-        """Whether a gzip member starts so; then it is what is inflated from now on."""
-        found = start.startswith(_GZIP)
-        if found and start[3:_HEAD] > _FLAGS:  # ISA-L would pass over them
+    def _begin(self, packing: str, start: bytes) -> bool:
+        """Whether compressed data starts so; then it is what is unpacked from now on."""
+        if packing not in (*MARKS, ZLIB) or not start.startswith(MARKS.get(packing, b"")):
+            return False
+        if packing == GZIP and start[3:_HEAD] > _FLAGS:  # ISA-L would pass over them
             raise ScanError("the compressed data is damaged (unknown header flags set). Copy it again.")
-        self._inflate, self._pending = (deflate.decompressor(), start) if found else (None, b"")
-        return found
+        self.packing, self._member, self._start = packing, Compressed(packing), start
+        return True
 
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer only at the end."""
@@ -86,15 +97,30 @@ class Stream:
 
     def skip(self, count: int) -> int:
         """Pass over ``count`` bytes; the number of bytes there were."""
+        if not self.packing:
+            at = min(count, max(self.size - self.file.tell(), 0))
+            self.file.seek(at, os.SEEK_CUR)
+            return at
         at = 0
         while at < count and (piece := self.piece(count - at)):
             at += len(piece)
         return at
 
+    def skip_lines(self, count: int) -> None:
+        """Pass over so many lines of a file that is not packed up to here; fewer at its end."""
+        while count and (piece := self.file.readline(_CHUNK)):
+            count -= piece.endswith(b"\n")
+
 
 @contextmanager
-def opened(path: Path) -> Iterator[Stream]:
+def opened(path: Path, plain: bool = False) -> Iterator[Stream]:
     """A scan's file to read from; every error inside the block names the file.
+
+    Parameters
+    ----------
+    path : Path
+    plain : bool
+        Take it as it is. Default: a file that is gzip as a whole (by content, not by name) is decompressed.
 
     Raises
     ------
@@ -110,7 +136,7 @@ def opened(path: Path) -> Iterator[Stream]:
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise ScanError("not a regular file")
         with path.open("rb") as file:
-            yield Stream(file, os.fstat(file.fileno()))
+            yield Stream(file, os.fstat(file.fileno()), plain)
     except (FileNotFoundError, NotADirectoryError):
         raise ScanError(f"{path}: {missing(path)}") from None
     except OSError as error:

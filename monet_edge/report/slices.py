@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ..intensities import Statistics
-from ..preprocess import SLICINGS, Preprocess, span
+from ..preprocess import SLICINGS
 from ..volume import Scan, Voxels, orient
+from ..weights import Record
 from .statistics import OPPOSITE, LabelStatistics
 
 
@@ -97,10 +98,10 @@ def cut(scan: Scan, mask: np.ndarray, name: str) -> Plane:
     return Plane(name, voxels, orientation.turn(mask), tuple(scan.spacing[axis] for axis in orientation.axes), orientation.flips[0])
 
 
-def window(record: Preprocess, statistics: Statistics) -> tuple[float, float]:
+def window(record: Record, statistics: Statistics) -> tuple[float, float]:
     """The intensities shown black and white: the model's fixed window, else the foreground's 1st and 99.5th percentile."""
-    if record.intensity == "window":
-        return span(record, statistics)[:2]
+    if record.window is not None:
+        return record.window
     low, high = statistics.quantiles[1], statistics.quantiles[-1]
     return (low, high) if np.isfinite(2 * (high - low)) else (0.0, 1.0)  # floats of 64 bits can lie that far apart
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import queue
 import re
 import signal
@@ -194,14 +193,10 @@ def _do(ready: str, task: Task, clean: bool) -> Ended:
         key = task.options.key(model.weights.sha256)
         if clean and state(task.job, key) in (State.DONE, State.DAMAGED):  # by now: of a worker that was killed at it
             task = replace(task, anew=True)
-        return do(task, model, prepare(task))
+        return do(task, model, prepare(task, model.weights.stated("modality")))
     except Exception as error:
-        ended = failed(task, error)
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # an error of a library, that cannot be sent as it is
-            return replace(ended, became=RuntimeError(f"{type(error).__name__}: {error}"))
-        return ended
+        words = error if isinstance(error, MonetError | MemoryError) else RuntimeError(f"{type(error).__name__}: {error}")
+        return failed(task, words)  # another's error may be of a kind that cannot be sent
 
 
 @contextmanager

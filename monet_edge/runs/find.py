@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import MonetError, ScanError
-from ..formats import SCANS, is_ours
+from ..formats import OTHERS, SCANS, holds_dicom, holds_study, is_ours
 
 T = TypeVar("T")
 
@@ -89,6 +89,9 @@ def parse_part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
 def find_scans(paths: Iterable[Path], listed: Path | None = None) -> list[Found]:
     """Every scan named, and those inside every folder named, at any depth, in order and once; in folders masks of ours are passed over.
 
+    A folder is a scan itself where it holds DICOM: if all beneath it is of one study, the folder named, else each that holds some. Which
+    of its series is meant is decided when it is read.
+
     Parameters
     ----------
     paths : iterable of Path
@@ -109,9 +112,11 @@ def find_scans(paths: Iterable[Path], listed: Path | None = None) -> list[Found]
         raise ScanError("no scan", "Name scans or folders, or give {list}.")
     for path in paths:
         if os.path.isdir(path):
-            inside = [Found(scan, path) for scan in _walk(path)]
+            study = holds_study(path)
+            inside = [Found(path)] if study else []
+            inside += [Found(scan, path) for scan in _walk(path) if not (study and os.path.isdir(scan))]
             if not inside:
-                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}) in this folder")
+                raise ScanError(f"{path}: no scan ({', '.join(SCANS)}, DICOM) in this folder")
         else:
             inside = [Found(path)]
         for one in inside:
@@ -137,9 +142,10 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def scans_in(folder: Path, files: list[str]) -> list[Path]:
-    """Which of a folder's files are scans."""
-    named = [folder / name for name in files if name.lower().endswith(SCANS) and not name.startswith(".")]
-    return [scan for scan in named if not is_ours(scan)]
+    """Which of a folder's files are scans, and the folder itself where it holds DICOM."""
+    shown = [name for name in files if not name.startswith(".")]
+    named = [folder / name for name in shown if name.lower().endswith(SCANS) and not name.lower().endswith(OTHERS)]
+    return [scan for scan in named if not is_ours(scan)] + [folder] * holds_dicom(folder)
 
 
 def _from_list(listed: Path, folders: list[Path]) -> list[Found]:

@@ -43,7 +43,7 @@ class Here:
         Exception
             What it fails of.
         """
-        return do(task, self.model, prepare(task), watch and partial(watch, task))
+        return do(task, self.model, prepare(task, self.model.weights.stated("modality")), watch and partial(watch, task))
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
         """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""
@@ -100,7 +100,7 @@ class _Line:
 
     def _attempt(self, task: Task, read: ExitStack) -> Ended:
         try:
-            header = prepare(task)
+            header = prepare(task, self._model.weights.stated("modality"))
             with self._room.of(self._model.peak(header, task.options)) as alone:
                 try:
                     return self._do(task, header, read)

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .. import postprocess
+from .. import bids, postprocess
+from ..channels import case_files, case_name, first_image
 from ..errors import OutputError
 from ..files import check_folder, refuse_special
-from ..formats import ENDINGS, Header, begin, stem
+from ..formats import ENDINGS, Header, begin, writer
 from ..job import Job, absolute, check_job, check_path, make_folder, make_job
 from ..options import Options, RunOptions
 from . import journal
@@ -70,6 +71,10 @@ def make_plan(
     output: Path | None = None,
     options: Options = Options(),
     going: RunOptions = RunOptions(),
+    *,
+    derivative: str | None = None,
+    modality: str = "",
+    images: int = 1,
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -82,6 +87,12 @@ def make_plan(
     options : Options
     going : RunOptions
         With ``skip_existing`` results that exist are no error: `Plan.go_on` says which they are.
+    derivative : str, optional
+        The name of the model, where ``output`` is to become a derivative data set of BIDS.
+    modality : str
+        Of the model, in its own words: see `formats.peek`.
+    images : int
+        That the model takes of a case: of several, files of one case are one scan, see `channels`.
 
     Raises
     ------
@@ -90,14 +101,14 @@ def make_plan(
     """
     given = list(scans)
     part = None if going.part is None else parse_part(going.part)
-    jobs = plan_jobs(find_scans(given, going.list), output, options)
+    jobs = plan_jobs(_cases(find_scans(given, going.list), images), output, options, derivative, images)
     if options.cleaning:
         postprocess.library()
     if going.stats is not None:
         check_table(going.stats)
     records = None if going.records is None else journal.place(going.records, part)
     _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
-    header = check_job(jobs[0], overwrite=options.overwrite) if len(jobs) == 1 and not going.skip_existing else None
+    header = check_job(jobs[0], options, modality) if len(jobs) == 1 and not going.skip_existing else None
     chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
     base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
     return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)
@@ -115,39 +126,53 @@ def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | No
             check_folder(path.parent)
             refuse_special(path)
         else:
-            check_path(path, [job.scan for job in jobs], overwrite=options.overwrite, option=option)
+            check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))
 
 
-def plan_jobs(found: list[Found], output: Path | None, options: Options) -> list[Job]:
+def _cases(found: list[Found], images: int) -> list[Found]:
+    """Every case once, by the first of its images."""
+    cases = {first_image(one.scan, images): one for one in found}
+    return [replace(one, scan=first) for first, one in cases.items()]
+
+
+def plan_jobs(found: list[Found], output: Path | None, options: Options, derivative: str | None = None, images: int = 1) -> list[Job]:
     """Where every result goes: beside its scan, into the file ``output`` if there is one scan, or into this folder (created).
 
     Below the folders for results the folders between are those between a scan and the folder it was found in.
 
     Raises
     ------
+    ScanError
+        If an image of a case is not named as one.
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """
+    if derivative is not None:
+        if output is None:
+            raise OutputError("a derivative data set of BIDS needs a folder of its own", "Give it as {output}.")
+        jobs = bids.make_jobs([one.scan for one in found], output, options, derivative)
+        _refuse_collisions(jobs)
+        return jobs
     if output is not None:
         _make_place(output, ENDINGS, len(found), "output")
     if options.report is not None:
         _make_place(Path(options.report), (".html",), len(found), "report")
-    jobs = [_place(one, output, options) for one in found]
+    jobs = [_place(one, output, options, images) for one in found]
     _refuse_collisions(jobs)
     return jobs
 
 
-def _place(found: Found, output: Path | None, options: Options) -> Job:
+def _place(found: Found, output: Path | None, options: Options, images: int) -> Job:
     """One scan and where its results go."""
     mask = output
     if output is not None and not output.name.endswith(ENDINGS):
-        mask = output / found.branch / f"{stem(found.scan)}_seg.nii.gz"
+        mask = output / found.branch / (case_name(found.scan, images) + writer(None, options.format).suffix)
     if options.report is not None and Path(options.report).suffix != ".html":
         options = replace(options, report=Path(options.report) / found.branch)
-    return make_job(found.scan, mask, options)
+    return make_job(found.scan, mask, options, case_files(found.scan, images)[1:])
 
 
 def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -> None:
@@ -164,7 +189,7 @@ def _make_place(path: Path, endings: tuple[str, ...], count: int, option: str) -
 
 def _refuse_collisions(jobs: list[Job]) -> None:
     """Refuse a result that is another scan's result too, or another scan: overwritten, it would be lost."""
-    scans = {_identity(job.scan): job.scan for job in jobs}
+    scans = {_identity(scan): job.scan for job in jobs for scan in job.scans}
     taken: dict[str, Path] = {}
     for job in jobs:
         for path in job.results:

@@ -60,7 +60,8 @@ def run_all(plan: Plan, way: Way, watch: Watch | None = None) -> Iterator[tuple[
     Exception
         Of a run of one scan.
     """
-    asked = {**asdict(plan.options), "report": plan.options.report is not None}  # no paths
+    unnamed = {name: getattr(plan.options, name) is not None for name in ("report", "series")}  # no paths, no UIDs
+    asked = {**asdict(plan.options), **unnamed}
     entries: dict[int, dict[str, Any]] = {}
     kept = plan.stats is not None or plan.run_record is not None
 

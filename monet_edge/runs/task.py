@@ -59,8 +59,10 @@ class Ended:
     host: str = ""
 
 
-def prepare(task: Task) -> Header:
+def prepare(task: Task, modality: str) -> Header:
     """The scan's header, its results' places having been looked at and their folders made.
+
+    ``modality`` is the model's, in its own words: see `formats.peek`.
 
     Raises
     ------
@@ -70,7 +72,12 @@ def prepare(task: Task) -> Header:
     if os.path.exists(task.job.scan):  # else its folder may be a mistyped one, and beside it lie its results
         for path in task.job.results:
             make_folder(path.parent)
-    return task.header or check_job(task.job, overwrite=task.anew or task.options.overwrite)
+    return task.header or check_job(task.job, _replacing(task), modality)
+
+
+def _replacing(task: Task) -> Options:
+    """Its options, those of a task that is done anew replacing what is there."""
+    return replace(task.options, overwrite=True) if task.anew else task.options
 
 
 def do(
@@ -95,8 +102,7 @@ def do(
         for shown in filter(None, (task.job.preview, task.job.report)):  # of another mask, if this run were killed before it draws
             with suppress(FileNotFoundError):
                 shown.unlink()
-    options = replace(task.options, overwrite=True) if task.anew else task.options
-    outcome = run(task.job, model, options, header=header, progress=count, turn=turn)
+    outcome = run(task.job, model, _replacing(task), header=header, progress=count, turn=turn)
     return Ended(task, outcome, slices, system.host())
 
 

@@ -34,6 +34,8 @@ class Scan:
         False if the scan does not say how the patient lies: left and right are a guess.
     spacing_known : bool
         False if what a voxel measures is known to be false: distances are then in voxels.
+    files : tuple of Path
+        That it was read from, where ``path`` is not the only one.
     """
 
     path: Path | None
@@ -45,6 +47,7 @@ class Scan:
     warnings: tuple[str, ...]
     oriented: bool = True
     spacing_known: bool = True
+    files: tuple[Path, ...] = ()
 
     def canonical(self, axes: str) -> Voxels:
         """Its intensities (Z, H, W), the axes pointing as `orient` says: a view."""

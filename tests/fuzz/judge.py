@@ -24,7 +24,7 @@ from monet_edge import weights as weights_file
 from monet_edge.errors import MonetError
 from monet_edge.model import Model
 
-from . import mutate
+from . import mutate, texts
 
 CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 RIGHT, REFUSED = "right answers", "clear errors"
@@ -69,24 +69,31 @@ def check_scan(scan, raw, index):
             assert np.array_equal(scan.affine, theirs), (scan.affine, theirs)
 
 
-def judge_scan(raw, rng, folder, model):
-    """Read it, segment it, and look at the mask."""
-    path, mask = folder / "scan.nii.gz", folder / "mask.nii.gz"
-    path.write_bytes(raw)
-    index = 0 if rng.random() < 0.5 else None
-    try:
-        scan = formats.read(path, index)
-        check_scan(scan, raw, index)
-        pipeline.segment(path, mask, model=model, volume=index, overwrite=True)
-        result = nibabel.load(mask)
-        assert result.shape == scan.shape
-        assert result.get_data_dtype() == np.uint8
-        assert set(np.unique(result.dataobj)) <= {0, 1}
-        gzip.decompress(mask.read_bytes())
-        mask.unlink()
-    finally:
-        assert path.read_bytes() == raw, "the scan was changed"
-        assert [file.name for file in folder.iterdir()] == [path.name], "something was left behind"
+def scan_judge(name, check):
+    """What judges files that are called so; ``check(scan, raw, index)`` compares what was read with what is there."""
+
+    def judge(raw, rng, folder, model):
+        """Read it, segment it, and look at the mask."""
+        path, mask = folder / name, folder / "mask.nii.gz"
+        path.write_bytes(raw)
+        (folder / texts.BESIDE).write_bytes(texts.VOXELS)
+        index = 0 if rng.random() < 0.5 else None
+        try:
+            scan = formats.read(path, index)
+            check(scan, raw, index)
+            pipeline.segment(path, mask, model=model, volume=index, overwrite=True)
+            result = nibabel.load(mask)
+            assert result.shape == scan.shape
+            assert result.get_data_dtype() == np.uint8
+            assert set(np.unique(result.dataobj)) <= {0, 1}
+            gzip.decompress(mask.read_bytes())
+            mask.unlink()
+        finally:
+            assert path.read_bytes() == raw, "the scan was changed"
+            assert (folder / texts.BESIDE).read_bytes() == texts.VOXELS, "the scan's voxels were changed"
+            assert {file.name for file in folder.iterdir()} == {path.name, texts.BESIDE}, "something was left behind"
+
+    return judge
 
 
 def judge_weights(raw, rng, folder, model):
@@ -101,7 +108,27 @@ def judge_weights(raw, rng, folder, model):
         assert result.shape == (1, loaded.preprocess.classes, size, size)
 
 
-KINDS = {"scans": (mutate.hostile_scan, judge_scan), "weights": (mutate.hostile_weights, judge_weights)}
+def hostile_series(rng):
+    """See `series`: imported when it is asked for, with the extra dicom."""
+    from . import series
+
+    return series.hostile(rng)
+
+
+def judge_series(raw, rng, folder, model):
+    """Read it, look at every slice, segment it."""
+    from . import series
+
+    series.judge(raw, rng, folder, model)
+
+
+KINDS = {
+    "scans": (mutate.hostile_scan, scan_judge("scan.nii.gz", check_scan)),
+    "nrrd": (texts.hostile_nrrd, scan_judge("scan.nrrd", texts.check_nrrd)),
+    "mha": (texts.hostile_mha, scan_judge("scan.mha", texts.check_mha)),
+    "weights": (mutate.hostile_weights, judge_weights),
+    "dicom": (hostile_series, judge_series),
+}
 
 
 @dataclass
@@ -123,7 +150,8 @@ def run(kind, seeds, folder, model, report=None):
 
     Parameters
     ----------
-    kind : {"scans", "weights"}
+    kind : str
+        One of `KINDS`.
     seeds : iterable of int
     folder : Path
         For the files; empty.

@@ -54,7 +54,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     commands : sequence of str
         Those that measured, see `measuring`.
     """
-    record, provenance = weights.preprocess, weights.provenance
+    record, provenance = weights.sliced, weights.provenance
     data, training = provenance["data"], provenance["training"]
     recipe, units = training["settings"]["recipe"], {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
     axes = f"{record.slicing} slices of {record.size}x{record.size}"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from monet_edge import fingerprint
+from monet_edge.codes import pick
 from monet_edge.errors import DatasetError, OutputError
 from monet_edge.extent import extent_of, largest
 from monet_edge.files import check_folder, refuse_special, write_together
@@ -74,6 +76,7 @@ def release(
     named: bool = False,
     sides_as_one: bool = False,
     progress: Progress | None = None,
+    codes: Any = None,
 ) -> Weights:
     """Export a run, measure it through the runtime, and write its card beside the file: all that was measured, or nothing.
 
@@ -91,6 +94,8 @@ def release(
         "left X" and "right X" count as X where another data set has them as one.
     progress : callable, optional
         Called with the number of scans read or segmented, and of all.
+    codes : JSON value, optional
+        A table of SNOMED codes with each of the model's labels, see `monet_edge.codes.pick`.
 
     Returns
     -------
@@ -102,7 +107,7 @@ def release(
     MonetError
         As `export`, if two data sets have one name, and if a case is not fit for use; ``output`` and what lies beside it are as before.
     """
-    measured = plan(run, dataset, output, others, sides_as_one)
+    measured = plan(run, dataset, output, others, sides_as_one, codes)
     training = read_splits(run / "splits.json")[0]["train"]
     done, total = 0, len(training) + sum(len(part.names) for part in measured)
 
@@ -120,7 +125,8 @@ def release(
         summaries[part.heading] = summarise(list(scores), named)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
-    folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries}))
+    coded = {} if codes is None else {"codes": pick(codes, folded.settings.preprocess.labels)}
+    folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries, **coded}))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
     commands = [measuring(output, part.dataset.name, part.dataset is dataset, channel, sides_as_one) for part in measured]
@@ -140,19 +146,23 @@ class Measured:
     match: Match
 
 
-def plan(run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = (), sides_as_one: bool = False) -> list[Measured]:
+def plan(
+    run: Path, dataset: Dataset, output: Path, others: Sequence[Dataset] = (), sides_as_one: bool = False, codes: Any = None
+) -> list[Measured]:
     """What `release` would measure, having refused what would fail after hours; no scan is opened.
 
     Raises
     ------
     MonetError
         If ``output`` cannot be written, the run is not finished or of other cases, two data sets have one name, or one has no label
-        of the model's, or holds scans that trained.
+        of the model's, or holds scans that trained, or ``codes`` lack a label.
     """
     check_output(output)
     for path in (output.with_suffix(".splits.json"), output.with_suffix(".md")):
         refuse_special(path)
     settings = finished(run)
+    if codes is not None:
+        pick(codes, settings.preprocess.labels)
     split = read_splits(run / "splits.json")[0]
     check_names(dataset, [*split["train"], *split["val"]])
     trained = {_file(dataset, name) for name in split["train"]}

@@ -117,7 +117,7 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     """All pictures of a model on a few cases; yields every file, with the shares that `activations` returns."""
     weights = load(model)
     channel = weights_channel(weights.provenance, channel)
-    found, record = read(folder, channel), weights.preprocess
+    found, record = read(folder, channel), weights.sliced
     matched, names = match(record.labels, found.labels, weights.merged), list(cases) or list(found.pairs)[:4]
     check_names(found, names)
     pictures = [output / f"{name}.png" for name in ("overlays", "boxes", "activations")]
@@ -148,7 +148,7 @@ def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.nd
     truth, prediction : (S, S) uint8
         In one numbering, see `Match.masks`.
     """
-    record = model.weights.preprocess
+    record = model.weights.sliced
     case = oriented(case, record.slicing)
     shared, _ = matched.masks(case.label, case.label)
     z = int((shared > 0).sum(axis=(1, 2)).argmax())

@@ -48,8 +48,10 @@ class Imported:
         Exactly those of `monet_edge.spec.tensor_shapes`.
     plans, dataset : dict
         ``plans.json`` and ``dataset.json`` as they are.
+    name : str
+        Of the plans' configuration that was trained.
     configuration : dict
-        The plans' configuration that was trained, with what it inherits.
+        That, with what it inherits.
     trainer : str
         Name of the trainer's class.
     mirror_axes : tuple of int
@@ -60,6 +62,7 @@ class Imported:
     tensors: Mapping[str, np.ndarray]
     plans: Mapping[str, Any]
     dataset: Mapping[str, Any]
+    name: str
     configuration: Mapping[str, Any]
     trainer: str
     mirror_axes: tuple[int, ...]
@@ -77,7 +80,8 @@ def read_model(folder: Path, fold: str = "0") -> Imported:
     path = folder / f"fold_{fold}" / "checkpoint_final.pth"
     checkpoint = read_checkpoint(path)
     try:
-        configuration = resolve(plans, checkpoint["init_args"]["configuration"])
+        name = checkpoint["init_args"]["configuration"]
+        configuration = resolve(plans, name)
         spec = network(configuration, count_channels(dataset), count_heads(dataset))
     except SpecError as error:
         raise ModelError(f"{folder / 'plans.json'}: {error}") from None
@@ -85,7 +89,7 @@ def read_model(folder: Path, fold: str = "0") -> Imported:
         raise ModelError(f"{folder} holds no model as nnU-Net writes it: {type(error).__name__} {error}") from None
     tensors = take_tensors(spec, checkpoint["network_weights"], path)
     axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
-    return Imported(spec, tensors, plans, dataset, configuration, str(checkpoint["trainer_name"]), tuple(axes))
+    return Imported(spec, tensors, plans, dataset, name, configuration, str(checkpoint["trainer_name"]), tuple(axes))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -142,9 +146,14 @@ def count_channels(dataset: Mapping[str, Any]) -> int:
 def count_heads(dataset: Mapping[str, Any]) -> int:
     """Channels of the network's output: labels with the background, or regions without it; ``ignore`` has none."""
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-    if any(isinstance(value, list) for value in labels.values()):
+    if is_regions(labels):
         return sum(value not in (0, [0]) for value in labels.values())
     return len(labels)
+
+
+def is_regions(labels: Mapping[str, Any]) -> bool:
+    """Whether labels stand for regions that may overlap: nnU-Net says so by a list of more than one."""
+    return any(isinstance(value, list) and len(value) > 1 for value in labels.values())
 
 
 def network(configuration: Mapping[str, Any], channels: int, heads: int) -> Spec:

@@ -71,7 +71,7 @@ def onnx_bytes(weights: Weights) -> bytes:
 def _model(weights: Weights) -> ModelProto:
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    spec, size = weights.spec, weights.preprocess.size
+    spec, size = weights.spec, weights.sliced.size
     nodes = [node for op in spec.ops for node in _nodes(op, weights)]
     nodes.append(helper.make_node("Identity", [spec.output], [OUTPUT]))
     tensors = {**weights.tensors, **_channelwise(weights)}
@@ -85,7 +85,7 @@ def _model(weights: Weights) -> ModelProto:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="monet-edge")
     model.doc_string = DISCLAIMER
     facts = {
-        "preprocess": preprocess.to_json(weights.preprocess),
+        "preprocess": preprocess.to_json(weights.sliced),
         "labels": json.dumps(weights.preprocess.labels),
         "provenance": json.dumps(weights.provenance),
         "licence": weights.stated("licence"),
@@ -152,7 +152,7 @@ _ACTIVATIONS = {
 def _compare(weights: Weights, raw: bytes) -> None:
     import onnxruntime
 
-    size = weights.preprocess.size
+    size = weights.sliced.size
     images = np.random.default_rng(0).random((2, weights.spec.in_channels, size, size), np.float32)
     session = onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"])
     (found,) = session.run([OUTPUT], {INPUT: images})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,6 +75,16 @@ def read(dataset: Path, channel: int, quiet: bool = False) -> Dataset:
         for warning in found.warnings:
             warn(f"{dataset}: {warning}")
     return found
+
+
+def read_json(path: Path) -> Any:
+    """What a .json file holds; a MonetError where it is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise MonetError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise MonetError(f"{path}: no JSON: {error}") from None
 
 
 def warn(message: str) -> None:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
-from monet_edge.formats import halves
+from monet_edge.formats import peek
 from monet_edge.intensities import Statistics
 from monet_edge.volume import geometry
 
@@ -177,8 +177,8 @@ def key(dataset: Dataset, name: str, channel: int, version: int) -> str:
     """The hash of all that decides a case, see `Prepared`; of an earlier version where that is meant."""
     digest = hashlib.sha256(json.dumps([version, channel, dataset.labels, dataset.ignore]).encode())
     for path in dataset.pairs[name]:
-        for half in halves(path):
-            digest.update(hashlib.sha256(half.read_bytes()).digest())
+        for file in peek(path).files:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 

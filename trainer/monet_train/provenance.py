@@ -105,18 +105,33 @@ class Provenance:
             "data": data,
             "training": {**self.training, "epochs": self.epochs, "settings": asdict(settings)},
             "batchnorm_epsilon": sorted({op["bn"]["eps"] for op in training_spec(settings).ops if "bn" in op.attrs}),
-            "versions": {"monet-edge": __version__, **{name: metadata.version(name) for name in self.packages}},
+        }
+        return stamp(record, self.more, self.packages)
+
+
+def stamp(record: Mapping[str, Any], more: Mapping[str, Any] = {}, packages: tuple[str, ...] = ("torch",)) -> dict[str, Any]:
+    """A record as it goes into a file, with the versions, the date and the use of the file that is made now.
+
+    Raises
+    ------
+    ModelError
+        If a part of it is no JSON.
+    """
+    found: dict[str, Any] = _cleaned(
+        {
+            **record,
+            "versions": {"monet-edge": __version__, **{name: metadata.version(name) for name in packages}},
             "date": datetime.now(UTC).date().isoformat(),
             "revision": _revision(),
             "use": DISCLAIMER,
-            **self.more,
+            **more,
         }
-        record = _cleaned(record)
-        try:
-            json.dumps(record, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"a model's file cannot tell of its making: {error}") from None
-        return record
+    )
+    try:
+        json.dumps(found, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"a model's file cannot tell of its making: {error}") from None
+    return found
 
 
 def one_line(text: str) -> str:

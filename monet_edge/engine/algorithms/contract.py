@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...spec import Op, Spec
+from ...spec import Op, Shape, Spec
 from ..arena import Fields, Memory
 from ..codegen import epilogue, layout
 from ..codegen.jit import Kernel
@@ -30,6 +30,8 @@ class Network:
         The instruction set that weights are packed for.
     fused : bool
         False where every op, and every conversion to NHWC16 or back, is a step of its own.
+    shapes : mapping of str to (C, H, W), or None
+        Of every value, for an image of the size that most will have, where that is known.
     """
 
     spec: Spec
@@ -38,6 +40,11 @@ class Network:
     tensors: Mapping[str, np.ndarray]
     isa: Isa
     fused: bool
+    shapes: Mapping[str, Shape] | None = None
+
+    def pixels(self, layer: Layer) -> float:
+        """How many pixels a layer makes, of an image of the usual size; infinitely many where nobody says."""
+        return float(np.prod(self.shapes[layer.op.name][1:])) if self.shapes else np.inf
 
     def weight(self, layer: Layer) -> np.ndarray:
         return self.tensors[f"{layer.op.name}.weight"]

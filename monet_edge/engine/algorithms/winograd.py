@@ -50,9 +50,10 @@ LINES = 6 * LINE.itemsize  # from a tile's lines in one polyphase image to those
 def suits(layer: Layer, network: Network) -> bool:
     """Never slower than im2col, from 16 channels at 256x256 to 1024 at 16x16; the 4x4 ones take 2.56 times fewer products.
 
-    OpenVINO's direct convolution takes 2.0 to 3.3 times as long on all 3x3 of these (Zen 5, one thread, single layers).
+    OpenVINO's direct convolution takes 2.0 to 3.3 times as long on all 3x3 of these (Zen 5, one thread, single layers). One tile
+    is not worth its weights, which are four times as many: 512 channels at 4x4 take 3.5 ms, with im2col 1.3 (Emerald Rapids).
     """
-    return form(layer.op) is not None
+    return form(layer.op) is not None and network.pixels(layer) > 16
 
 
 Packer = Callable[[np.ndarray, np.ndarray, Isa], tuple[np.ndarray, np.ndarray]]  # weight, lanes, isa -> products, packed weights
@@ -78,8 +79,8 @@ def strip_of_tiles(inputs: int, outputs: int) -> int:
     """How many tiles are worked on at a time, for blocks of input and output channels.
 
     48 fill whole GEMM tiles of every CPU. 24 where the transformed tiles would take more than half of a second cache of 512 KB, a
-    laptop's, but the weights do not come from memory (up to 1.5 MB). With the 2 MB of an Emerald Rapids, held to AVX2, all of MoNet
-    takes 38.3 ms with 24 and 39.3 with 48; 96 to 32 channels at 128x128 2.63 and 2.92, 48 to 16 at 256x256 3.34 and 3.49. Deeper
+    laptop's, but the weights do not come from memory (up to 1.5 MB). With the 2 MB of a Xeon with AMX, held to AVX2, all of MoNet takes
+    38.3 ms with 24 everywhere and 39.3 with 48; 96 to 32 channels at 128x128 2.63 and 2.92, 48 to 16 at 256x256 3.34 and 3.49. Deeper
     layers stream their weights once a strip: 512 channels at 32x32 take 15 ms with 48, 35 with 24.
     """
     tiles, weights = TILE * (inputs + outputs) * 48, TILE * inputs * outputs * BLOCK
@@ -182,11 +183,13 @@ def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
     return {"places": places, "tiles": len(places)}
 
 
-def tile_places(height: int, width: int, stride: int, dilation: int, y0: int, y1: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def tile_places(
+    height: int, width: int, stride: int, dilation: int, y0: int, y1: int, side: int = 4
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Where the tiles are that make rows [y0, y1) of an output, in order of rows.
 
-    ``y0`` is a multiple of 4 * dilation, so that the tiles, and with them every bit of the result, do not depend on how the
-    rows are shared out.
+    ``y0`` begins a row of tiles, so that the tiles, and with them every bit of the result, do not depend on how the rows are
+    shared out.
 
     Parameters
     ----------
@@ -194,6 +197,8 @@ def tile_places(height: int, width: int, stride: int, dilation: int, y0: int, y1
         Of the input.
     stride : int
         1, or 2 where even and odd rows and columns of the input are images of their own.
+    side : int
+        Of a tile's output; ``y0`` is a multiple of ``side * dilation``.
 
     Returns
     -------
@@ -202,27 +207,27 @@ def tile_places(height: int, width: int, stride: int, dilation: int, y0: int, y1
         What the addresses in it point to.
     """
     width_out = width // stride
-    ys, xs = _starts(y0, y1, dilation), _starts(0, width_out, dilation)
-    rows, columns = _lines(ys, height, stride, dilation), _lines(xs, width, stride, dilation)
+    ys, xs = _starts(y0, y1, dilation, side), _starts(0, width_out, dilation, side)
+    rows, columns = _lines(ys, height, stride, dilation, side), _lines(xs, width, stride, dilation, side)
     places = np.zeros((len(ys), len(xs)), PLACE)
     places["y"], places["x"] = ys[:, None], xs
-    places["height"] = np.minimum(4, -((ys - y1) // dilation))[:, None]
-    places["width"] = np.minimum(4, -((xs - width_out) // dilation))
+    places["height"] = np.minimum(side, -((ys - y1) // dilation))[:, None]
+    places["width"] = np.minimum(side, -((xs - width_out) // dilation))
     edge = (rows["inside"] == 0).any((1, 2))[:, None] | (columns["inside"] == 0).any((1, 2))
     places["rows"] = edge * (rows.ctypes.data + np.arange(len(ys)) * rows.strides[0])[:, None]
     places["columns"] = edge * (columns.ctypes.data + np.arange(len(xs)) * columns.strides[0])
     return places.ravel(), (rows, columns)
 
 
-def _starts(first: int, end: int, dilation: int) -> np.ndarray:
-    """First pixels of the tiles along one side: bands of 4 * dilation, in each ``dilation`` interleaved tiles."""
-    starts = (np.arange(first, end, 4 * dilation)[:, None] + np.arange(dilation)).ravel()
+def _starts(first: int, end: int, dilation: int, side: int) -> np.ndarray:
+    """First pixels of the tiles along one side: bands of ``side * dilation``, in each ``dilation`` interleaved tiles."""
+    starts = (np.arange(first, end, side * dilation)[:, None] + np.arange(dilation)).ravel()
     return starts[starts < end]
 
 
-def _lines(starts: np.ndarray, size: int, stride: int, dilation: int) -> np.ndarray:
-    """(tiles, stride, 6) of LINE: the six lines that each tile reads of every polyphase image."""
-    index = starts[:, None, None] + (np.arange(6) - 1) * dilation
+def _lines(starts: np.ndarray, size: int, stride: int, dilation: int, side: int) -> np.ndarray:
+    """(tiles, stride, side + 2) of LINE: the lines that each tile reads of every polyphase image."""
+    index = starts[:, None, None] + (np.arange(side + 2) - 1) * dilation
     sizes = -(-(size - np.arange(stride)) // stride)
     inside = (index >= 0) & (index < sizes[:, None])
     lines = np.empty(inside.shape, LINE)

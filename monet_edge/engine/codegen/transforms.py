@@ -64,10 +64,10 @@ def _output_line(v: Vectors, m: list[Any]) -> list[Any]:
     return [v.fma(v.constant(Q), s, first), v.add(u, w), v.fma(v.constant(P), s, v.mul(v.constant(Q), t)), v.fma(v.constant(0.5), u, last)]
 
 
-def _emit_patch(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, patch: Any) -> None:
-    """The 6x6 pixels of a tile that hangs over the edge, to 36 vectors in a row.
+def _emit_patch(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, columns: Any, patch: Any, side: int = 6) -> None:
+    """The pixels of a tile that hangs over the edge, ``side`` a side, to as many vectors in a row.
 
-    ``rows`` and ``columns`` are six `LINE` each: pixel (index, index) of the image, and zero unless both are inside.
+    ``rows`` and ``columns`` are so many `LINE` each: pixel (index, index) of the image, and zero unless both are inside.
     """
     builder, source = v.builder, v.pointer(source)
     inside_at = LINE.fields["inside"][1]  # type: ignore[index]  # NumPy's stubs do not know that a record has fields
@@ -85,9 +85,9 @@ def _emit_patch(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, column
                 v.store(builder.bitcast(bits, v.type), out, offset)
             return [v.at(columns, LINE.itemsize), v.at(out, BYTES)]
 
-        return [v.at(rows, LINE.itemsize), v.loop(v.integer(6), 1, [v.pointer(columns), out], point)[1]]
+        return [v.at(rows, LINE.itemsize), v.loop(v.integer(side), 1, [v.pointer(columns), out], point)[1]]
 
-    v.loop(v.integer(6), 1, [v.pointer(rows), v.pointer(patch)], line)
+    v.loop(v.integer(side), 1, [v.pointer(rows), v.pointer(patch)], line)
 
 
 def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
@@ -155,3 +155,61 @@ winograd_input = Micro("winograd_input", 4, _emit_input)
 winograd_patch = Micro("winograd_patch", 6, _emit_patch)
 winograd_output = Micro("winograd_output", 3, _emit_output)
 gemm_tiles = Micro("gemm_tiles", 8, partial(emit_gemm, pitch=TILE))
+
+
+# -- F(2x2, 3x3): four outputs from 16 multiplications, not 36, by filters of less than half the size
+
+SMALL_TILE = 17 * BYTES  # one line more than its 16 values: tiles at multiples of 1 KB would share cache sets
+G2 = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # the points are 0, 1, -1 and infinity
+
+
+def transform_small_filters(filters: np.ndarray) -> np.ndarray:
+    """(out, in, 3, 3) to (16, in, out) float32: G g G', in float64."""
+    found = np.einsum("ia,jb,ocab->ijco", G2, G2, filters.astype(np.float64), optimize=True)
+    return found.reshape(16, *filters.shape[1::-1]).astype(np.float32)
+
+
+# B': each of the four values is a sum or a difference of two pixels
+_SMALL_INPUT = ((0, 2, False), (1, 2, True), (2, 1, False), (1, 3, False))
+
+
+def _emit_small_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
+    """B' d B for one tile of one channel block, its pixel (i, j) at source + i * row + j * pixel: a line of four positions at a time."""
+    source, target = v.pointer(source), v.pointer(target)
+    lines = [v.at(source, v.times(row, i)) for i in range(4)]
+
+    def part(offset: Any, _: list[Any]) -> list[Any]:
+        for i, (first, second, plus) in enumerate(_SMALL_INPUT):
+            v.fence()
+            pixels = [[v.load(v.at(lines[line], v.times(pixel, j)), offset) for line in (first, second)] for j in range(4)]
+            values = [(v.add if plus else v.sub)(*each) for each in pixels]
+            for j, (left, right, plus_too) in enumerate(_SMALL_INPUT):
+                v.store((v.add if plus_too else v.sub)(values[left], values[right]), v.at(target, offset), (i * 4 + j) * BYTES)
+        return []
+
+    v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
+
+
+def _emit_small_output(v: Vectors, m: Any, tile: Any) -> None:
+    """A' m A for one tile of one channel block, to a 2x2 patch of vectors."""
+    m, tile = v.pointer(m), v.pointer(tile)
+
+    def line(i: int, m: list[Any]) -> Any:
+        return v.add(v.add(m[0], m[1]), m[2]) if i == 0 else v.sub(v.sub(m[1], m[2]), m[3])
+
+    def part(offset: Any, _: list[Any]) -> list[Any]:
+        for i in range(2):
+            v.fence()
+            needed = range(3) if i == 0 else range(1, 4)
+            columns = [line(i, [v.load(v.at(m, offset), (k * 4 + j) * BYTES) if k in needed else None for k in range(4)]) for j in range(4)]
+            for j in range(2):
+                v.store(line(j, columns), v.at(tile, offset), (i * 2 + j) * BYTES)
+        return []
+
+    v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
+
+
+small_input = Micro("small_input", 4, _emit_small_input)
+small_patch = Micro("small_patch", 6, partial(_emit_patch, side=4))
+small_output = Micro("small_output", 2, _emit_small_output)
+gemm_small_tiles = Micro("gemm_small_tiles", 8, partial(emit_gemm, pitch=SMALL_TILE))

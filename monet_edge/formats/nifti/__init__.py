@@ -4,4 +4,4 @@ from ..contract import Format, Writer
 from . import reader, seal, writer
 
 FORMAT = Format(reader.NAME, reader.ENDINGS, reader.OTHER_ENDINGS, reader.sniff, reader.peek, reader.read, seal.seal)
-WRITER = Writer(reader.NAME, writer.ENDINGS, writer.write)
+WRITER = Writer(writer.NAME, writer.ENDINGS, writer.SUFFIX, writer.write)

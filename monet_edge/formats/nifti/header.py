@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from ...errors import ScanError
+from ..space import usable
 from . import fields
 from .fields import DTYPES, NIFTI1, NIFTI2, OTHERS, XFORMS
 
@@ -52,16 +53,6 @@ class Layout:
     def oriented(self) -> bool:
         """False if the header does not say how the patient lies."""
         return bool(self.header["sform_code"] or self.header["qform_code"])
-
-    @property
-    def volume_bytes(self) -> int:
-        """Bytes of one volume."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    @property
-    def end(self) -> int:
-        """Bytes of the whole file."""
-        return self.offset + self.volumes * self.volume_bytes
 
 
 def parse(read: Callable[[int], bytes], *, pair: bool = False) -> Layout:
@@ -210,25 +201,17 @@ def _affine(header: np.ndarray) -> tuple[np.ndarray, list[str]]:
         raise ScanError(f"the header is corrupt: sform_code {sform}, qform_code {qform}; expected 0 to 5")
     warnings = []
     if sform > 0:
-        affine = _usable(fields.sform(header), "sform (srow_x, srow_y, srow_z)")
+        affine = usable(fields.sform(header), "sform (srow_x, srow_y, srow_z)")
         try:
-            _usable(fields.qform(header), "qform") if qform else None
+            usable(fields.qform(header), "qform") if qform else None
         except (ValueError, ScanError):
             warnings.append("its qform is not valid; the sform is used")
     elif qform > 0:
         try:
-            affine = _usable(fields.qform(header), "qform")
+            affine = usable(fields.qform(header), "qform")
         except ValueError:
             raise ScanError("the header's qform is no rotation (its quaternion is too long); expected a usable affine") from None
     else:
-        affine = _usable(fields.grid(header), "voxel size")
+        affine = usable(fields.grid(header), "voxel size")
         warnings.append("its orientation is unknown (qform_code and sform_code are 0); left, right, front and back are a guess")
     return np.asarray(affine, np.float64), warnings
-
-
-def _usable(affine: np.ndarray, name: str) -> np.ndarray:
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3] / lengths))  # 1 for a box, 0 for a plane, NaN for nonsense
-    if not np.isfinite(affine).all() or not volume > 1e-6:
-        raise ScanError(f"the header's {name} is singular or not finite; expected a usable affine")
-    return affine

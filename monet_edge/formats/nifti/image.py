@@ -12,10 +12,11 @@ import numpy as np
 
 from ...errors import ScanError, kind
 from ...volume import Scan
+from ..raster import without_huge
 from . import fields
 from .header import layout
 from .label_table import CARET, extension
-from .reader import peek, read, without_huge
+from .reader import peek, read
 from .writer import ENDINGS, result_header
 
 

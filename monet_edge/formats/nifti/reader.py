@@ -9,29 +9,27 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
-import numpy as np
-
-from ... import limits
-from ...errors import ResourceError, ScanError
+from ...errors import ScanError
 from ...volume import Scan
+from .. import raster
 from ..contract import Header
-from ..stream import MOST_RATIO, Stream, opened
+from ..stream import Stream, opened
 from .header import Layout, parse
 from .writer import written_by_us
 
 NAME = "NIfTI"
 ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
 OTHER_ENDINGS = (".hdr.gz", ".hdr")  # the other half of an .img
-_HUGE = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
 class _Details:
     """Where the voxels are, and what the header says of them; ``version`` is of the file that holds them."""
 
-    file: Path
+    raster: raster.Raster
     version: tuple[int, ...]
     layout: Layout
 
@@ -49,52 +47,30 @@ def peek(path: Path) -> Header:
     parts = halves(path)
     with opened(parts[0]) as stream:
         layout = parse(stream.read, pair=len(parts) > 1)
-        version = stream.version
         if len(parts) == 1:
-            _check_size(stream, layout)
+            details = _check(stream, path, layout)
     if len(parts) > 1:
         with opened(parts[1]) as stream:
-            version = stream.version
-            _check_size(stream, layout)
+            details = _check(stream, parts[1], layout)
     ours = written_by_us(layout.header)
-    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, _Details(parts[-1], version, layout))
+    return Header(NAME, path, layout.shape, layout.volumes, layout.dtype, layout.affine, ours, details, parts)
+
+
+def _check(stream: Stream, file: Path, layout: Layout) -> _Details:
+    """Hold the header against the file with the voxels."""
+    found = raster.Raster(file, layout.shape, layout.volumes, layout.dtype, prod(layout.shape), skip=layout.offset)
+    raster.check_size(found, stream.size, stream.packing)
+    return _Details(found, stream.version, layout)
 
 
 def read(header: Header, volume: int) -> Scan:
     """Read one volume, see `contract.Format`."""
     details: _Details = header.details
     layout = details.layout
-    with opened(details.file) as stream:
-        if stream.version != details.version:
-            raise ScanError("it has changed since its header was read. Try again once it is whole.")
-        stream.skip(layout.offset)
-        before = volume * layout.volume_bytes
-        voxels = _allocate(layout)
-        _expect(stream, layout, before, stream.skip(before))
-        _expect(stream, layout, layout.volume_bytes, stream.fill(voxels.reshape(-1, order="F").view(np.uint8).data), before)
-        after = layout.end - layout.offset - before - layout.volume_bytes
-        _expect(stream, layout, after, stream.skip(after), before + layout.volume_bytes)
-        warnings = layout.warnings + _finish(stream, layout)
-    if not layout.dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
-    voxels = without_huge(voxels)
-    voxels.flags.writeable = False
+    spare = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1  # a few bytes are tolerated, a slice is not
+    voxels, warnings = raster.read(details.raster, details.version, volume, spare)
+    warnings = layout.warnings + warnings
     return Scan(header.path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings, layout.oriented)
-
-
-def without_huge(voxels: np.ndarray) -> np.ndarray:
-    """The voxels, where those beyond float32 are infinite: they are no intensities, and their squares would overflow.
-
-    In place, or in a copy where the array is read-only and holds any.
-    """
-    if voxels.dtype != np.float64:
-        return voxels
-    for z in range(voxels.shape[2]):  # plane by plane: no second volume
-        huge = np.abs(voxels[:, :, z]) > _HUGE
-        if huge.any():
-            voxels = voxels if voxels.flags.writeable else voxels.copy(order="K")
-            voxels[:, :, z][huge] = np.inf
-    return voxels
 
 
 def halves(path: Path) -> tuple[Path, ...]:
@@ -117,39 +93,3 @@ def halves(path: Path) -> tuple[Path, ...]:
     if os.path.exists(path) and not found:
         raise ScanError(f"{path}: half of a pair; its other half {stem}.{written} is missing")
     return (path, *found[:1]) if other == "img" else (*found[:1], path)
-
-
-def _check_size(stream: Stream, layout: Layout) -> None:
-    if not stream.gzip and layout.end > stream.size:
-        _expect(stream, layout, layout.end - layout.offset, stream.size - layout.offset)
-    if layout.end > stream.size * MOST_RATIO:
-        raise ScanError(f"the header promises {_describe(layout)}, which {stream.size:,} compressed bytes cannot hold: it is corrupt")
-
-
-def _allocate(layout: Layout) -> np.ndarray:
-    limits.demand(layout.volume_bytes, "the volume")
-    try:
-        return np.empty(layout.shape, layout.dtype, order="F")
-    except MemoryError:
-        raise ResourceError(f"the volume needs {layout.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
-
-
-def _describe(layout: Layout) -> str:
-    grid = "x".join(map(str, layout.shape if layout.volumes == 1 else (*layout.shape, layout.volumes)))
-    return f"{grid} {layout.dtype.name} ({layout.end - layout.offset:,} bytes)"
-
-
-def _expect(stream: Stream, layout: Layout, wanted: int, found: int, before: int = 0) -> None:
-    if found < wanted:
-        ending = "the decompressed data ends" if stream.gzip else "the file ends"
-        raise ScanError(f"the header promises {_describe(layout)}, {ending} after {before + found:,}: it is truncated. Copy it again.")
-
-
-def _finish(stream: Stream, layout: Layout) -> tuple[str, ...]:
-    """Read on to the end; a few bytes more than promised are tolerated, a slice more means that the header is wrong."""
-    most = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize
-    surplus = stream.skip(most)
-    if surplus == most:
-        raise ScanError(f"the header promises {_describe(layout)}, the file holds at least one slice more: the header is wrong")
-    extra = surplus + stream.trailing
-    return (f"{extra:,} bytes after the end of the volume were ignored",) if extra else ()

@@ -11,8 +11,7 @@ from math import prod
 from pathlib import Path
 
 from .. import deflate
-from ..contract import Seal
-from .writer import OURS
+from ..contract import OURS, Seal
 
 _START = 4096  # bytes of the file; a header of ours takes 400, compressed
 _HEADER = 560  # bytes of the longest header and the beginning of its first extension
@@ -41,7 +40,7 @@ def seal(path: Path) -> Seal | None:
 
 def _inflate(start: bytes) -> bytes:
     try:
-        return bytes(deflate.decompressor().decompress(start, _HEADER))
+        return bytes(deflate.decompressor(deflate.GZIP).decompress(start, _HEADER))
     except deflate.Error:
         return b""
 

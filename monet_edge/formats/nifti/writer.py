@@ -11,12 +11,14 @@ import numpy as np
 from ...about import __version__
 from ...volume import Scan
 from .. import deflate
+from ..contract import OURS, Legend
 from . import fields
 from .fields import LABEL, MM, NIFTI1, NIFTI2
 from .label_table import CARET, extension
 
-OURS = "monet-edge "  # how `descrip` begins in what we write
+NAME = "nifti"
 ENDINGS = (".nii.gz", ".nii")
+SUFFIX = "_seg.nii.gz"
 _KINDS = {"uint8": "mask", "float32": "probability"}
 _DATATYPES = {"uint8": 2, "float32": 16}
 _GEOMETRY = (
@@ -31,11 +33,11 @@ def written_by_us(header: np.ndarray) -> bool:
     return bytes(header["descrip"]).startswith(OURS.encode())
 
 
-def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, labels: Sequence[str], key: str) -> None:
+def write(file: BinaryIO, name: str, array: np.ndarray, like: Scan, legend: Legend) -> None:
     """Write a result, compressed if its name ends so, see `contract.Writer`."""
     # Level 1: a mask of 512x512x300 takes 0.1 s, with zlib 0.5; level 6 saves nothing worth waiting for
     compressor = deflate.compressor() if name.endswith(".gz") else None
-    for piece in _pieces(array, like, labels, key):
+    for piece in _pieces(array, like, legend.labels, legend.key):
         file.write(compressor.compress(piece) if compressor else piece)
     if compressor:
         file.write(compressor.flush())

@@ -6,10 +6,11 @@ The output is logits: nnU-Net adds up those of its tiles and resamples them befo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from .errors import SpecError
-from .spec import INPUT, MAX_OPS, Op, Pair, Spec, pair, unpair, validate
+from ..errors import SpecError
+from ..spec import INPUT, MAX_OPS, Op, Pair, Spec, pair, unpair, validate
 
 Sides = int | Sequence[int]  # of a kernel or a stride: one number, or rows and columns
 
@@ -179,3 +180,26 @@ class _Builder:
             x = self.op(f"decoder.concat.{number}", "concat", (x, skips[stage]))
             x = self.stack(f"decoder.stages.{number}", x, count, features, kernel)
         self.conv(f"decoder.seg_layers.{len(counts) - 1}", x, classes, (1, 1), (1, 1), bias=True)
+
+
+def side_by_side(specs: Sequence[Spec]) -> Spec:
+    """Networks of the same image as one, whose output is all of theirs; an op is called as its own network calls it, after `fold`.
+
+    Raises
+    ------
+    SpecError
+        If they have different inputs, or too many ops together.
+    """
+    if len(specs) == 1:
+        return specs[0]
+    ops = []
+    for number, spec in enumerate(specs):
+        ops += [replace(op, name=fold(number, op.name), inputs=tuple(x if x == INPUT else fold(number, x) for x in op.inputs))
+                for op in spec.ops]  # fmt: skip
+    ops.append(Op("logits", "concat", tuple(fold(number, spec.output) for number, spec in enumerate(specs)), {}))
+    return validate(Spec(specs[0].name, specs[0].in_channels, tuple(ops)))
+
+
+def fold(number: int, name: str) -> str:
+    """What an op, or a tensor, of one of several networks is called."""
+    return f"fold{number}.{name}"

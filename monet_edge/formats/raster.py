@@ -1,0 +1,205 @@
+"""Voxels as they follow each other in a file: held against the file and the memory before anything is allocated, then read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from .. import limits
+from ..errors import ResourceError, ScanError
+from .packing import MOST_RATIO, TEXT
+from .stream import Stream, opened
+
+_CHUNK = 1 << 20  # bytes of interleaved volumes taken apart at a time
+_HUGE = np.finfo(np.float32).max
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What a checked header says of where the voxels are.
+
+    Attributes
+    ----------
+    file : Path
+    shape : (X, Y, Z)
+        Of one volume.
+    volumes : int
+    dtype : numpy dtype
+        In the file's byte order.
+    run : int
+        Voxels of one volume that stand together: all of them, or 1 where the volumes are interleaved voxel by voxel.
+    start, lines : int
+        Bytes, then lines, that come first in the file.
+    packing : str or None
+        How what follows is packed, see `packing`; None where the whole file is gzip or plain, as its content says.
+    skip : int
+        Unpacked bytes before the first voxel; -1 where the voxels are the last of all.
+    """
+
+    file: Path
+    shape: tuple[int, int, int]
+    volumes: int
+    dtype: np.dtype
+    run: int
+    start: int = 0
+    lines: int = 0
+    packing: str | None = None
+    skip: int = 0
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of one volume."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all volumes."""
+        return self.volumes * self.volume_bytes
+
+    def __str__(self) -> str:
+        grid = "x".join(map(str, self.shape if self.volumes == 1 else (*self.shape, self.volumes)))
+        return f"{grid} {self.dtype.name} ({self.bytes:,} bytes)"
+
+
+def check_size(raster: Raster, size: int, packing: str) -> None:
+    """Hold what a header promises against the size of the file.
+
+    Parameters
+    ----------
+    raster : Raster
+    size : int
+        Bytes of its file.
+    packing : str
+        How they are packed; "" if they are not.
+
+    Raises
+    ------
+    ScanError
+        If they cannot be so many voxels.
+    """
+    before = raster.start + max(raster.skip, 0)
+    if not packing and before + raster.bytes > size:
+        _expect(raster, raster.bytes, max(size - before, 0), "the file ends")
+    if before + raster.bytes > size * MOST_RATIO[packing]:
+        what = "bytes of text" if packing == TEXT else "compressed bytes"
+        raise ScanError(f"the header promises {raster}, which {size:,} {what} cannot hold: it is corrupt")
+
+
+def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read one volume, and the file to its end.
+
+    Parameters
+    ----------
+    raster : Raster
+        Which has passed `check_size`.
+    version : tuple of int
+        Of its file, as it was then: see `Stream`.
+    volume : int
+        Which one, from 0.
+    spare : int
+        Bytes more than promised, as other programs leave them, that are passed over.
+
+    Returns
+    -------
+    voxels : (X, Y, Z) array
+        In native byte order, Fortran order, read-only; beyond float32 infinite.
+    warnings : tuple of str
+
+    Raises
+    ------
+    ScanError
+        If the file has changed, is damaged, or holds less or more.
+    ResourceError
+        If the volume does not fit into memory.
+    """
+    skip = raster.skip
+    if skip < 0:
+        with _opened(raster, version) as stream:  # a way through the whole file, to know how long it is
+            skip = stream.skip(sys.maxsize) - raster.bytes
+    with _opened(raster, version) as stream:
+        ends = f"the {'decompressed ' * (stream.packing not in ('', TEXT))}data ends" if stream.packing else "the file ends"
+        if skip < 0:
+            _expect(raster, raster.bytes, raster.bytes + skip, ends)
+        stream.skip(skip)
+        voxels = _allocate(raster)
+        _take(stream, raster, volume, voxels, ends)
+        warnings = _finish(stream, raster, spare)
+    if not raster.dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(raster.dtype.newbyteorder("="))
+    voxels = without_huge(voxels)
+    voxels.flags.writeable = False
+    return voxels, warnings
+
+
+@contextmanager
+def _opened(raster: Raster, version: tuple[int, ...]) -> Iterator[Stream]:
+    """Its file, at the first unpacked byte."""
+    with opened(raster.file, plain=raster.packing is not None) as stream:
+        if stream.version != version:
+            raise ScanError("it has changed since its header was read. Try again once it is whole.")
+        stream.skip(raster.start)
+        stream.skip_lines(raster.lines)
+        stream.unpack(raster.packing or "", raster.dtype)
+        yield stream
+
+
+def _allocate(raster: Raster) -> np.ndarray:
+    limits.demand(raster.volume_bytes, "the volume")
+    try:
+        return np.empty(raster.shape, raster.dtype, order="F")
+    except MemoryError:
+        raise ResourceError(f"the volume needs {raster.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
+
+
+def _take(stream: Stream, raster: Raster, volume: int, voxels: np.ndarray, ends: str) -> None:
+    """Fill one volume; where several are interleaved, a chunk of all of them is read and one taken from it."""
+    run = raster.run * raster.dtype.itemsize
+    period, target = run * raster.volumes, voxels.reshape(-1, order="F").view(np.uint8)
+    together = max(1, _CHUNK // period)  # runs
+    for at in range(0, len(target), together * run):
+        part = target[at : at + together * run]
+        before, wanted = at * raster.volumes, len(part) * raster.volumes
+        if raster.volumes > 1 and together > 1:
+            data = stream.read(wanted)
+            _expect(raster, wanted, len(data), ends, before)
+            part.reshape(-1, run)[:] = np.frombuffer(data, np.uint8).reshape(-1, raster.volumes, run)[:, volume]
+            continue
+        found = stream.skip(volume * len(part))
+        found += stream.fill(part.data)
+        found += stream.skip(wanted - (volume + 1) * len(part))
+        _expect(raster, wanted, found, ends, before)
+
+
+def _expect(raster: Raster, wanted: int, found: int, ends: str, before: int = 0) -> None:
+    if found < wanted:
+        raise ScanError(f"the header promises {raster}, {ends} after {before + found:,}: it is truncated. Copy it again.")
+
+
+def _finish(stream: Stream, raster: Raster, spare: int) -> tuple[str, ...]:
+    """Read on to the end, which verifies a checksum."""
+    surplus = stream.skip(spare + 1)
+    if surplus > spare:
+        raise ScanError(f"the header promises {raster}, the file holds {'at least one slice ' if spare else ''}more: the header is wrong")
+    extra = surplus + stream.trailing
+    return (f"{extra:,} bytes after the end of the volume were ignored",) if extra else ()
+
+
+def without_huge(voxels: np.ndarray) -> np.ndarray:
+    """The voxels, where those beyond float32 are infinite: they are no intensities, and their squares would overflow.
+
+    In place, or in a copy where the array is read-only and holds any.
+    """
+    if voxels.dtype != np.float64:
+        return voxels
+    for z in range(voxels.shape[2]):  # plane by plane: no second volume
+        huge = np.abs(voxels[:, :, z]) > _HUGE
+        if huge.any():
+            voxels = voxels if voxels.flags.writeable else voxels.copy(order="K")
+            voxels[:, :, z][huge] = np.inf
+    return voxels

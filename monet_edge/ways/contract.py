@@ -1,0 +1,80 @@
+"""What a way of a case is made of: to add one, write its file and name it in `ways.WAYS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..engine import Engine
+from ..errors import ScanError
+from ..formats import Header
+from ..intensities import Statistics
+from ..options import Options
+from ..passes import Progress
+from ..volume import Scan, geometry
+from ..weights import Weights
+
+Grid = Header | Scan  # what is known of a scan before, and after, it is read
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model says of one case, on its scan's own grid.
+
+    Attributes
+    ----------
+    mask : (X, Y, Z) uint8
+        Labels, 0 is background.
+    probability : (X, Y, Z) or (X, Y, Z, classes) float32, or None
+        If asked for.
+    statistics : Statistics
+        Of the scan's intensities; of several scans the first one's.
+    warnings : tuple of str
+        What to tell the user.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray | None
+    statistics: Statistics
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the scans of a case become its mask, for weights whose record is of one kind.
+
+    Attributes
+    ----------
+    record : type
+        Of `Weights.preprocess`.
+    memory : callable
+        ``memory(weights, engine, grids, options)``: bytes that segmenting scans of these grids takes at its worst moment, they included.
+    segment : callable
+        ``segment(weights, engine, scans, options, progress)``: the `Segmentation`; the scans have one grid, see `check_case`.
+    """
+
+    record: type
+    memory: Callable[[Weights, Engine, Sequence[Grid], Options], int]
+    segment: Callable[[Weights, Engine, Sequence[Scan], Options, Progress | None], Segmentation]
+
+
+def check_case(grids: Sequence[Grid], images: int) -> None:
+    """Refuse scans that are not the images of one case.
+
+    Raises
+    ------
+    ScanError
+        If there are more, or fewer, than a model takes, or their grids differ.
+    """
+    if len(grids) != images:
+        raise ScanError(f"the model takes {images} image{'s' if images > 1 else ''} of a case, found {len(grids)}")
+    first, *others = (_words(grid) for grid in grids)
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise ScanError(f"the images of a case must have one grid: image 0 has {first}, image {number} {other}", "Register them first.")
+
+
+def _words(grid: Grid) -> str:
+    return f"{'x'.join(map(str, grid.shape))} voxels of {' x '.join(f'{mm:.4g}' for mm in geometry.spacing(grid.affine))} mm"

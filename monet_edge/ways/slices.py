@@ -1,0 +1,65 @@
+"""The way of a scan through a model of our own trainer: canonical, normalised, squeezed into the network's slices, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .. import limits, preprocess
+from ..doubts import doubts
+from ..engine import Engine
+from ..errors import ModelError
+from ..inputs import Inputs
+from ..intensities import measure
+from ..options import Options
+from ..passes import Progress, grid_of, room, run_slices
+from ..preprocess import Preprocess
+from ..volume import Scan, Voxels, orient
+from ..weights import Weights
+from .contract import Grid, Segmentation, Way
+
+
+def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Options) -> int:
+    """See `contract.Way`."""
+    (scan,), record, classes = scans, weights.sliced, weights.spec.classes
+    slices = room(grid_of(record, scan, options), classes, engine.threads)
+    return limits.peak(
+        tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
+        scan.dtype,
+        classes=classes,
+        workspace=engine.workspace_bytes(record.size, record.size) + slices,
+        threads=engine.threads,
+        probabilities=options.probabilities,
+        cleaning=options.cleaning,
+    )
+
+
+def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
+    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right."""
+    if options.flip and weights.tells_sides:
+        raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
+    (scan,), record, classes = scans, weights.sliced, weights.spec.classes
+    threshold = record.threshold if options.threshold is None else options.threshold
+    orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
+    voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
+    statistics = measure(voxels, engine.threads)
+    mask = np.zeros(scan.shape, np.uint8, order="F")
+    kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
+    mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
+
+    inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), engine.threads)
+
+    def store(z: int, probability: np.ndarray) -> None:
+        kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
+        preprocess.to_mask(probability, threshold, mask_slices[z], kept)
+
+    if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
+        run_slices(engine, inputs, store, options.flip, progress)
+    if kept is not None and classes == 1:
+        kept = kept[..., 0]
+    doubtful = doubts(weights, scan, statistics, mask, options)
+    return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
+
+
+WAY = Way(Preprocess, memory, segment)
