@@ -161,7 +161,7 @@ def test_every_command_has_the_option_that_errors_name(command):
 
 
 def test_a_model_that_is_not_there_is_said_before_compiling(call, scan, monkeypatch):
-    monkeypatch.setattr("monet_edge.cli._compile", lambda quiet: pytest.fail("compiles"))
+    monkeypatch.setattr("monet_edge.cli.shared.compile_kernels", lambda quiet: pytest.fail("compiles"))
     assert "no such model" in call(scan, model="typo").stderr
 
 

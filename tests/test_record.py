@@ -162,7 +162,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, c
     (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.nii.gz")
     places = {"there": there, "file": tmp_path / "file", "pipe": tmp_path / "pipe.nii.gz", "dangling": tmp_path / "dangling"}
-    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
+    monkeypatch.setattr("monet_edge.cli.segment.load_model", lambda *_: pytest.fail("begins"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     result = call(scan, *(part.format(folder=tmp_path, scan=scan, **places) for part in arguments))
     assert result.exit_code == 2
@@ -173,7 +173,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(arguments, message, c
 @pytest.mark.parametrize("option", ["-o", "--report"])
 def test_a_file_in_the_place_of_a_folder_is_noticed_before_the_work_on_many(option, call, folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("precious")
-    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
+    monkeypatch.setattr("monet_edge.cli.segment.load_model", lambda *_: pytest.fail("begins"))
     result = call(folder, option, tmp_path / "file", "--overwrite")
     assert result.exit_code == 2
     assert f"{tmp_path / 'file'}: cannot be made a folder: File exists" in result.stderr

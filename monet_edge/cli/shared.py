@@ -1,0 +1,111 @@
+"""What the commands share: the program itself, options, the model at work, what is said of a result."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import Field, fields
+from inspect import Parameter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from ..options import Options, RunOptions
+from ..terminal import flag, make_app, progress_bar
+from ..text import printable, quantity
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..pipeline import Outcome
+    from ..weights import Weights
+
+T = TypeVar("T", Options, RunOptions)
+
+app = make_app("Segment medical scans on this computer's CPU, offline.")
+
+
+def model_names(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from ..weights import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option("-m", "--model", autocompletion=model_names, help="A shipped model (see `models`), a .safetensors file, or its folder."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, max=1024, help="Default: the cores this process may use.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _kind(record: type, field: Field[Any]) -> Any:
+    """The type of a field's option: text where the field has a parser, whose type Typer does not know."""
+    return str if "parser" in field.metadata else get_type_hints(record)[field.name]
+
+
+def with_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """The command with fields of `Options` and `RunOptions` as options, all or some, between its positional parameters and the others."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+    more = [
+        Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[_kind(record, field), typer.Option(flag(field.name), **field.metadata)],
+        )
+        for record in (Options, RunOptions)
+        for field in fields(record)
+        if not names or field.name in names
+    ]
+    command.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=sorted([*own, *more], key=lambda parameter: (parameter.kind, parameter in own))
+    )
+    return command
+
+
+def pick(record: type[T], options: dict[str, Any]) -> T:
+    """A record of its own fields among all options."""
+    return record(**{field.name: options[field.name] for field in fields(record)})
+
+
+def tell(outcome: Outcome, quiet: bool) -> None:
+    """Print what became of a scan, and its warnings to standard error."""
+    warn(outcome.job.scan, outcome.warnings)
+    if not quiet:
+        print(describe(outcome))
+
+
+def warn(scan: Path, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"monet-edge: {printable(f'{scan}: warning: {warning}')}", file=sys.stderr)
+
+
+def describe(outcome: Outcome) -> str:
+    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
+    return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+
+
+def load_model(found: Weights, threads: int | None, quiet: bool) -> Model:
+    from ..model import Model
+
+    compile_kernels(quiet)
+    ready = Model(found, threads)
+    if not quiet:
+        print(f"{found.name} ({found.kind}) · {ready.threads} thread{'s' if ready.threads > 1 else ''}")
+    return ready
+
+
+def compile_kernels(quiet: bool) -> None:
+    from ..engine import compile_all, is_cached, is_kept
+
+    if not is_cached():
+        with progress_bar("compiling once for this CPU", quiet) as progress:
+            compile_all(progress and (lambda done, total, name: progress(done, total)))
+        if not is_kept() and not quiet:
+            print("the compiled kernels cannot be kept: no cache folder of your own can be written", file=sys.stderr)
