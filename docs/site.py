@@ -19,10 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs" / "site"
 PAGES = {
-    "use": ["looking", "commands", "clinical", "archive", "app", "slicer", "container"],
+    "use": ["looking", "commands", "clinical", "nnunet", "archive", "app", "slicer", "container"],
     "train": ["tutorial", "synth", "federated"],
 }  # of docs/, in this order; what is not written yet is left out
-FRONTS = ("README.md", "LICENSES.md", "__init__.py")  # what a link to a folder shows
+FRONTS = ("README.md", "LICENSES.md", "__init__.py", "CMakeLists.txt")  # what a link to a folder shows
 LINK = re.compile(r"(\]\()([^)#\s]+)(#[^)\s]*)?(\))")
 
 

@@ -9,8 +9,9 @@ from fuzz.build import OBLIQUE, gz, head, nifti
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import cli, formats, limits, pipeline
+from monet_edge import formats, limits, pipeline
 from monet_edge.cli import app
+from monet_edge.cli import segment as segmenting
 from monet_edge.errors import MonetError, OutputError, ResourceError, ScanError
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
@@ -65,9 +66,9 @@ def test_a_reading_that_has_begun_is_the_scan_or_what_it_failed_of(put):
 
 
 def test_the_only_scan_of_a_run_is_read_while_the_model_is_loaded(put, weights_file, monkeypatch):
-    order, load, thread = [], cli._load, formats.Thread
+    order, load, thread = [], segmenting.load_model, formats.Thread
     monkeypatch.setattr(formats, "Thread", lambda **options: order.append("reading") or thread(**options))
-    monkeypatch.setattr(cli, "_load", lambda *arguments: order.append("loading") or load(*arguments))
+    monkeypatch.setattr(segmenting, "load_model", lambda *arguments: order.append("loading") or load(*arguments))
     assert CliRunner().invoke(app, ["segment", str(put(nifti(head((32, 32, 4))))), "-m", str(weights_file)]).exit_code == 0
     assert order[:2] == ["reading", "loading"]
 

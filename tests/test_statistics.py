@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from monet_edge import errors, formats, pipeline, postprocess, volume
-from monet_edge.cli.shared import describe
+from monet_edge.cli.shared import describe as one_line
 from monet_edge.job import Job
 from monet_edge.model import Segmentation
 from monet_edge.options import Options
@@ -129,7 +129,7 @@ def test_a_mouses_volume_is_told_everywhere(tmp_path, monkeypatch, mm):
     monkeypatch.setattr(preview.ImageDraw.ImageDraw, "text", lambda self, at, text, *_, **__: drawn.append(text))
     finding = Finding(scan, mask, labels, (0.0, 1.0), "axial", "mouse")
     preview.draw(finding)
-    line = describe(pipeline.Outcome(Job(tmp_path / "a.nii", tmp_path / "m.nii", None, None, None), labels, (), {}))
+    line = one_line(pipeline.Outcome(Job(tmp_path / "a.nii", tmp_path / "m.nii", None, None, None), labels, (), {}))
     for text in (*(one for one in drawn if one.startswith("tumour")), page.build(finding, "", {}, ""), line):
         assert float(re.search(r"([\d.e-]+) ml", text)[1]) == pytest.approx(ml, rel=5e-3)
     assert any(one.startswith("tumour") for one in drawn)
