@@ -394,7 +394,7 @@ with journal.opened(Path({str(tmp_path / "run.jsonl")!r}), None):
 @pytest.mark.parametrize(("path", "message"), [("run.json", "written to a .jsonl file, or to a folder"), ("file/run.jsonl", "is a file")])
 def test_a_place_for_records_that_is_none_is_refused_before_any_work(segment, tmp_path, path, message, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("monet_edge.cli._load", lambda *_: pytest.fail("begins"))
+    monkeypatch.setattr("monet_edge.cli.segment.load_model", lambda *_: pytest.fail("begins"))
     result = segment("--records", tmp_path / path)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -254,7 +254,8 @@ def test_the_estimate_counts_the_models_grid(in_mm, monkeypatch):
     monkeypatch.setattr(limits, "demand", lambda size, what: estimates.append(size))
     ready = Model(in_mm, 1)
     for mm in (0.5, 50.0):
-        ready._demand_memory(formats.from_image(image_of(np.ones((30, 26, 2), np.int16), np.diag([-mm, -mm, 3.0, 1.0]))), "", Options())
+        scan = formats.from_image(image_of(np.ones((30, 26, 2), np.int16), np.diag([-mm, -mm, 3.0, 1.0])))
+        ready._demand_memory([scan], "", Options())
     assert estimates[1] - estimates[0] > 4 * 3000 * 2600 * 3  # the slices that are kept alone
 
 

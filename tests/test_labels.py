@@ -58,7 +58,7 @@ def test_without_names_there_is_no_extension(tmp_path):
 
 @pytest.mark.parametrize("length", range(1, 17))
 def test_blanks_fill_the_extension_up(length):
-    assert (len(extension(("x" * length,)).content) + 8) % 16 == 0
+    assert (len(extension(("x" * length,))) + 8) % 16 == 0
 
 
 def test_eight_colours_and_then_again():

@@ -228,7 +228,7 @@ if not path.exists():
 else:
     ready = model.load({str(weights_file)!r}, 1)
     ready.segment_scan(formats.read(path.with_name("small.nii")))  # whatever is loaded late is loaded now
-ready.engine._idle.clear()
+    ready.engine._idle.clear()
     start = high(); scan = formats.read(path); print(high() - start)
     start = high(); mask = ready.segment_scan(scan).mask; print(high() - start)
     start = high(); formats.write(path.with_name("mask.nii.gz"), mask, scan); print(high() - start)

@@ -185,7 +185,7 @@ def strip(
     model: ModelOption = "brain",
     threads: ThreadsOption = None,
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors and warnings only.")] = False,
+    quiet: QuietOption = False,
     debug: DebugOption = False,
     **options: Any,
 ) -> None:

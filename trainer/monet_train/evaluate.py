@@ -79,6 +79,8 @@ class Score:
 class TorchEngine:
     """PyTorch in the place of the runtime's engine."""
 
+    threads = 1  # one slice after the other
+
     def __init__(self, spec: Spec, tensors: Mapping[str, np.ndarray], device: str) -> None:
         self.device = device
         self.network = Network(spec).to(device).eval()

@@ -136,6 +136,7 @@ def _emit_clear(v: Vectors, target: Any, step: Any, count: Any) -> None:
 
         def one(_: Any, carried: list[Any], lanes: int = lanes, stride: Any = stride) -> list[Any]:
             builder.store(ir.Constant(_kind(I8, lanes), [0] * lanes if lanes > 1 else 0), carried[0], align=1)
+            v.fence()  # or LLVM would make it a call of memset, see `codegen.memory`
             return [v.at(carried[0], stride)]
 
         (at,) = v.loop(stop, lanes, [at], one)
