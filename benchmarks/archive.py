@@ -125,7 +125,7 @@ def smalls(folder: Path, count: int, threads: int, rounds: int) -> dict[str, Any
         phantom.save(phantom.make(i % 48, disk.SMALL)[0], folder / "many" / f"scan{i:03d}.nii.gz")
     ways: dict[str, Callable[[], float]] = {f"jobs {jobs}": partial(_seconds, folder / "many", threads, jobs) for jobs in (1, threads)}
     ways["slices"] = partial(disk._slices, folder / "many", MODEL, threads)
-    return {title: summarise(times) for title, times in disk._in_turn(ways, rounds).items()}
+    return disk._in_turn(ways, rounds)
 
 
 def _seconds(folder: Path, threads: int, jobs: int) -> float:
