@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from monet_edge.nnunet.case import Images, bounding_box, filled
 from monet_edge.nnunet.predict import Prediction, Sums
@@ -13,6 +12,7 @@ from monet_edge.nnunet.resample import Change, along, new_length, separate_axis
 from monet_edge.tiles import Tiling
 from monet_edge.volume import Voxels
 
+ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed")
 GENUINE = Path(__file__).parents[2] / "shared" / "nnunet" / "hippocampus"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_tensors, tiny_nnunet
+from processes import run
 
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine import FAMILIES, Engine
@@ -201,13 +202,6 @@ def test_ctrl_c_stops_within_a_few_slices(threads):
             print(len(begun))
     """
     assert 6 <= int(run(code, PYTHONPATH=str(ROOT / "tests"))) < 50
-
-
-def run(code, **environment):
-    """Standard output of Python code in a process of its own."""
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 LOAD = """if True:

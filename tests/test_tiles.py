@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
 from monet_edge.tiles import Merging, Tiling, gaussian, positions
 
+ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed")
 SHAPES = [(16, 16), (15, 17), (17, 16), (24, 31), (25, 7), (40, 33), (3, 5), (1, 100), (16, 25)]
 TILE = (16, 12)
 
@@ -26,7 +26,7 @@ def test_tiles_begin_where_nnunet_puts_them(side, tile, expected):
 def test_weights_are_a_gaussian_of_an_eighth(tile):
     delta = np.zeros(tile)
     delta[tile[0] // 2, tile[1] // 2] = 1
-    ref = gaussian_filter(delta, [side / 8 for side in tile], mode="constant")
+    ref = ndimage.gaussian_filter(delta, [side / 8 for side in tile], mode="constant")
     np.testing.assert_allclose(gaussian(tile), ref / ref.max(), rtol=1e-13)
 
 

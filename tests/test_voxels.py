@@ -7,8 +7,8 @@ from itertools import permutations, product
 import naive
 import numpy as np
 import pytest
+from processes import run
 from records import make_record
-from test_runtime import run
 
 from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
