@@ -82,16 +82,19 @@ def tell(outcome: Outcome, quiet: bool) -> None:
 
 
 def warn(scan: Path, warnings: Iterable[str]) -> None:
+    """Print a scan's warnings to standard error, a line each."""
     for warning in warnings:
         print(f"monet-edge: {printable(f'{scan}: warning: {warning}')}", file=sys.stderr)
 
 
 def describe(outcome: Outcome) -> str:
+    """What became of a scan in one line: volumes, files, seconds."""
     volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
 def load_model(found: Weights, threads: int | None, quiet: bool) -> Model:
+    """The model at work on so many threads, its kernels compiled first; says which it is unless ``quiet``."""
     from ..model import Model
 
     compile_kernels(quiet)
@@ -102,6 +105,7 @@ def load_model(found: Weights, threads: int | None, quiet: bool) -> Model:
 
 
 def compile_kernels(quiet: bool) -> None:
+    """Compile the kernels unless the cache has them, with a bar; says so where they cannot be kept."""
     from ..engine import compile_all, is_cached, is_kept
 
     if not is_cached():
