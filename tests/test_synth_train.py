@@ -15,6 +15,7 @@ from monet_edge.files import locked
 from monet_train.cli import app
 from monet_train.config import Augmentation
 from monet_train.synth.train import RECIPE, Origin, export, fit, make_record, make_settings, make_split
+from monet_train.transfer import Transfer
 
 QUICK = ("--size", "32", "--context", "1", "--net", "tiny", "--device", "cpu", "--quiet")
 
@@ -72,6 +73,23 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(training, tmp_path)
     again = fit(settings, origin, maps, tmp_path / "run", device="cpu", resume=True)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_may_start_from_what_another_one_made_and_both_sides_from_a_structure(training, tmp_path):
+    settings, origin, maps = training
+    settings = replace(settings, recipe=replace(settings.recipe, epochs=1, learning_rate=1e-9))
+    fit(settings, origin, maps, tmp_path / "run", device="cpu")
+    before = export(tmp_path / "run", tmp_path / "before.safetensors")
+    sides = replace(settings, preprocess=make_record(32, 1, True))
+    lines = []
+    fit(sides, origin, maps, tmp_path / "sides", device="cpu", transfer=Transfer(before), announce=lines.append)
+    after = export(tmp_path / "sides", tmp_path / "after.safetensors")
+    assert lines[0].startswith("starting from before, its head rearranged for left white matter, right white matter")
+    place = {name: number for number, name in enumerate(before.preprocess.labels, 1)}
+    rows = [0, *(place[name.removeprefix("left ").removeprefix("right ")] for name in after.preprocess.labels)]
+    np.testing.assert_allclose(after.tensors["head.weight"], before.tensors["head.weight"][rows], rtol=0.02, atol=1e-3)
+    assert after.provenance["data"]["name"] == "heads; weights before"
 
 
 def test_other_label_maps_are_another_run(training, tmp_path):

@@ -19,6 +19,7 @@ from monet_edge.files import locked
 from monet_edge.preprocess import Preprocess
 from monet_edge.weights import Weights
 
+from .. import transfer as transfers
 from ..config import STRONG, Augmentation, Recipe, Settings
 from ..export import check_output
 from ..fold import fold_run
@@ -29,7 +30,8 @@ from ..schedule import one_cycle
 from ..splits import Split, patients, split
 from ..state import State, describe, start, start_at_prior
 from ..step import TrainStep, describe_epoch
-from ..train import Log, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
+from ..train import Log, begin_from, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
+from ..transfer import Transfer
 from .generator import Generator
 from .labels import label_names
 from .maps import LabelMaps
@@ -101,6 +103,7 @@ def fit(
     resume: bool = False,
     device: str | None = None,
     compiled: bool | None = None,
+    transfer: Transfer | None = None,
     log: Log = lambda row: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
@@ -113,7 +116,7 @@ def fit(
         say what is random.
     origin : Origin
     maps : LabelMaps
-    folder, resume, device, compiled, log, announce
+    folder, resume, device, compiled, transfer, log, announce
         As for `monet_train.train.fit`.
 
     Returns
@@ -143,13 +146,18 @@ def fit(
     with out_of_memory(), locked(folder):  # a second run in the same folder would replace this one's checkpoints
         _check_origin(folder, origin)
         state = start(settings, part, folder, place, resume=resume)
-        describe(settings, part, folder, {FILE: _to_json(origin)}, rule)
+        transfers.check(transfer, settings, folder)
+        texts = {FILE: _to_json(origin)} | ({transfers.FILE: transfers.to_json(transfer)} if transfer else {})
+        describe(settings, part, folder, texts, rule)
         compiled = place.type == "cuda" if compiled is None else compiled
         maps = maps.to(place)
         training = Generator(maps.choose(part["train"]), settings.preprocess, origin.ranges, compiled)
         held = Generator(maps.choose(part["val"]), settings.preprocess, origin.ranges)
         sample = training.slices(settings.seed, 8)
-        if recipe.prior and not state.history:
+        if transfer is not None:
+            begin_from(state, transfer, settings, sample)
+            announce(transfer.describe(settings))
+        if recipe.prior and not state.history and (transfer is None or transfer.new_head(settings)):
             start_at_prior(state, sample)
         epoch = _epochs(settings, state, training, TrainStep(settings, state, sample, 1, compiled), compiled)
         announce(describe_epoch(None, recipe))
