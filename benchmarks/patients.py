@@ -109,7 +109,7 @@ def run(
                     continue
                 about = {"start": name, "patients": patients_, "seed": number, "steps": recipe.epochs * steps}
                 found = about | train(prepared, subset(split, patients_, number), name, number, recipe, size, device)
-                with atomic_write(path) as file:
+                with atomic_write(path, overwrite=True) as file:
                     file.write(json.dumps(found).encode())
                 print(f"{path.stem}: Dice {patients_page.mean_dice(found):.4f}, {found['seconds']:.0f} s", flush=True)
 

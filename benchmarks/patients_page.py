@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from . import tables
 
 TITLES = {
     "scratch": "from scratch",
