@@ -50,9 +50,10 @@ def synth(
     from ..transfer import Transfer
     from .generator import Generator
     from .maps import pack as write_pack
+    from .origin import Origin, fold
     from .pictures import draw_page
     from .ranges import Ranges
-    from .train import RECIPE, Origin, export, fit, make_record, make_settings
+    from .train import RECIPE, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
@@ -76,7 +77,7 @@ def synth(
         words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
         words += [*(("--sides",) if sides else ()), *(("--from", transfer.weights.name) if transfer else ())]
         words += [word for change in changes or [] for word in ("--set", change)]
-        weights = export(output, output / MODEL, shlex.join(words))
+        weights = fold(output, shlex.join(words)).write(output / MODEL)
         done = f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}"
     if not quiet:
         print(done)
