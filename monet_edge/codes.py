@@ -15,30 +15,21 @@ Code = list[str]  # value, scheme, meaning
 PARTS = {"category": True, "type": True, "modifier": False, "region": False}  # of a label's record; whether one is demanded
 _LONGEST = (16, 16, 64)  # characters that DICOM has room for
 _TISSUE = ["85756007", "SCT", "Tissue"]
-SIDES = {"left": ["7771000", "SCT", "Left"], "right": ["24028007", "SCT", "Right"]}
 UNKNOWN = {"category": _TISSUE, "type": _TISSUE}  # of a label without a code: its name says what it is
 
 
 def pick(table: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:
-    """The codes of a model's labels from a table that may have others, too; "left X" may be X with the modifier of its side.
+    """The codes of a model's labels from a table that may have others, too.
 
     Raises
     ------
     ModelError
         If the table is none, or a label has no codes in it.
     """
-    found = {label: _find(table, label) for label in labels} if isinstance(table, Mapping) else {}
-    missing = [label for label in labels if found.get(label) is None]
+    missing = [label for label in labels if not isinstance(table, Mapping) or label not in table]
     if missing:
         raise ModelError(f"codes: there are none for {', '.join(missing)}; expected a JSON object with each of {', '.join(labels)}")
-    return check(found, labels)
-
-
-def _find(table: Mapping[str, Any], label: str) -> Any:
-    side, _, whole = label.partition(" ")
-    if label in table or side not in SIDES or not isinstance(table.get(whole), Mapping):
-        return table.get(label)
-    return {**table[whole], "modifier": SIDES[side]}
+    return check({label: table[label] for label in labels}, labels)
 
 
 def check(record: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:

@@ -22,16 +22,6 @@ def test_a_models_codes_are_picked_from_a_table_of_many():
             codes.pick(table, ("pancreas",))
 
 
-def test_a_side_of_a_structure_is_its_code_with_the_sides_modifier():
-    found = codes.pick(TABLE, ("left kidney", "right kidney", "left ventricle"))
-    left, right = found["left kidney"], found["right kidney"]
-    assert left["type"] == right["type"] == TABLE["kidney"]["type"]
-    assert [left["modifier"][2], right["modifier"][2]] == ["Left", "Right"]
-    assert found["left ventricle"] == TABLE["left ventricle"]  # of the heart, no side of anything
-    with pytest.raises(ModelError, match="there are none for left gizmo, left"):
-        codes.pick(TABLE, ("left gizmo", "left", "kidney"))
-
-
 BAD = {
     "no object": [],
     "another label": {"liver": TABLE["pancreas"]},
