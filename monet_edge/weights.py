@@ -33,6 +33,7 @@ from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
 from .nnunet import record as _nnunet
+from .sides import mirrored
 
 FORMAT = "monet-edge"
 MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
@@ -110,8 +111,8 @@ class Weights:
     @property
     def tells_sides(self) -> bool:
         """Whether labels of the same thing are called left and right: a mirrored slice exchanges them."""
-        words = [label.lower().replace("_", " ").partition(" ") for label in self.preprocess.labels]
-        return any(("right", blank, thing) in words for side, blank, thing in words if side == "left")
+        names = self.preprocess.labels
+        return mirrored(names) != list(range(len(names) + 1))
 
     @property
     def merged(self) -> bool:
