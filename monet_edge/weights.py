@@ -26,14 +26,13 @@ import safetensors.numpy
 
 from . import codes as _codes
 from . import fingerprint as _fingerprint
-from . import limits
+from . import limits, sides
 from . import preprocess as _preprocess
 from . import spec as _spec
 from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
 from .nnunet import record as _nnunet
-from .sides import mirrored
 
 FORMAT = "monet-edge"
 MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
@@ -104,15 +103,23 @@ class Weights:
     @property
     def saw_flips(self) -> bool:
         """Whether training mirrored slices, as the provenance says, or made mirrored ones; true where it says nothing."""
-        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or bool(
-            self._told("generated", "ranges", "mirror")
-        )
+        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or self._made_mirrors
 
     @property
-    def tells_sides(self) -> bool:
-        """Whether labels of the same thing are called left and right: a mirrored slice exchanges them."""
-        names = self.preprocess.labels
-        return mirrored(names) != list(range(len(names) + 1))
+    def mirrored(self) -> list[int] | None:
+        """Which of its channels says in a mirrored slice what each says in the slice itself.
+
+        None where labels of the same thing are called left and right, and training has not exchanged them in mirror images:
+        a mirrored heart has no right ventricle in the place of the left one.
+        """
+        channels = list(range(self.spec.classes))
+        exchanged = sides.mirrored(self.preprocess.labels)[: len(channels)]
+        return exchanged if exchanged == channels or self._made_mirrors else None
+
+    @property
+    def _made_mirrors(self) -> bool:
+        """Whether training generated mirror images, sides exchanged."""
+        return bool(self._told("generated", "ranges", "mirror"))
 
     @property
     def merged(self) -> bool:
