@@ -36,3 +36,12 @@ def rows(names: Sequence[str]) -> list[tuple[str, list[int]]]:
         both = exchanged[label] != label
         found.setdefault((both, side(name)[1] if both else name), []).append(label)
     return [(structure, labels) for (_, structure), labels in found.items()]
+
+
+def structures(names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The same rows for a line of text, where a name says which sides there are: "left/right thalamus"."""
+    found = []
+    for structure, labels in rows(names):
+        both = "/".join(side(names[label - 1])[0] for label in labels)
+        found.append((f"{both} {structure}" if len(labels) > 1 else structure, labels))
+    return found

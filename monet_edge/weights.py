@@ -88,8 +88,13 @@ class Weights:
 
     @property
     def kind(self) -> str:
-        """Modality and labels in a few words."""
-        return ", ".join(filter(None, (self.stated("modality"), *self.preprocess.labels)))
+        """Modality and structures in a few words."""
+        return ", ".join(filter(None, (self.stated("modality"), *self.structures)))
+
+    @property
+    def structures(self) -> list[str]:
+        """Its labels for people, both sides of a structure at once."""
+        return [name for name, _ in sides.structures(self.preprocess.labels)]
 
     def stated(self, key: str) -> str:
         """What the provenance states in words, of modality, licence or dice; empty where it does not."""

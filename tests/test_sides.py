@@ -21,6 +21,10 @@ def test_both_sides_share_a_row_of_the_legend_whatever_stands_between_them():
     assert sides.rows(("left kidney", "right kidney", "kidney")) == [("kidney", [1, 2]), ("kidney", [3])]
 
 
+def test_a_line_of_text_names_a_structure_once_with_its_sides_in_the_order_of_the_labels():
+    assert [name for name, _ in sides.structures(("right kidney", "left kidney", "spleen"))] == ["right/left kidney", "spleen"]
+
+
 def make_finding(names):
     mask = np.arange(60, dtype=np.uint8).reshape((5, 4, 3), order="F") % (len(names) + 1)
     scan = formats.from_image(nibabel.Nifti1Image(mask.astype(np.int16), np.eye(4)))
