@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from ..options import Options, RunOptions
+from ..sides import structures
 from ..terminal import flag, make_app, progress_bar
 from ..text import printable, quantity
 
@@ -89,8 +90,10 @@ def warn(scan: Path, warnings: Iterable[str]) -> None:
 
 def describe(outcome: Outcome) -> str:
     """What became of a scan in one line: volumes, files, seconds."""
-    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
-    return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+    volumes = [quantity(label.ml, "ml") for label in outcome.labels]
+    rows = structures([label.name for label in outcome.labels])
+    told = ", ".join(f"{name} {' / '.join(volumes[label - 1] for label in both)}" for name, both in rows)
+    return printable(f"{told} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 
 def load_model(found: Weights, threads: int | None, quiet: bool) -> Model:
