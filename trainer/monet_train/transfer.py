@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from monet_edge.errors import ModelError, MonetError, OutputError
+from monet_edge.sides import side
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 from monet_edge.weights import Weights
 
 from .config import Settings, training_spec
-from .labels import SIDE
 from .network import BatchNorm, Network
 from .provenance import Source
 
@@ -54,7 +54,7 @@ class Transfer:
         known, labels = self.weights.preprocess.labels, settings.preprocess.labels
         if (len(known) == 1) != (len(labels) == 1):  # one label is told by a sigmoid, several with their background by a softmax
             return None
-        names = [name if name in known else SIDE.sub("", name, count=1) for name in labels]
+        names = [name if name in known else side(name)[1] for name in labels]
         if not {*names} <= {*known}:
             return None
         return [0] if len(labels) == 1 else [0, *(1 + known.index(name) for name in names)]
