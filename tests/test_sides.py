@@ -41,7 +41,7 @@ def test_the_legend_tells_every_label_once_with_its_side():
     ]
 
 
-def test_the_page_has_a_row_for_every_label_and_both_volumes_of_a_structure():
+def test_the_page_has_a_row_for_every_label_of_many_and_both_volumes_of_a_structure():
     finding = make_finding(NAMES)
     text = page.build(finding, "", {}, "")
     for label in finding.labels:

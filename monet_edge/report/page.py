@@ -28,6 +28,7 @@ from .statistics import LabelStatistics, axis_codes, describe
 
 SIDE = 512  # pixels of a slice's longest side, at most
 SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 slices of 512x512 make about 12 MB
+COLUMNS = 4  # of statistics, at most: more labels would have no room beside the slices
 QUALITY = 88  # JPEG: at 12 KB a slice of 256x256 no grain shows within a tenth of the window
 
 
@@ -169,7 +170,7 @@ def _swatch(colour: Colour) -> str:
 
 
 def _statistics(labels: Sequence[LabelStatistics]) -> str:
-    """One row for every label."""
+    """One column for every label, or one row where they are many."""
     records = describe(labels)
     titles = {
         "name": "label",
@@ -184,10 +185,12 @@ def _statistics(labels: Sequence[LabelStatistics]) -> str:
         "maximum": "maximum",
         "touches": "reaches the scan's end",
     }
-    head = "".join(f'<th scope="col">{_text(title)}</th>' for title in titles.values())
-    rows = ["".join(f"<td>{_text(_cell(record[key]))}</td>" for key in titles) for record in records]
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="statistics"><tr>{head}</tr>{body}</table></div>'
+    many = len(records) > COLUMNS
+    heads = [f'<th scope="{"col" if many else "row"}">{_text(title)}</th>' for title in titles.values()]
+    columns = [heads, *([f"<td>{_text(_cell(record[key]))}</td>" for key in titles] for record in records)]
+    rows = columns if many else zip(*columns, strict=True)
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f'<div class="scroll"><table class="statistics">{body}</table></div>'
 
 
 def _cell(value: Any) -> str:
