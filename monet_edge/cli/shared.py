@@ -89,7 +89,8 @@ def warn(scan: Path, warnings: Iterable[str]) -> None:
 
 def describe(outcome: Outcome) -> str:
     """What became of a scan in one line: volumes, files, seconds."""
-    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
+    dice = {label.name: f" (Dice ≈ {label.expected})" for label in outcome.labels if label.expected is not None}
+    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}{dice.get(name, '')}" for name, ml in outcome.volumes.items())
     return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
 
 

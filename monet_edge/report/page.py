@@ -178,6 +178,9 @@ def _statistics(labels: Sequence[LabelStatistics]) -> str:
         "minimum": "minimum",
         "maximum": "maximum",
         "touches": "reaches the scan's end",
+        "expected_dice": "expected Dice",
+        "expected_low": "at least",
+        "expected_high": "at most",
     }
     rows = []
     for key, title in titles.items():

@@ -36,6 +36,7 @@ from .options import (
     TrainedVolumeOption,
     VolumeOption,
 )
+from .quality.commands import calibrate
 from .synth.commands import synth
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def fit(
     _fit(settings, ready, part, rule, output, resume, device, silent, start, freeze)
 
 
-for function in (federated, federated_server, federated_site, synth):
+for function in (federated, federated_server, federated_site, synth, calibrate):
     command(function)
 
 

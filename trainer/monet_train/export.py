@@ -28,6 +28,7 @@ from .evaluate import check_names, evaluate, make_model, summarise
 from .fold import Folded, finished, fold_run
 from .labels import Match, match
 from .provenance import Source, one_line
+from .quality.calibration import pairs_of, tell
 from .splits import read_splits
 
 
@@ -119,14 +120,16 @@ def release(
 
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
-    summaries = {}
+    summaries, pairs = {}, {}
     for part in measured:
-        scores = evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[part.heading] = summarise(list(scores), named)
+        scores = list(evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count))
+        summaries[part.heading], pairs[part.heading] = summarise(scores, named), pairs_of(scores)
     # the first summary's Dice in short, for lists of models
     dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
     coded = {} if codes is None else {"codes": pick(codes, folded.settings.preprocess.labels)}
-    folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries, **coded}))
+    validation = pairs.pop(measured[0].heading)
+    more = {"dice": dice, "metrics": summaries, **tell(validation, pairs), **coded}
+    folded = replace(folded, provenance=replace(folded.provenance, more=more))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
     commands = [measuring(output, part.dataset.name, part.dataset is dataset, channel, sides_as_one) for part in measured]
