@@ -5,20 +5,27 @@ from dataclasses import replace
 from math import exp
 from pathlib import Path
 
+import heads
 import numpy as np
 import pytest
+import synthetic
 from conftest import random_tensors
 from records import make_record
 
 from monet_edge import weights
 from monet_edge.architectures import monet
 from monet_edge.errors import ModelError
+from monet_edge.model import Model
 from monet_edge.quality import log_odds
 from monet_edge.spec import fold_batchnorm
 from monet_train.card import quality_table
-from monet_train.evaluate import compare
+from monet_train.cli import app
+from monet_train.dataset import read
+from monet_train.evaluate import compare, evaluate
+from monet_train.quality import commands
 from monet_train.quality.calibration import Pair, calibrate, hold, pairs_of, tell
 from monet_train.quality.renew import renew
+from monet_train.synth import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -95,8 +102,42 @@ def test_a_file_is_renewed_in_nothing_but_its_calibration(tmp_path, rng):
     start, line = rewritten.index("## Expected Dice"), rewritten.index("Research use only")
     assert rewritten[:start] + rewritten[line:] == card.replace(before.sha256, again.sha256)
     with pytest.raises(ModelError, match="too few scans"):
-        renew(path, validation[:2], {})
+        renew(path, validation[:3], {})
     assert weights.load(path).sha256 == again.sha256
+
+
+def write_weights(path, spec, record, provenance, validation):
+    weights.save(path, fold_batchnorm(spec), random_tensors(fold_batchnorm(spec)), record, provenance)
+    path.with_suffix(".splits.json").write_text(json.dumps([{"train": [], "val": validation}]))
+
+
+def test_the_command_calibrates_on_the_validation_part_of_scans(tmp_path, capsys):
+    dataset = read(synthetic.write_dataset(tmp_path / "data", 5))
+    path, names = tmp_path / "tiny.safetensors", list(dataset.pairs)[:4]
+    write_weights(path, monet(filters=4, depth=1), make_record("lesion"), {}, names)
+    command(["calibrate", str(path), str(dataset.folder)])
+    (known,) = weights.load(path).quality.values()
+    scores = list(evaluate(Model(weights.load(path), 1), dataset, names))
+    assert known == calibrate(pairs_of(scores))["lesion"]
+    assert known["cases"] == len(names)
+    assert "validation: 4 pairs, Pearson" in capsys.readouterr().out
+
+
+def test_a_model_of_generated_images_is_calibrated_on_generated_heads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "HEADS", 4)
+    path, record = tmp_path / "tiny.safetensors", train.make_record(64, 1, False)
+    write_weights(path, monet(3, record.outputs, filters=4, depth=1), record, {"generated": {}}, ["head_1"])
+    maps = heads.write_folder(tmp_path / "maps")
+    command(["calibrate", str(path), str(maps)])
+    first = weights.load(path)
+    assert first.quality
+    assert first.provenance["quality_measured"]["validation"]["pairs"] >= 4
+    command(["calibrate", str(path), str(maps), "--quiet"])  # heads by seed, and nothing of the calibration before counts
+    assert weights.load(path).sha256 == first.sha256
+
+
+def command(words):
+    app(words, standalone_mode=False)
 
 
 @pytest.mark.parametrize("name", weights.shipped())

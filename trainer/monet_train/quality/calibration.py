@@ -62,12 +62,13 @@ def tell(validation: Sequence[Pair], elsewhere: Mapping[str, Sequence[Pair]]) ->
     Returns
     -------
     dict
-        "quality": the calibration, left out if it does not hold elsewhere. "quality_measured": by data, what `summary` says.
+        "quality": the calibration, left out if it does not hold elsewhere, or scans are so few that it cannot be tried on any.
+        "quality_measured": by data, what `summary` says.
     """
-    calibration = calibrate(validation)
-    if not calibration:
+    calibration, own = calibrate(validation), held_out(validation)
+    if not own["pairs"]:
         return {"quality_measured": {}}
-    measured = {"validation": held_out(validation)} | {data: hold(pairs, calibration) for data, pairs in elsewhere.items()}
+    measured = {"validation": own} | {data: hold(pairs, calibration) for data, pairs in elsewhere.items()}
     pearson = hold([pair for pairs in elsewhere.values() for pair in pairs], calibration)["pearson"]
     holds = pearson is None or pearson >= ENOUGH
     return {**({"quality": calibration} if holds else {}), "quality_measured": measured}

@@ -38,7 +38,7 @@ def renew(path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequen
     before = load(path)
     found = tell(validation, elsewhere)
     if not found["quality_measured"]:
-        raise ModelError(f"{path}: too few scans to calibrate on: no label was found in {FEWEST}")
+        raise ModelError(f"{path}: too few scans to calibrate on: no label was found in {FEWEST + 1}")
     provenance = {key: value for key, value in before.provenance.items() if key not in ("quality", "quality_measured")} | found
     raw = pack(before.name, before.spec, before.tensors, before.preprocess, provenance, before.fingerprint)
     files, card = {path: raw}, path.with_suffix(".md")
