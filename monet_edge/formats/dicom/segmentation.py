@@ -136,6 +136,7 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
         series_description=printable(f"{legend.model or MAKER}, research use only")[:64],
         transfer_syntax_uid=_RLE if kind == "LABELMAP" else ExplicitVRLittleEndian,
     )
+    segmentation.ContentCreatorName = None  # demanded, and nobody drew it (PS3.3 10.9)
     written = BytesIO()  # pydicom seeks
     segmentation.save_as(written, enforce_file_format=True)
     return written

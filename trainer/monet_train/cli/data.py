@@ -1,0 +1,39 @@
+"""Commands for data sets: checked, prepared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monet_edge.files import check_folder
+
+from .. import options
+from ..options import DatasetArgument, QuietOption, VolumeOption
+
+
+def check(dataset: DatasetArgument, channel: VolumeOption = 0) -> None:
+    """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
+    from ..dataset import check as check_dataset
+
+    found = options.read(dataset, channel)
+    counts = {"ok": 0, "warning": 0, "error": 0}
+    for name, severity, message in check_dataset(found, channel):
+        counts[severity] += 1
+        if severity != "ok":
+            print(f"{severity}: {name}: {message}")
+    print(f"{found.name}: {len(found.pairs)} cases, {counts['error']} with errors, {counts['warning']} with warnings")
+    if counts["error"]:
+        raise typer.Exit(1)
+
+
+def prepare(
+    dataset: DatasetArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    channel: VolumeOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
+    check_folder(output)
+    options.prepare(dataset, output, channel, quiet)
