@@ -7,6 +7,7 @@ draw        everything random about a batch
 render      label maps and draws to images and labels: a pure function
 generator   batches by seed; generated slices to validate on
 train       the loop, made of what `monet_train` has; the export
+negatives   FLAIR scans of heads without a tumour, as a data set for a network that looks for one
 pictures    a page of generated slices with their labels
 commands    the command `monet-train synth`
 """
