@@ -18,9 +18,16 @@ def maps():
     return heads.label_maps()
 
 
-def test_it_is_a_data_set_without_a_tumour(maps, tmp_path):
-    write(maps, tmp_path, 1, 0, CPU)
-    found = read(tmp_path)
+@pytest.fixture(scope="module")
+def folder(maps, tmp_path_factory):
+    """A scan of either head."""
+    folder = tmp_path_factory.mktemp("negatives")
+    write(maps, folder, 1, 5, CPU)
+    return folder
+
+
+def test_it_is_a_data_set_without_a_tumour(maps, folder):
+    found = read(folder)
     assert (found.labels, found.licence, found.warnings) == (("tumour",), "Apache-2.0", ())
     assert [*found.pairs] == ["head_0_00", "head_1_00"]
     for name in found.pairs:
@@ -31,13 +38,11 @@ def test_it_is_a_data_set_without_a_tumour(maps, tmp_path):
         assert not ((case.image > 0) & (case.image < 8)).any()
         assert not case.label.any()
     with pytest.raises(OutputError, match="holds a data set"):
-        write(maps, tmp_path, 1, 0, CPU)
+        write(maps, folder, 1, 5, CPU)
 
 
-def test_a_head_and_a_seed_repeat_a_scan_whichever_other_heads_there_are(maps, tmp_path):
-    write(maps.choose(["head_1"]), tmp_path, 1, 5, CPU)
-    comp = load(read(tmp_path), "head_1_00").image
-    alone = axial(maps).choose(["head_1"])
+def test_a_seed_repeats_the_scans_of_a_head_whichever_others_there_are(maps, folder):
+    alone, comp = axial(maps).choose(["head_1"]), load(read(folder), "head_1_00").image
     assert np.array_equal(comp, scan(alone, [5, *b"head_1", 0], CPU))
     assert not np.array_equal(comp, scan(alone, [6, *b"head_1", 0], CPU)[: len(comp)])
 
