@@ -28,6 +28,7 @@ from . import codes as _codes
 from . import fingerprint as _fingerprint
 from . import limits, sides
 from . import preprocess as _preprocess
+from . import quality as _quality
 from . import spec as _spec
 from .about import DEFAULT
 from .errors import ModelError, ResourceError
@@ -104,6 +105,11 @@ class Weights:
     def codes(self) -> dict[str, Any]:
         """SNOMED codes of its labels, as the provenance states them, see `codes.check`."""
         return dict(self.provenance.get("codes", {}))
+
+    @property
+    def quality(self) -> dict[str, dict[str, float]]:
+        """How sure its network is, and how good, by label, see `quality.check`; empty where the provenance says nothing."""
+        return dict(self.provenance.get("quality", {}))
 
     @property
     def saw_flips(self) -> bool:
@@ -232,6 +238,7 @@ def parse(name: str, raw: bytes) -> Weights:
     fingerprint = _read_fingerprint(metadata["fingerprint"])
     provenance = _provenance(metadata["provenance"])
     _codes.check(provenance.get("codes", {}), record.labels)
+    _quality.check(provenance.get("quality", {}), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):

@@ -184,6 +184,9 @@ def _statistics(labels: Sequence[LabelStatistics]) -> str:
         "minimum": "minimum",
         "maximum": "maximum",
         "touches": "reaches the scan's end",
+        "expected_dice": "expected Dice",
+        "expected_low": "at least",
+        "expected_high": "at most",
     }
     many = len(records) > COLUMNS
     heads = [f'<th scope="{"col" if many else "row"}">{_text(title)}</th>' for title in titles.values()]

@@ -29,6 +29,7 @@ from .evaluate import check_names, evaluate, make_model, summarise
 from .fold import Folded, finished, fold_run
 from .labels import Match, match
 from .provenance import Source, one_line
+from .quality.calibration import pairs_of, tell
 from .splits import read_splits
 from .synth import origin
 
@@ -123,12 +124,13 @@ def release(
 
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
-    summaries = {}
+    summaries, pairs = {}, {}
     for part in measured:
-        scores = evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[part.heading] = summarise(list(scores), named)
+        scores = list(evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count))
+        summaries[part.heading], pairs[part.heading] = summarise(scores, named), pairs_of(scores)
     coded = {} if codes is None else {"codes": pick(codes, folded.settings.preprocess.labels)}
-    more = {**folded.provenance.more, "dice": _in_short(next(iter(summaries.values()))), "metrics": summaries, **coded}
+    told = tell(pairs.pop(measured[0].heading), pairs)
+    more = {**folded.provenance.more, "dice": _in_short(next(iter(summaries.values()))), "metrics": summaries, **told, **coded}
     folded = replace(folded, provenance=replace(folded.provenance, more=more))
     files = folded.files(output)
     weights = parse(output.stem, files[output])

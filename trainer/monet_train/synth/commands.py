@@ -29,6 +29,10 @@ def synth(
     pictures: Annotated[
         tuple[int, Path] | None, typer.Option(metavar="N FILE", help="Draw so many generated slices on a page, and do nothing else.")
     ] = None,
+    negatives: Annotated[
+        tuple[int, Path] | None,
+        typer.Option(metavar="N FOLDER", help="Write N FLAIR scans of every head, none with a tumour, as a data set, and do nothing else."),
+    ] = None,
     net: NetOption = "monet",
     size: SizeOption = 256,
     context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 2,
@@ -41,8 +45,8 @@ def synth(
     quiet: QuietOption = False,
 ) -> None:
     """Train a network for heads of any contrast from label maps alone: images are generated batch by batch."""
-    if sum(goal is not None for goal in (output, pack, pictures)) != 1:
-        raise MonetError("say one of --output RUN (train), --pack FILE and --pictures N FILE")
+    if sum(goal is not None for goal in (output, pack, pictures, negatives)) != 1:
+        raise MonetError("say one of --output RUN (train), --pack FILE, --pictures N FILE and --negatives N FOLDER")
     from monet_edge.architectures import ARCHITECTURES
     from monet_edge.weights import load
 
@@ -57,7 +61,7 @@ def synth(
 
     options.one_of("--net", net, ARCHITECTURES)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
-    _check(output, pack, pictures)
+    _check(output, pack, pictures, negatives)
     maps = _open(labelmaps, quiet)
     done = ""
     if pack is not None:
@@ -67,6 +71,8 @@ def synth(
         count, page = pictures
         draw_page(Generator(maps, record, Ranges()), count, page, seed)
         done = str(page)
+    elif negatives is not None:
+        done = _write_negatives(maps, *negatives, seed, device, quiet)
     elif output is not None:
         origin = Origin(maps.data, maps.licence, maps.key, Ranges())
         settings = make_settings(maps.data, net, record, recipe, seed)
@@ -83,13 +89,26 @@ def synth(
         print(done)
 
 
-def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | None) -> None:
+def _write_negatives(maps: LabelMaps, count: int, folder: Path, seed: int, device: str, quiet: bool) -> str:
+    from ..train import choose_device
+    from .negatives import write
+
+    with progress_bar(f"generating scans without a tumour of {len(maps.names)} heads", quiet) as bar:
+        write(maps, folder, count, seed, choose_device(device), bar or (lambda done, total: None))
+    return f"{folder}: {count * len(maps.names)} scans. {DISCLAIMER}"
+
+
+def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | None, negatives: tuple[int, Path] | None) -> None:
     """Refuse before the work what could not be written after it."""
     if pictures is not None and pictures[0] < 1:
         raise MonetError(f"--pictures {pictures[0]}: expected at least one slice to draw")
+    if negatives is not None and negatives[0] < 1:
+        raise MonetError(f"--negatives {negatives[0]}: expected at least one scan of every head")
     if output is not None:
         check_folder(output)
         refuse_special(output / MODEL)
+    if negatives is not None:
+        check_folder(negatives[1])
     for path in (pack, pictures[1] if pictures else None):
         if path is not None:
             check_folder(path.parent)
