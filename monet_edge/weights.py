@@ -40,6 +40,7 @@ MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder 
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
+NAMED = 5  # structures in a title, at most
 Record = _preprocess.Preprocess | _nnunet.Record
 _TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
@@ -89,8 +90,9 @@ class Weights:
 
     @property
     def kind(self) -> str:
-        """Modality and structures in a few words."""
-        return ", ".join(filter(None, (self.stated("modality"), *self.structures)))
+        """Modality and structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
+        found = self.structures
+        return ", ".join(filter(None, (self.stated("modality"), *(found if len(found) <= NAMED else [f"{len(found)} structures"]))))
 
     @property
     def structures(self) -> list[str]:
