@@ -6,6 +6,7 @@ ranges      how far the random goes
 draw        everything random about a batch
 render      label maps and draws to images and labels: a pure function
 generator   batches by seed; generated slices to validate on
+heads       whole generated heads, to see how sure a network is of them and how right
 train       the loop, made of what `monet_train` has; the export
 pictures    a page of generated slices with their labels
 commands    the command `monet-train synth`
