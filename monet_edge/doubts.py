@@ -11,7 +11,7 @@ from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
 from .volume import Scan, orient
-from .weights import Weights
+from .weights import Weights, load, shipped
 
 
 def doubts(weights: Weights, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
@@ -57,4 +57,12 @@ def unlike(weights: Weights, scan: Scan, statistics: Statistics, options: Option
         spacing = options.voxel_mm or (scan.spacing if scan.spacing_known else None)
         found = extent_of(tuple(scan.shape[axis] for axis in axes), spacing and tuple(spacing[axis] for axis in axes))
         if larger := found.beyond(weights.fingerprint.extent):
-            yield f"this scan is too large for {name}: it {larger}; do not trust the mask"
+            other = _finds_in_whole_scans(name)
+            hint = f"; the model {other} finds {name} in whole scans" if other else ""
+            yield f"this scan is too large for {name}: it {larger}; do not trust the mask{hint}"
+
+
+def _finds_in_whole_scans(name: str) -> str:
+    """The shipped model among whose labels is what a model of crops is called, on one side or on either; empty if there is none."""
+    labels = {other: load(path).preprocess.labels for other, path in shipped().items() if other != name}
+    return next((other for other, known in labels.items() if any(name in (label, label.partition(" ")[2]) for label in known)), "")

@@ -16,7 +16,7 @@ from ..options import Options
 from ..report.slices import Finding, window
 from ..report.statistics import describe, measure
 from ..volume import orient
-from ..volume.labels import colour
+from ..volume.labels import colours
 from ..weights import Weights
 
 LOWEST, HIGHEST = 0.05, 0.95  # thresholds that can be chosen
@@ -103,7 +103,8 @@ def with_threshold(found: Found, threshold: float) -> Found:
 def tell(found: Found) -> dict[str, Any]:
     """What the page shows of it, JSON-able."""
     finding, weights = found.finding, found.weights
-    labels = [{**record, "colour": list(colour(int(record["label"])))} for record in describe(finding.labels)]
+    shades = colours(weights.preprocess.labels)
+    labels = [{**record, "colour": list(shade)} for record, shade in zip(describe(finding.labels), shades, strict=True)]
     bounds = None if found.likely is None else {"low": LOWEST, "high": HIGHEST, "own": weights.preprocess.threshold}
     return {
         "model": weights.name,

@@ -37,8 +37,9 @@ def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Opt
 
 
 def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
-    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right."""
-    if options.flip and weights.tells_sides:
+    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right and has not learnt mirrors."""
+    flip = weights.mirrored if options.flip else None
+    if options.flip and flip is None:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
     (scan,), record, classes = scans, weights.sliced, weights.spec.classes
     threshold = record.threshold if options.threshold is None else options.threshold
@@ -59,7 +60,7 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-        run_slices(engine, inputs, store, options.flip, progress)
+        run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
     strange = tuple(unlike(weights, scan, statistics, options))

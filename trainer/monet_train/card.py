@@ -69,7 +69,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     lines = [
         f"# {weights.name}",
         "",
-        f"Segments {', '.join(record.labels)}. **{DISCLAIMER}**",
+        f"Segments {', '.join(weights.structures)}. **{DISCLAIMER}**",
         "",
         f"- **Network**: {weights.spec.name}, {count_floats(weights.spec):,} floats after folding. sha256 `{weights.sha256}`.",
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",

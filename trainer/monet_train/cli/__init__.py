@@ -17,7 +17,7 @@ from monet_edge.terminal import make_app, steady_streams
 from ..federated.commands import federated, federated_server, federated_site
 from ..quality.commands import calibrate
 from ..synth.commands import synth
-from .data import check, prepare
+from .data import check, join, prepare
 from .measure import evaluate, figures
 from .train import fit
 from .weights import export, import_nnunet
@@ -62,6 +62,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 for function in (
     check,
+    join,
     prepare,
     fit,
     federated,
