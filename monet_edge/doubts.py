@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,39 +14,45 @@ from .volume import Scan, orient
 from .weights import Weights
 
 
-def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
+def doubts(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
     """Every warning that a mask deserves.
 
     Parameters
     ----------
     weights : Weights
-    scan : Scan
-    statistics : Statistics
-        Of its intensities.
+    scans : sequence of Scan
+        The images of a case.
+    statistics : sequence of Statistics
+        Of the intensities of each.
     mask : uint8 array
         The model's, in any axis order.
     options : Options
         What was asked for.
     """
     record, name = weights.sliced, weights.name
-    blank = preprocess.blank(record, statistics)
-    if statistics.nonfinite:
-        yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"
-    if statistics.nonfinite == mask.size:
+    blank = [preprocess.blank(record.of(image), found) for image, found in enumerate(statistics)]
+    nonfinite = sum(found.nonfinite for found in statistics)
+    if nonfinite:
+        yield f"{nonfinite:,} voxels are NaN or infinite; they count as background"
+    if nonfinite == mask.size * len(scans):
         yield "no voxel holds a number; the mask is empty"
-    elif blank:
-        what = "all that is no background" if statistics.foreground else "the scan"
+    elif all(blank):
+        what = "all that is no background" if any(found.foreground for found in statistics) else "the scan"
         yield f"{what} holds one intensity only; the mask is empty"
     elif not mask.any():
         yield "the mask is empty: the model found nothing in this scan"
+    if any(blank) and not all(blank):
+        missing = ", ".join(image for image, nothing in zip(record.names, blank, strict=True) if nothing)
+        yield f"nothing is seen of {missing}: the image holds one intensity only; do not trust the mask"
     if options.threshold is not None and weights.spec.classes > 1:
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
     if weights.fingerprint is None:
         return
-    if not blank:
-        seen = fingerprint.look(scan.canonical(preprocess.SLICINGS[record.slicing]), record, statistics)
+    scan = scans[0]
+    if not all(blank):
+        seen = fingerprint.look([each.canonical(preprocess.SLICINGS[record.slicing]) for each in scans], record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
     if weights.fingerprint.extent is not None:

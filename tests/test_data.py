@@ -48,7 +48,7 @@ def test_the_trainer_feeds_what_the_runtime_feeds_in_millimetres(small, slicing,
         voxels, label = scan.canonical(SLICINGS[slicing]), truth.canonical(SLICINGS[slicing])
         lengths = {"axial": (5.0, 0.9, 0.9), "coronal": (0.9, 5.0, 0.9), "sagittal": (0.9, 5.0, 0.9)}[slicing]
         grid = make_grid(record, voxels.stored.shape[1:], lengths)
-        inputs, tiles = Inputs(voxels, record, measure(voxels), grid), grid.tiling.windows
+        inputs, tiles = Inputs([voxels], record, [measure(voxels)], grid), grid.tiling.windows
         for i in range(len(inputs)):
             assert slices.inputs(torch.tensor([start + i]))[0].numpy().tobytes() == inputs(i).tobytes()
             covers = np.zeros(grid.tiling.padded, np.float32)
