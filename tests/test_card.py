@@ -40,7 +40,7 @@ def test_its_splits_hold_the_patients_that_were_measured(name):
 
 def test_a_command_has_what_it_takes():
     path = Path("out", "my model.safetensors")
-    assert measuring(path, "data", False, 2) == "monet-train evaluate 'my model.safetensors' data --volume 2"
+    assert measuring(path, "data", False, (2,)) == "monet-train evaluate 'my model.safetensors' data --volume 2"
     assert measuring(path, "data", True).endswith("--splits 'my model.splits.json'")
 
 

@@ -18,6 +18,7 @@ from ..options import DeviceOption, NetOption, QuietOption, RunOption, SizeOptio
 
 if TYPE_CHECKING:
     from ..config import Recipe, Settings
+    from ..prepare import Prepared
 
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, or federated.NAME.")
@@ -53,7 +54,7 @@ def federated(
     federation = make_federation(len(names), ours)
     known, chosen = read_settings(like) if like else None, _recipe(net, recipe)  # refused before the data sets are prepared
     sites = {name: options.prepared(dataset, output / "sites" / name, None, quiet) for name, dataset in zip(names, datasets, strict=True)}
-    settings = known or _settings(net, size, chosen, next(iter(sites.values())).labels)
+    settings = known or _settings(net, size, chosen, next(iter(sites.values())))
     with _rounds_bar(f"training {settings.net} at {len(sites)} sites", federation.rounds, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
     _print_paths(model, quiet)
@@ -125,10 +126,13 @@ def _recipe(net: str, changes: list[str]) -> Recipe:
     return override(STRONG, changes)
 
 
-def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> Settings:
+def _settings(net: str, size: int, recipe: Recipe, first: Prepared) -> Settings:
+    """Of a training at sites that have the labels and the images of the first."""
     from ..config import Settings, make_preprocess
+    from ..dataset import image_names
 
-    return Settings(dataset="federated", net=net, preprocess=make_preprocess(labels, size=size), recipe=recipe)
+    record = make_preprocess(first.labels, image_names(first), size=size)
+    return Settings(dataset="federated", net=net, preprocess=record, recipe=recipe)
 
 
 @contextmanager
