@@ -28,6 +28,9 @@ VolumeOption = Annotated[str, typer.Option("--volume", metavar=f"N,...|{ALL}", h
 TrainedVolumeOption = Annotated[
     str | None, typer.Option("--volume", metavar=f"N,...|{ALL}", help=f"{_VOLUMES} Default: those trained on, or 0.")
 ]
+SiteVolumeOption = Annotated[
+    str | None, typer.Option("--volume", metavar=f"N,...|{ALL}", help=f"{_VOLUMES} Default: those that were prepared, or 0.")
+]
 StatedSpacingOption = Annotated[str | None, typer.Option("--spacing", **Options.__dataclass_fields__["spacing"].metadata)]
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
