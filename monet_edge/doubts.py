@@ -11,19 +11,17 @@ from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
 from .volume import Scan, orient
-from .weights import Weights
+from .weights import Weights, load, shipped
 
 
-def doubts(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
-    """Every warning that a mask deserves.
+def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
+    """Every warning that a mask deserves, whatever the images look like.
 
     Parameters
     ----------
     weights : Weights
-    scans : sequence of Scan
-        The images of a case.
     statistics : sequence of Statistics
-        Of the intensities of each.
+        Of the intensities of every image of a case.
     mask : uint8 array
         The model's, in any axis order.
     options : Options
@@ -34,7 +32,7 @@ def doubts(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statist
     nonfinite = sum(found.nonfinite for found in statistics)
     if nonfinite:
         yield f"{nonfinite:,} voxels are NaN or infinite; they count as background"
-    if nonfinite == mask.size * len(scans):
+    if nonfinite == mask.size * len(statistics):
         yield "no voxel holds a number; the mask is empty"
     elif all(blank):
         what = "all that is no background" if any(found.foreground for found in statistics) else "the scan"
@@ -48,10 +46,15 @@ def doubts(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statist
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
+
+
+def unlike(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], options: Options) -> Iterator[str]:
+    """What tells a case from those that trained, by its ``scans``, an image each; the other parameters as for `doubts`."""
+    record, name = weights.sliced, weights.name
     if weights.fingerprint is None:
         return
     scan = scans[0]
-    if not all(blank):
+    if not all(preprocess.blank(record.of(image), found) for image, found in enumerate(statistics)):
         seen = fingerprint.look([each.canonical(preprocess.SLICINGS[record.slicing]) for each in scans], record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
@@ -60,4 +63,12 @@ def doubts(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statist
         spacing = options.voxel_mm or (scan.spacing if scan.spacing_known else None)
         found = extent_of(tuple(scan.shape[axis] for axis in axes), spacing and tuple(spacing[axis] for axis in axes))
         if larger := found.beyond(weights.fingerprint.extent):
-            yield f"this scan is too large for {name}: it {larger}; do not trust the mask"
+            other = _finds_in_whole_scans(name)
+            hint = f"; the model {other} finds {name} in whole scans" if other else ""
+            yield f"this scan is too large for {name}: it {larger}; do not trust the mask{hint}"
+
+
+def _finds_in_whole_scans(name: str) -> str:
+    """The shipped model among whose labels is what a model of crops is called, on one side or on either; empty if there is none."""
+    labels = {other: load(path).preprocess.labels for other, path in shipped().items() if other != name}
+    return next((other for other, known in labels.items() if any(name in (label, label.partition(" ")[2]) for label in known)), "")

@@ -260,7 +260,7 @@ def test_the_order_of_the_images_decides(place):
     [
         (lambda path: path.unlink(), "case_0001.nii.gz: "),
         (lambda path: nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), path), "must have one grid"),
-        (lambda path: shift(path), "must lie in one place: a corner of image 1 lies 3 voxels from that of image 0"),
+        (lambda path: shift(path), "must lie in one place: image 1 lies 3 voxels from image 0 at a corner"),
     ],
     ids=["missing", "another shape", "elsewhere"],
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import limits, preprocess
-from ..doubts import doubts
+from ..doubts import doubts, unlike
 from ..engine import Engine
 from ..errors import ModelError, ScanError
 from ..inputs import Inputs
@@ -15,6 +15,7 @@ from ..intensities import measure
 from ..options import Options
 from ..passes import Progress, grid_of, room, run_slices
 from ..preprocess import Preprocess
+from ..quality import Agreement, expect
 from ..volume import Scan, geometry, orient
 from ..weights import Weights
 from .contract import Grid, Segmentation, Way
@@ -41,11 +42,12 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
     Raises
     ------
     ModelError
-        If slices shall be mirrored for a model that tells left from right.
+        If slices shall be mirrored for a model that tells left from right and has not learnt mirrors.
     ScanError
         If a further image lies elsewhere than the first.
     """
-    if options.flip and weights.tells_sides:
+    flip = weights.mirrored if options.flip else None
+    if options.flip and flip is None:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
     check_places(scans)
     scan, record, classes = scans[0], weights.sliced, weights.spec.classes
@@ -59,16 +61,24 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
 
     inputs = Inputs(images, record, statistics, grid_of(record, scan, options), engine.threads)
 
+    agreement = Agreement(len(record.labels))
+
     def store(z: int, probability: np.ndarray) -> None:
+        agreement.add(probability)
         kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not all(preprocess.blank(record.of(i), found) for i, found in enumerate(statistics)):  # else the mask stays empty: nothing is seen
-        run_slices(engine, inputs, store, options.flip, progress)
+        run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
-    warnings = [warning for each in scans for warning in each.warnings]
-    return Segmentation(mask, kept, statistics[0], (*warnings, *doubts(weights, scans, statistics, mask, options)))
+    strange = tuple(unlike(weights, scans, statistics, options))
+    told = (warning for each in scans for warning in each.warnings)
+    warnings = (*told, *doubts(weights, statistics, mask, options), *strange)
+    # it was calibrated for masks as the model makes them by itself
+    calibration = {} if options.flip or threshold != record.threshold else weights.quality
+    expected = expect(calibration, record.labels, agreement.dice, familiar=not strange)
+    return Segmentation(mask, kept, statistics[0], warnings, agreement.dice, expected)
 
 
 def check_places(scans: Sequence[Scan]) -> None:
@@ -83,9 +93,7 @@ def check_places(scans: Sequence[Scan]) -> None:
     for number, other in enumerate(others, 1):
         away = geometry.displacement(first.affine, other.affine, first.shape)
         if not away <= geometry.APART:
-            found = (
-                f"a corner of image {number} lies {away:.3g} voxels from that of image 0, at most {geometry.APART} are taken for rounding"
-            )
+            found = f"image {number} lies {away:.3g} voxels from image 0 at a corner, at most {geometry.APART} are taken for rounding"
             raise ScanError(f"the images of a case must lie in one place: {found}", "Register them first.")
 
 
