@@ -31,8 +31,8 @@ from monet_train.train import fit
 
 from .resolutions import PIXELS, coarser, overlap, resampled
 
-SIZE, MM = 112, 2.0  # pixels of the network's input, and what one measures: heads of 160 x 210 mm are 80 x 105 pixels
-EPOCHS, STEPS, BATCH = 8, 50, 16  # minutes on one core
+SIZE, MM = 96, 2.4  # pixels of the network's input, and what one measures: heads of 160 x 210 mm are 67 x 88 pixels
+EPOCHS, STEPS, BATCH = 6, 50, 16  # minutes on one core
 SLICING = "axial"
 FIELD = 256.0  # mm of air and head along both sides of a slice, as a scanner often has it
 Copy = Callable[[Scan, np.ndarray], tuple[Scan, np.ndarray]]  # a scan and its labels (X, Y, Z) as another scanner would have them

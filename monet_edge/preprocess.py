@@ -102,7 +102,7 @@ class Preprocess:
             or not all(length == 0 or FINEST <= length <= COARSEST for length in (self.spacing, self.thickness)),
             f"neighbours must be one of {', '.join(NEIGHBOURS)}": self.neighbours not in NEIGHBOURS,
             f"percentiles must be out of {QUANTILES}": not all(
-                {image.low, image.high} <= {*QUANTILES} for image in images if image.intensity == "percentile"
+                value in QUANTILES for image in images if image.intensity == "percentile" for value in (image.low, image.high)
             ),
             f"images must be 1 to {MAX_IMAGES} with printable names of their own": not _are_names(self.names),
         }

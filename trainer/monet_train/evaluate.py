@@ -159,10 +159,9 @@ def evaluate(
     """
     found = match(model.weights.preprocess.labels, dataset.labels, model.weights.merged, sides_as_one)
     check_names(dataset, names)
-    if len(dataset.channels) != model.images:
-        raise DatasetError(
-            f"{dataset.folder}: {len(dataset.channels)} images of a case are read, {model.weights.name} takes {model.images}"
-        )
+    images = model.weights.preprocess.images
+    if len(dataset.channels) != images:
+        raise DatasetError(f"{dataset.folder}: {len(dataset.channels)} images of a case are read, {model.weights.name} takes {images}")
     if model.weights.preprocess.in_mm and not dataset.spacing_known:
         raise DatasetError(
             f"{dataset.folder}: its dataset.json says that the spacing is unknown, and {model.weights.name} works in millimetres;"
