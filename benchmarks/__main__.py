@@ -144,6 +144,23 @@ def resolutions_command(
         _write_readme()
 
 
+@app.command("spacing")
+def spacing_command(
+    data: Annotated[Path, typer.Argument(metavar="DATASET", help="Whole heads without skull, with labels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs; the same one to go on.")],
+    results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
+) -> None:
+    """Train two small networks, squeezed and in millimetres, and score them on other scanners' scans: 20 minutes on one core.
+
+    Its table is in docs/tutorial.md: python docs/generate.py tutorial.md.
+    """
+    from . import spacing  # torch
+
+    found, rows = machine.describe(), spacing.measured(data, output)
+    given = {"size": spacing.SIZE, "mm": spacing.MM, "steps": spacing.EPOCHS * spacing.STEPS, "batch": spacing.BATCH}
+    record(results / "spacing.json", found, rows, data=data.name, **given)
+
+
 @app.command("archive")
 def archive_command(
     part: Annotated[list[str] | None, typer.Option(help=f"Only this part, repeatable: {', '.join(ARCHIVE)}.")] = None,

@@ -22,7 +22,7 @@ from monet_edge.volume import Voxels
 from monet_edge.weights import load as load_weights
 from monet_edge.weights import shipped
 from monet_train.dataset import Case, Dataset, load, read
-from monet_train.evaluate import as_scan
+from monet_train.evaluate import as_scans
 from monet_train.labels import match
 from monet_train.quality.calibration import Row, summary
 from monet_train.splits import read_splits
@@ -80,8 +80,8 @@ SPOILT: dict[str, Callable[[Image], Image]] = {
 
 def spoil(case: Case, how: Callable[[Image], Image]) -> Case:
     """A copy of a case with other intensities."""
-    image = np.ascontiguousarray(how(case.image.astype(np.float32) * case.slope + case.inter), np.float32)
-    return replace(case, image=image, slope=1.0, inter=0.0, statistics=measure(Voxels(image, 1.0, 0.0)))
+    images = tuple(Voxels(np.ascontiguousarray(how(image.scaled().astype(np.float32)), np.float32)) for image in case.images)
+    return replace(case, images=images, statistics=tuple(map(measure, images)))
 
 
 def rows(model: Model, dataset: Dataset, names: Sequence[str], how: Callable[[Image], Image] | None = None) -> Iterator[Row]:
@@ -90,7 +90,7 @@ def rows(model: Model, dataset: Dataset, names: Sequence[str], how: Callable[[Im
     for name in names:
         case = load(dataset, name)
         case = spoil(case, how) if how else case
-        result = model.segment_scan(as_scan(case, dataset.spacing_known))
+        result = model.segment_scan(as_scans(case, dataset.spacing_known))
         truth, mask = found.masks(case.label, result.mask.T)
         for number, pair in enumerate(found.pairs, 1):
             true, predicted = truth == number, mask == number

@@ -220,6 +220,18 @@ def resolutions(found: Mapping[str, Any] | None) -> str:
     return table(["what", "measured", "must"], shown)
 
 
+def spacing(found: Row) -> str:
+    """Dice of two networks, one that squeezes and one that works in millimetres, on copies of the same scans: mean and least case."""
+    names = ("squeezed", "millimetres")
+    shown = [[row["copy"], *(f"{_mean(row[name]):.3f} ({min(row[name]):.3f})" for name in names)] for row in found["rows"]]
+    head = ["scans", "squeezed", f"pixels of {found['settings']['mm']:g} mm"]
+    return f"{table(head, shown)}\n\n{caption(found['machine'], timed=False)}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def archive(parts: Mapping[str, Row]) -> str:
     """Runs over many scans, by part: what is promised, and what was found."""
 

@@ -205,8 +205,8 @@ def patients(model: Model, prepared: Prepared, names: Sequence[str]) -> Iterator
 
 def holding(case: Case) -> Case:
     """The slices of a case that hold a label; for models without neighbouring slices and with a fixed window, as they change nothing."""
-    kept = case.label.any(axis=(1, 2))
-    return replace(case, image=case.image[kept], label=case.label[kept])
+    kept = np.flatnonzero(case.label.any(axis=(1, 2)))
+    return replace(case, images=tuple(image[kept] for image in case.images), label=case.label[kept])
 
 
 def pictures(task: Task, model: Model) -> dict[str, float]:

@@ -4,13 +4,15 @@
 
 In a page, the lines of a ```console block that begin with "$ " are run in one scratch folder, from top to bottom, and the
 rest of the block is replaced by what they print. Text between <!-- options: COMMAND --> and <!-- end --> becomes a table
-of the command's options, or for `federated.NAME` of these settings. Pictures come from the scratch folder too, see `PICTURES`. A test
+of the command's options, or for `federated.NAME` of these settings, and between <!-- results: NAME --> and <!-- end --> one of what
+`python -m benchmarks NAME` recorded. Pictures come from the scratch folder too, see `PICTURES`. A test
 holds all of it.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shutil
@@ -31,6 +33,7 @@ PICTURES = {
 }
 BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 OPTIONS = re.compile(r"<!-- options: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
+RESULTS = re.compile(r"<!-- results: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def commands(block: str) -> list[str]:
@@ -68,8 +71,16 @@ def output(command: str, folder: Path) -> str:
 
 
 def options(page: str) -> str:
-    """The page with every table of options as the program has them."""
+    """The page with every table of options as the program has them, and of results as they are recorded."""
+    page = RESULTS.sub(lambda match: f"<!-- results: {match[1]} -->\n{results(match[1])}\n<!-- end -->", page)
     return OPTIONS.sub(lambda match: f"<!-- options: {match[1]} -->\n{table(match[1])}\n<!-- end -->", page)
+
+
+def results(name: str) -> str:
+    """What a part of the benchmarks recorded, as its table."""
+    from benchmarks import tables
+
+    return str(getattr(tables, name)(json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())))
 
 
 def apps() -> dict[str, typer.Typer]:

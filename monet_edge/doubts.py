@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,42 +14,48 @@ from .volume import Scan, orient
 from .weights import Weights, load, shipped
 
 
-def doubts(weights: Weights, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
-    """Every warning that a mask deserves, whatever the scan looks like.
+def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
+    """Every warning that a mask deserves, whatever the images look like.
 
     Parameters
     ----------
     weights : Weights
-    statistics : Statistics
-        Of the scan's intensities.
+    statistics : sequence of Statistics
+        Of the intensities of every image of a case.
     mask : uint8 array
         The model's, in any axis order.
     options : Options
         What was asked for.
     """
     record, name = weights.sliced, weights.name
-    if statistics.nonfinite:
-        yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"
-    if statistics.nonfinite == mask.size:
+    blank = [preprocess.blank(record.of(image), found) for image, found in enumerate(statistics)]
+    nonfinite = sum(found.nonfinite for found in statistics)
+    if nonfinite:
+        yield f"{nonfinite:,} voxels are NaN or infinite; they count as background"
+    if nonfinite == mask.size * len(statistics):
         yield "no voxel holds a number; the mask is empty"
-    elif preprocess.blank(record, statistics):
-        what = "all that is no background" if statistics.foreground else "the scan"
+    elif all(blank):
+        what = "all that is no background" if any(found.foreground for found in statistics) else "the scan"
         yield f"{what} holds one intensity only; the mask is empty"
     elif not mask.any():
         yield "the mask is empty: the model found nothing in this scan"
+    if any(blank) and not all(blank):
+        missing = ", ".join(image for image, nothing in zip(record.names, blank, strict=True) if nothing)
+        yield f"nothing is seen of {missing}: the image holds one intensity only; do not trust the mask"
     if options.threshold is not None and weights.spec.classes > 1:
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
 
 
-def unlike(weights: Weights, scan: Scan, statistics: Statistics, options: Options) -> Iterator[str]:
-    """What tells a scan from those that trained; the parameters as for `doubts`."""
+def unlike(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], options: Options) -> Iterator[str]:
+    """What tells a case from those that trained, by its ``scans``, an image each; the other parameters as for `doubts`."""
     record, name = weights.sliced, weights.name
     if weights.fingerprint is None:
         return
-    if not preprocess.blank(record, statistics):
-        seen = fingerprint.look(scan.canonical(preprocess.SLICINGS[record.slicing]), record, statistics)
+    scan = scans[0]
+    if not all(preprocess.blank(record.of(image), found) for image, found in enumerate(statistics)):
+        seen = fingerprint.look([each.canonical(preprocess.SLICINGS[record.slicing]) for each in scans], record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
     if weights.fingerprint.extent is not None:

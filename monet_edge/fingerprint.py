@@ -31,7 +31,7 @@ _QUANTILE = 98.5  # of the distances of training scans from the others: 1 of 67 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """How the training scans look: one cloud of features, or several (whole heads and stripped ones).
+    """How the training cases look: one cloud of features, or several (whole heads and stripped ones).
 
     Attributes
     ----------
@@ -59,21 +59,26 @@ class Fingerprint:
         return self.distance(row) > self.limit
 
 
-def look(volume: Voxels, record: Preprocess, statistics: Statistics) -> np.ndarray:
-    """A few slices of a canonical volume (Z, H, W), normalised for the network: (N, SIDE, SIDE) float32."""
-    chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(volume) - 1)).round().astype(int))
-    return np.stack([normalise(volume[z], record, statistics, (SIDE, SIDE)) for z in chosen])
+def look(images: Sequence[Voxels], record: Preprocess, statistics: Sequence[Statistics]) -> np.ndarray:
+    """A few slices of all images (Z, H, W) of a case in canonical order, normalised for the network: (images, N, SIDE, SIDE) float32."""
+    chosen = np.unique((np.linspace(0.1, 0.9, _SLICES) * (len(images[0]) - 1)).round().astype(int))
+    seen = [(image, record.of(number), found) for number, (image, found) in enumerate(zip(images, statistics, strict=True))]
+    return np.array([[normalise(image[z], alone, found, (SIDE, SIDE)) for z in chosen] for image, alone, found in seen])
 
 
-def features(slices: np.ndarray) -> np.ndarray:
-    """What is typical of a scan, from what `look` gives.
+def features(looks: np.ndarray) -> np.ndarray:
+    """What is typical of a case, from what `look` gives: of every image, one after the other.
 
     Returns
     -------
-    (F,) float64
+    (images * COUNT,) float64
         Quantiles and histogram of the foreground, how much neighbouring pixels differ, and the mean of every cell of a 4x4
         grid. Without the grid half of the abdomens pass for heads.
     """
+    return np.concatenate([_features(slices) for slices in looks])
+
+
+def _features(slices: np.ndarray) -> np.ndarray:
     inside = slices > 0
     foreground = slices[inside] if inside.any() else np.zeros(1, np.float32)
     interior = inside[:, 1:-1, 1:-1]
@@ -131,8 +136,8 @@ def _short(number: float) -> float:
     return float(f"{number:.6g}")
 
 
-def from_record(record: Any) -> Fingerprint:
-    """Read what `to_record` gave, from an untrusted file.
+def from_record(record: Any, images: int = 1) -> Fingerprint:
+    """Read what `to_record` gave, from an untrusted file, of a model that takes so many images of a case.
 
     Raises
     ------
@@ -140,8 +145,9 @@ def from_record(record: Any) -> Fingerprint:
         If it is anything else.
     """
     try:
-        means = np.array(record["means"], np.float64).reshape(-1, COUNT)
-        inverses = np.array(record["inverses"], np.float64).reshape(len(means), COUNT, COUNT)
+        count = COUNT * images
+        means = np.array(record["means"], np.float64).reshape(-1, count)
+        inverses = np.array(record["inverses"], np.float64).reshape(len(means), count, count)
         limit = float(record["limit"])
         extent = _read_extent(record["extent"]) if "extent" in record else None
     except (TypeError, ValueError, KeyError, OverflowError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from math import ceil, floor
@@ -29,7 +30,7 @@ class Grid:
     tiling : Tiling
         Of a slice, resampled.
     neighbours : tuple of float
-        How many of the volume's slices each channel lies away from the slice itself.
+        How many of the volume's slices each channel of an image lies away from the slice itself.
     """
 
     tiling: Tiling
@@ -41,9 +42,8 @@ class Grid:
         return ceil(max(self.neighbours))
 
     def channels(self, z: int, depth: int) -> list[tuple[int, np.float32]]:
-        """For each channel of slice z of ``depth``: the slice at or before its place, and how far it lies on the way to the next one.
-
-        Beyond either end of the volume its last slice repeats.
+        """For each channel of an image at slice z of ``depth``: the slice at or before its place, and how far it lies on the way to the
+        next one. Beyond either end of the volume its last slice repeats.
         """
         places = (min(max(z + away, 0), depth - 1) for away in self.neighbours)
         return [(floor(place), np.float32(place - floor(place))) for place in places]
@@ -97,33 +97,37 @@ def make_slice(raw: Voxels, record: Preprocess, statistics: Statistics, tiling: 
 
 
 class Inputs:
-    """What the network sees of a canonical volume (Z, H, W): ``inputs(i)`` is (2 * context + 1, size, size) float32.
+    """What the network sees of a case in canonical order: ``inputs(i)`` is (images * (2 * context + 1), size, size) float32.
 
-    Slice by slice, and of each tile by tile: ``i // tiles`` is the slice's number, of a model without a spacing ``i`` itself. The
-    slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once and kept
-    while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
+    Slice by slice, and of each tile by tile: ``i // tiles`` is the slice's number, of a model without a spacing ``i`` itself. Image
+    after image the slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once
+    and kept while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
 
     Parameters
     ----------
-    volume : Voxels
+    images : sequence of Voxels
+        (Z, H, W) each, all of one grid; as many as the record has.
     record : Preprocess
-    statistics : Statistics
+    statistics : sequence of Statistics
+        Of every image.
     grid : Grid, optional
-        The volume's; may be left out for a model that needs no spacing.
+        The images'; may be left out for a model that needs no spacing.
     threads : int
         That ask.
     """
 
-    def __init__(self, volume: Voxels, record: Preprocess, statistics: Statistics, grid: Grid | None = None, threads: int = 1) -> None:
-        self.grid = grid or make_grid(record, volume.stored.shape[1:], None)
-        self._volume, self._record, self._statistics = volume, record, statistics
-        self._room = self.room(self.grid, threads)
-        self._kept: dict[int, Future[np.ndarray]] = {}
+    def __init__(
+        self, images: Sequence[Voxels], record: Preprocess, statistics: Sequence[Statistics], grid: Grid | None = None, threads: int = 1
+    ) -> None:
+        self.grid = grid or make_grid(record, images[0].stored.shape[1:], None)
+        self._images = [(image, record.of(number), found) for number, (image, found) in enumerate(zip(images, statistics, strict=True))]
+        self._room = len(images) * self.room(self.grid, threads)
+        self._kept: dict[tuple[int, int], Future[np.ndarray]] = {}
         self._lock = threading.Lock()
 
     @staticmethod
     def room(grid: Grid, threads: int) -> int:
-        """How many slices are kept: the windows in work, those of the threads that are about to begin, and the last one's.
+        """How many slices of every image are kept: the windows in work, those of the threads that are about to begin, and the last one's.
 
         Where more of the volume's slices lie in a window than the most context ever takes, some are made again instead.
         """
@@ -131,8 +135,8 @@ class Inputs:
 
     @property
     def depth(self) -> int:
-        """The volume's slices."""
-        return len(self._volume)
+        """Slices of the case."""
+        return len(self._images[0][0])
 
     def __len__(self) -> int:
         return self.depth * len(self.grid.tiling.windows)
@@ -140,28 +144,30 @@ class Inputs:
     def __call__(self, i: int) -> np.ndarray:
         z, tile = divmod(i, len(self.grid.tiling.windows))
         window = self.grid.tiling.windows[tile]
-        return np.stack([self._channel(below, weight, window) for below, weight in self.grid.channels(z, self.depth)])
+        channels = self.grid.channels(z, self.depth)
+        return np.stack([self._channel(image, *channel, window) for image in range(len(self._images)) for channel in channels])
 
-    def _channel(self, below: int, weight: np.float32, window: tuple[slice, slice]) -> np.ndarray:
-        image = self._slice(below)[window]
-        return image + weight * (self._slice(below + 1)[window] - image) if weight else image
+    def _channel(self, image: int, below: int, weight: np.float32, window: tuple[slice, slice]) -> np.ndarray:
+        seen = self._slice(below, image)[window]
+        return seen + weight * (self._slice(below + 1, image)[window] - seen) if weight else seen
 
-    def _slice(self, z: int) -> np.ndarray:
+    def _slice(self, z: int, image: int) -> np.ndarray:
         with self._lock:
-            found = self._kept.get(z)
+            found = self._kept.get((z, image))
             if found is None:
-                made = self._kept[z] = Future()
+                made = self._kept[z, image] = Future()
                 if len(self._kept) > self._room:
                     del self._kept[min(self._kept)]
         if found is not None:
             return found.result()
         try:
-            made.set_result(make_slice(self._volume[z], self._record, self._statistics, self.grid.tiling))
+            volume, record, statistics = self._images[image]
+            made.set_result(make_slice(volume[z], record, statistics, self.grid.tiling))
         except BaseException as error:  # for whoever waits, too
             made.set_exception(error)
         return made.result()
 
 
 def network_input(volume: Voxels, i: int, record: Preprocess, statistics: Statistics, grid: Grid | None = None) -> np.ndarray:
-    """What the network sees of one slice, or of one tile, see `Inputs`."""
-    return Inputs(volume, record, statistics, grid)(i)
+    """What the network sees of one slice, or of one tile, of a case that is one image, see `Inputs`."""
+    return Inputs([volume], record, [statistics], grid)(i)

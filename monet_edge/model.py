@@ -97,13 +97,18 @@ class Model:
         return self.engine.run(images)
 
     def slices(
-        self, image: Image | Scan, *, volume: int | None = None, spacing: float | tuple[float, float, float] | None = None
+        self,
+        image: Image | Scan | Sequence[Image | Scan],
+        *,
+        volume: int | None = None,
+        spacing: float | tuple[float, float, float] | None = None,
     ) -> np.ndarray:
         """What `predict` wants of a scan: all its slices as this model sees them, cut, normalised, resized.
 
         Parameters
         ----------
-        image : nibabel image, str, Path or Scan
+        image : nibabel image, str, Path or Scan, or a sequence of them
+            As for `segment`.
         volume : int, optional
             Which volume of a file that has several, from 0.
         spacing :
@@ -112,8 +117,8 @@ class Model:
         Returns
         -------
         (N, C, H, W) float32
-            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours. Of a model
-            with a spacing every slice's tiles, one after the other, see `inputs.Inputs`.
+            Intensities from 0 to 1, in the order of the model's slicing; the channels are a slice and its neighbours, image after
+            image. Of a model with a spacing every slice's tiles, one after the other, see `inputs.Inputs`.
 
         Raises
         ------
@@ -129,9 +134,11 @@ class Model:
         (24, 3, 256, 256)
         """
         record, options = self.weights.sliced, Options(volume=volume, spacing=spacing)
-        scan = image if isinstance(image, Scan) else self._scans(image, options)[0]
-        voxels = scan.canonical(preprocess.SLICINGS[record.slicing])
-        inputs = Inputs(voxels, record, measure(voxels, self.threads), grid_of(record, scan, options))
+        given = tuple(image) if isinstance(image, (list, tuple)) else (image,)
+        scans = given if all(isinstance(one, Scan) for one in given) else self._scans(image, options)  # type: ignore[arg-type]
+        check_case(scans, self.images)
+        images = [scan.canonical(preprocess.SLICINGS[record.slicing]) for scan in scans]
+        inputs = Inputs(images, record, [measure(each, self.threads) for each in images], grid_of(record, scans[0], options))
         shape = (len(inputs), self.weights.spec.in_channels, record.size, record.size)
         limits.demand(4 * prod(shape), "the scan's slices, all together,")
         slices = np.empty(shape, np.float32)

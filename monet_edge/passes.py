@@ -35,9 +35,9 @@ def grid_of(record: Preprocess, scan: Header | Scan, options: Options) -> Grid:
         raise (error.about(scan.path) if scan.path else error) from None
 
 
-def room(grid: Grid, classes: int, threads: int) -> int:
-    """Bytes of the slices that are kept on a model's grid, and of the sums of their tiles, while so many threads work."""
-    return 4 * prod(grid.tiling.padded) * Inputs.room(grid, threads) + Merging.room(grid.tiling, classes, threads)
+def room(grid: Grid, images: int, classes: int, threads: int) -> int:
+    """Bytes of the slices that are kept of every image on a model's grid, and of the sums of their tiles, while so many threads work."""
+    return 4 * prod(grid.tiling.padded) * images * Inputs.room(grid, threads) + Merging.room(grid.tiling, classes, threads)
 
 
 def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int] | None, progress: Progress | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,8 +22,18 @@ from .volume import Voxels
 INTENSITIES, NEIGHBOURS = ("window", "zscore", "percentile"), ("nearest", "linear")
 # Axis codes of (Z, H, W): what one looks at is seen as on a radiologist's screen, the patient's left on the right.
 SLICINGS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
-MAX_SIZE, MAX_CONTEXT = 4096, 8
+MAX_SIZE, MAX_CONTEXT, MAX_IMAGES = 4096, 8, 16
 FINEST, COARSEST = 0.001, 1000.0  # mm, of a pixel and between slices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """What a further image of a case is, such as T1, and how it is normalised: ``intensity``, ``low`` and ``high`` as of `Preprocess`."""
+
+    name: str
+    intensity: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +47,8 @@ class Preprocess:
     slicing : {"axial", "coronal", "sagittal"}
         Which way the volume is cut.
     context : int
-        Neighbouring slices on either side that enter as channels too: the network has ``2 * context + 1``.
+        Neighbouring slices on either side that enter as channels too: the network has ``2 * context + 1`` of every image of a case,
+        those of the first image before those of the second.
     intensity : {"window", "zscore", "percentile"}
         What ``low`` and ``high`` are: HU (or the scan's own units), standard deviations from the mean of the
         foreground, or percentiles of the foreground (out of `QUANTILES`). They become 0 and 1; background becomes 0.
@@ -55,6 +66,11 @@ class Preprocess:
         Distance between a slice and its neighbours in the network's input, mm. 0: they are the scan's own next slices.
     neighbours : {"nearest", "linear"}
         Where no slice lies at that distance: the nearest one, or what lies between two.
+    image : str
+        What the scan is, or the first image of a case that has several, such as FLAIR; empty where nothing is said.
+    others : tuple of Channel
+        The further images of a case, on the grid of the first and in the order of their files. ``intensity``, ``low`` and ``high`` of
+        the record itself are those of the first; each image is normalised by its own foreground.
     """
 
     size: int
@@ -68,20 +84,27 @@ class Preprocess:
     spacing: float = 0.0
     thickness: float = 0.0
     neighbours: str = "nearest"
+    image: str = ""
+    others: tuple[Channel, ...] = ()
 
     def __post_init__(self) -> None:
+        images: tuple[Preprocess | Channel, ...] = (self, *self.others)
         problems = {
             f"size must be 1 to {MAX_SIZE}": type(self.size) is not int or not 1 <= self.size <= MAX_SIZE,
             f"slicing must be one of {', '.join(SLICINGS)}": self.slicing not in SLICINGS,
             f"context must be 0 to {MAX_CONTEXT}": type(self.context) is not int or not 0 <= self.context <= MAX_CONTEXT,
-            f"intensity must be one of {', '.join(INTENSITIES)}": self.intensity not in INTENSITIES,
-            "low must be below high, both finite": not _numbers(self.low, self.high) or not -1e9 < self.low < self.high < 1e9,
+            f"intensity must be one of {', '.join(INTENSITIES)}": not all(image.intensity in INTENSITIES for image in images),
+            "low must be below high, both finite": not all(
+                _numbers(image.low, image.high) and -1e9 < image.low < image.high < 1e9 for image in images
+            ),
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
             f"spacing and thickness must be 0, or {FINEST:g} to {COARSEST:g} mm": not _numbers(self.spacing, self.thickness)
             or not all(length == 0 or FINEST <= length <= COARSEST for length in (self.spacing, self.thickness)),
             f"neighbours must be one of {', '.join(NEIGHBOURS)}": self.neighbours not in NEIGHBOURS,
-            f"percentiles must be out of {QUANTILES}": self.intensity == "percentile"
-            and not all(value in QUANTILES for value in (self.low, self.high)),
+            f"percentiles must be out of {QUANTILES}": not all(
+                value in QUANTILES for image in images if image.intensity == "percentile" for value in (image.low, image.high)
+            ),
+            f"images must be 1 to {MAX_IMAGES} with printable names of their own": not _are_names(self.names),
         }
         for problem, found in problems.items():
             if found:
@@ -99,8 +122,8 @@ class Preprocess:
 
     @property
     def inputs(self) -> int:
-        """Channels of the network's input: a slice and its neighbours."""
-        return 2 * self.context + 1
+        """Channels of the network's input: a slice and its neighbours, of every image of a case."""
+        return self.images * (2 * self.context + 1)
 
     @property
     def outputs(self) -> int:
@@ -110,7 +133,19 @@ class Preprocess:
     @property
     def images(self) -> int:
         """Scans of a case."""
-        return 1
+        return 1 + len(self.others)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the images of a case are."""
+        return (self.image, *(other.name for other in self.others))
+
+    def of(self, image: int) -> Preprocess:
+        """The record of one image of a case alone, counted from 0."""
+        if image == 0:
+            return replace(self, others=()) if self.others else self
+        other = self.others[image - 1]
+        return replace(self, image=other.name, intensity=other.intensity, low=other.low, high=other.high, others=())
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -151,13 +186,24 @@ def _numbers(*values: Any) -> bool:
     return all(type(value) in (int, float) for value in values)
 
 
+def _are_names(images: Sequence[Any]) -> bool:
+    """Whether the images of a case can be called so; the only one need not be called anything."""
+    if not all(isinstance(name, str) and len(name) <= 100 and name.isprintable() for name in images):
+        return False
+    return len(images) == 1 or (len(images) <= MAX_IMAGES and "" not in images and len({*images}) == len(images))
+
+
 def to_json(record: Preprocess) -> str:
-    """The record as JSON."""
-    return json.dumps(asdict(record), separators=(",", ":"))
+    """The record as JSON; of one image that is not called anything as before there could be several."""
+    data = asdict(record)
+    if record.names == ("",):
+        del data["image"], data["others"]
+    return json.dumps(data, separators=(",", ":"))
 
 
 def from_json(text: str) -> Preprocess:
-    """Read a record; missing and unknown keys are errors. Files of before a record knew millimetres squeeze, as they always did.
+    """Read a record; missing and unknown keys are errors. Files of before a record knew millimetres, or several images of a case, mean
+    what they always did.
 
     Raises
     ------
@@ -169,21 +215,29 @@ def from_json(text: str) -> Preprocess:
     except (ValueError, RecursionError) as error:
         raise ModelError(f"the preprocessing record is not JSON: {error}") from None
     names = {field.name for field in fields(Preprocess)}
-    before = names - {"spacing", "thickness", "neighbours"}
-    if not isinstance(data, dict) or data.keys() not in (names, before) or not isinstance(data["labels"], list):
+    of_one = names - {"image", "others"}
+    before = of_one - {"spacing", "thickness", "neighbours"}
+    if not isinstance(data, dict) or data.keys() not in (names, of_one, before) or not isinstance(data["labels"], list):
         raise ModelError(f"the preprocessing record must hold exactly {', '.join(sorted(names))}")
-    if not all(isinstance(data.get(key, ""), str) for key in ("slicing", "intensity", "neighbours")):
+    others, parts = data.get("others", []), {field.name for field in fields(Channel)}
+    if not isinstance(others, list) or not all(isinstance(other, dict) and other.keys() == parts for other in others):
+        raise ModelError(f"the preprocessing record's others must be a list of images with exactly {', '.join(sorted(parts))}")
+    texts = [data.get(key, "") for key in ("slicing", "intensity", "neighbours")] + [other["intensity"] for other in others]
+    if not all(isinstance(text, str) for text in texts):
         raise ModelError("the preprocessing record's slicing, intensity and neighbours must be names")
-    return Preprocess(**{**data, "labels": tuple(data["labels"])})
+    return Preprocess(**{**data, "labels": tuple(data["labels"]), "others": tuple(Channel(**other) for other in others)})
 
 
 def blank(record: Preprocess, statistics: Statistics) -> bool:
-    """True if the network would see nothing: a constant volume or, unless a fixed window is used, a constant foreground."""
+    """True if the network would see nothing of an image: it is constant or, unless a fixed window is used, its foreground is.
+
+    Here and below ``record`` is the one of the image alone, see `Preprocess.of`.
+    """
     return statistics.foreground == 0 or (statistics.constant and record.intensity != "window")
 
 
 def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, float]:
-    """The intensities of one volume that become 0 and 1, and the floor at or below which everything is background."""
+    """The intensities of one image that become 0 and 1, and the floor at or below which everything is background."""
     if record.intensity == "window":
         return record.low, record.high, -np.inf
     if record.intensity == "zscore":

@@ -237,7 +237,7 @@ def parse(name: str, raw: bytes) -> Weights:
         raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
     record = _read_record(metadata["preprocess"])
-    fingerprint = _read_fingerprint(metadata["fingerprint"])
+    fingerprint = _read_fingerprint(metadata["fingerprint"], record.images)
     provenance = _provenance(metadata["provenance"])
     _codes.check(provenance.get("codes", {}), record.labels)
     _quality.check(provenance.get("quality", {}), record.labels)
@@ -273,12 +273,12 @@ def _write_record(record: Record) -> str:
     return _nnunet.to_json(record) if isinstance(record, _nnunet.Record) else _preprocess.to_json(record)
 
 
-def _read_fingerprint(text: str) -> _fingerprint.Fingerprint | None:
+def _read_fingerprint(text: str, images: int) -> _fingerprint.Fingerprint | None:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"its fingerprint is not JSON: {error}") from None
-    return None if record is None else _fingerprint.from_record(record)
+    return None if record is None else _fingerprint.from_record(record, images)
 
 
 def _provenance(text: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def changed(images, **settings):
     labels = torch.from_numpy((images[:, :1] > 0.5).astype(np.float32))
     nothing = torch.zeros(len(images), SIZE, SIZE)
     found, moved = augment(
-        torch.from_numpy(images), labels, nothing, torch.zeros(len(images), DEPTHS, 2), Augmentation(**settings), (-2, 4)
+        torch.from_numpy(images), labels, nothing, torch.zeros(len(images), 1, DEPTHS, 2), Augmentation(**settings), [(-2, 4)]
     )
     assert torch.equal(moved, labels)
     return found.numpy()
@@ -178,8 +178,8 @@ def test_a_stripped_rim_is_background_in_image_and_truth(draw, rng, classes):
     labels = np.stack([truth == value for value in range(classes)] if classes > 1 else [truth > 0], 1).astype(np.float32)
     draw(randint=[[0, 1, 0]], rand=[[0.49, 0.0, 0.51]])
     settings = Augmentation(skull_strip=0.5, skull_strip_depth=(2, 3))
-    given = (torch.from_numpy(array) for array in (images, labels, depths, rims.astype(np.float32)))
-    found, moved = (tensor.numpy() for tensor in augment(*given, settings, (-2.0, 4.0)))
+    given = (torch.from_numpy(array) for array in (images, labels, depths, rims[:, None].astype(np.float32)))
+    found, moved = (tensor.numpy() for tensor in augment(*given, settings, [(-2.0, 4.0)]))
     for k, depth in enumerate((2, 3)):
         mean, sd = rims[k, depth]
         inside = ring >= depth
@@ -228,8 +228,8 @@ def test_slices_are_moved_as_drawn_and_what_comes_from_outside_is_background(dra
     turns, shifts, flips = MOVES[name]
     draw(rand=[turns, shifts, flips])
     settings = Augmentation(**({name: LIMITS[name]} if name in LIMITS else LIMITS))
-    given = (torch.from_numpy(images), torch.from_numpy(labels), torch.zeros(2, SIZE, SIZE), torch.zeros(2, DEPTHS, 2))
-    found, moved = (tensor.numpy() for tensor in augment(*given, settings, (-2, 4)))
+    given = (torch.from_numpy(images), torch.from_numpy(labels), torch.zeros(2, SIZE, SIZE), torch.zeros(2, 1, DEPTHS, 2))
+    found, moved = (tensor.numpy() for tensor in augment(*given, settings, [(-2, 4)]))
     for k in (0, 1):
         angle = math.radians(settings.rotate) * (2 * turns[0][k] - 1)
         zoom = 1 + settings.zoom * (2 * turns[1][k] - 1)
@@ -255,6 +255,6 @@ def test_behind_a_shifted_slice_of_the_last_label_lies_background(draw):
     labels = torch.zeros(1, 3, SIZE, SIZE)
     labels[:, 2] = 1
     images = torch.ones(1, 1, SIZE, SIZE)
-    found, moved = augment(images, labels, images[:, 0], torch.zeros(1, DEPTHS, 2), Augmentation(shift=0.25), (-2, 4))
+    found, moved = augment(images, labels, images[:, 0], torch.zeros(1, 1, DEPTHS, 2), Augmentation(shift=0.25), [(-2, 4)])
     assert moved[0].argmax(0).tolist() == [[2] * 6 + [0] * 2] * SIZE
     assert found[0, 0].tolist() == [[1.0] * 6 + [0.0] * 2] * SIZE

@@ -171,9 +171,9 @@ def test_a_cropped_set_is_scored_on_the_slices_that_hold_the_structure(data, tra
     case = prepared.load("phantom_02")
     kept = training.holding(case)
     np.testing.assert_array_equal(kept.label, case.label[case.label.any(axis=(1, 2))])
-    assert 0 < len(kept.image) < len(case.image)
+    assert 0 < len(kept.label) < len(case.label)
     assert row["truth"] == case.label.sum()
-    monkeypatch.setattr(training, "holding", lambda case: replace(case, image=case.image[:0], label=case.label[:0]))
+    monkeypatch.setattr(training, "holding", lambda case: replace(case, images=(case.images[0][:0],), label=case.label[:0]))
     assert list(training.patients(model, prepared, ["phantom_02"])) == []
 
 

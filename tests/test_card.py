@@ -21,7 +21,7 @@ def test_a_shipped_card_is_what_its_file_gives(name):
     notes = [line.removeprefix("- ") for line in text.splitlines() if line.startswith("- ") and not line.startswith("- **")]
     measured = found.provenance["metrics"]
     as_one = any(label not in found.preprocess.labels for row in measured.values() for label in row)
-    commands = [measuring(path, head.removesuffix(", validation"), head.endswith(", validation"), 0, as_one) for head in measured]
+    commands = [measuring(path, head.removesuffix(", validation"), head.endswith(", validation"), (0,), as_one) for head in measured]
     assert card(found, measured, notes, commands) == text
 
 
@@ -41,7 +41,7 @@ def test_its_splits_hold_the_patients_that_were_measured(name):
 
 def test_a_command_has_what_it_takes():
     path = Path("out", "my model.safetensors")
-    assert measuring(path, "data", False, 2) == "monet-train evaluate 'my model.safetensors' data --volume 2"
+    assert measuring(path, "data", False, (2,)) == "monet-train evaluate 'my model.safetensors' data --volume 2"
     assert measuring(path, "data", True).endswith("--splits 'my model.splits.json'")
 
 

@@ -95,7 +95,7 @@ def test_a_run_does_not_go_on_with_other_data(place, tmp_path, capsys, words, ch
 
 @pytest.mark.parametrize("keys", [{"x": "1"}, {"x": "1", "y": "2", "z": "3"}], ids=["one less", "one more"])
 def test_a_case_that_came_or_went_is_a_change(keys):
-    then = cases.Cases(0, ("a",), 5, {"x": "1", "y": "2"}, ("x",))
+    then = cases.Cases((0,), ("a",), 5, {"x": "1", "y": "2"}, ("x",))
     assert "the files of 1 of its cases are others now" in cases.changes(then, replace(then, keys=keys))
     assert not cases.changes(then, replace(then))
 
@@ -109,13 +109,13 @@ def test_a_run_goes_on_with_its_own_data_channel_and_split(place, tmp_path):
     recorded = cases.read(folder / "run")
     assert call(folder, "fit", "data", "-o", "run", "--resume", *QUICK) == 0
     assert cases.read(folder / "run") == recorded
-    assert recorded.channel == open_prepared(folder / "run" / "prepared").channel == 1
+    assert recorded.channels == open_prepared(folder / "run" / "prepared").channels == (1,)
     assert read_splits(splits)[0]["val"] == ["case_000"]
 
 
 def test_later_commands_measure_the_channel_that_was_trained(place, capsys):
     found = weights.load(place / "m.safetensors").provenance["training"]
-    assert (found["channel"], found["split"]) == (1, "by case")
+    assert (found["channels"], found["split"]) == ([1], "by case")
     assert "**Split** by case:" in (place / "m.md").read_text()
     assert read_rule(place / "m.splits.json") == "by case"
     told = {}
@@ -130,10 +130,16 @@ def test_later_commands_measure_the_channel_that_was_trained(place, capsys):
 def test_a_run_and_weights_without_a_record_mean_channel_0(place, tmp_path, capsys):
     folder = copy(place, tmp_path)
     (folder / "run" / "cases.json").unlink()
-    assert cases.run_channel(folder / "run", None) == 0
-    assert cases.weights_channel({"training": {}}, None) == cases.weights_channel({}, None) == 0
-    assert [cases.weights_channel({"training": {"channel": value}}, None) for value in (-1, "1", True, 2)] == [0, 0, 0, 2]
-    assert cases.weights_channel({"training": {"channel": 2}}, 0) == 0
+    assert cases.run_channels(folder / "run", None) == (0,)
+    found = weights.load(place / "m.safetensors")
+
+    def channels(told, asked=None):
+        return cases.weights_channels(replace(found, provenance=told), asked)
+
+    assert channels({"training": {}}) == channels({}) == (0,)
+    assert [channels({"training": {"channel": value}}) for value in (-1, "1", True, 2)] == [(0,), (0,), (0,), (2,)]
+    assert [channels({"training": {"channels": value}}) for value in ([-1], 1, [1, 2], [2])] == [(0,), (0,), (0,), (2,)]
+    assert channels({"training": {"channel": 2}}, (0,)) == (0,)
     assert call(folder, "export", "run", "data", "-o", "old.safetensors") == 0
     assert call(folder, "export", "run", "data", "-o", "old.safetensors", "--volume", "1") == 2
     assert "trained on volume 0, not 1" in one_line(capsys)

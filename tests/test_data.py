@@ -48,7 +48,7 @@ def test_the_trainer_feeds_what_the_runtime_feeds_in_millimetres(small, slicing,
         voxels, label = scan.canonical(SLICINGS[slicing]), truth.canonical(SLICINGS[slicing])
         lengths = {"axial": (5.0, 0.9, 0.9), "coronal": (0.9, 5.0, 0.9), "sagittal": (0.9, 5.0, 0.9)}[slicing]
         grid = make_grid(record, voxels.stored.shape[1:], lengths)
-        inputs, tiles = Inputs(voxels, record, measure(voxels), grid), grid.tiling.windows
+        inputs, tiles = Inputs([voxels], record, [measure(voxels)], grid), grid.tiling.windows
         for i in range(len(inputs)):
             assert slices.inputs(torch.tensor([start + i]))[0].numpy().tobytes() == inputs(i).tobytes()
             covers = np.zeros(grid.tiling.padded, np.float32)
@@ -78,15 +78,15 @@ def test_a_rim_is_as_deep_in_millimetres_whatever_a_pixel_measures():
 
 def test_stripping_takes_the_zscore_anew(small):
     slices = build(small[1], ["case_000"], RECORD, False, "cpu", True)
-    assert slices.rims.shape == (1, DEPTHS, 2)
-    inside = slices.images[(slices.depths >= 5) & (slices.images > 0)]
-    np.testing.assert_allclose(slices.rims[0, 5], [inside.mean(), inside.std(correction=0)], rtol=1e-4)
+    assert slices.rims.shape == (1, 1, DEPTHS, 2)
+    inside = slices.images[:, 0][(slices.depths >= 5) & (slices.images[:, 0] > 0)]
+    np.testing.assert_allclose(slices.rims[0, 0, 5], [inside.mean(), inside.std(correction=0)], rtol=1e-4)
     index, labels = torch.arange(8), one_hot(slices.labels, 1)
     torch.manual_seed(0)
     only = Augmentation(skull_strip=1.0, skull_strip_depth=(5, 5))
-    images, truth = augment(slices.inputs(index), labels, slices.depths, slices.rims[slices.cases], only, (-2.0, 4.0))
-    before, kept = slices.images[:, None], (slices.depths >= 5)[:, None] & (slices.images > 0)[:, None]
-    mean, sd = slices.rims[0, 5]
+    images, truth = augment(slices.inputs(index), labels, slices.depths, slices.rims[slices.cases], only, [(-2.0, 4.0)])
+    before, kept = slices.images, (slices.depths >= 5)[:, None] & (slices.images > 0)
+    mean, sd = slices.rims[0, 0, 5]
     np.testing.assert_allclose(images[kept], (((before[kept] - mean) / sd + 2) / 6).clamp(0, 1), atol=1e-6)
     assert not images[~kept].any()
     assert not truth[(slices.depths < 5)[:, None]].any()
@@ -101,7 +101,7 @@ def test_augmentation_moves_images_and_labels_together(classes):
     labels[:, 20:26, 6:14] = 2
     images = torch.stack([labels / 2.0] * 3, 1)
     settings = replace(PAPER.augmentation, flip=0.5)
-    moved, truth = augment(images, one_hot(labels, classes), labels, torch.zeros(6, DEPTHS, 2), settings, (-2.0, 4.0))
+    moved, truth = augment(images, one_hot(labels, classes), labels, torch.zeros(6, 1, DEPTHS, 2), settings, [(-2.0, 4.0)])
     assert truth.shape == (6, classes, 32, 32)
     assert not torch.equal(moved, images)
     foreground = truth[:, 0] if classes == 1 else truth[:, 1:].sum(1)
@@ -111,9 +111,9 @@ def test_augmentation_moves_images_and_labels_together(classes):
 
 def test_intensities_leave_the_background_alone(small):
     torch.manual_seed(0)
-    images = build(small[1], ["case_000"], RECORD, False, "cpu", False).images[:, None]
+    images = build(small[1], ["case_000"], RECORD, False, "cpu", False).images
     strong = replace(STRONG.augmentation, rotate=0.0, zoom=0.0, shift=0.0, flip=0.0, skull_strip=0.0, intensity_curve=0.5)
-    changed, _ = augment(images, images, images[:, 0], images, strong, (-2.0, 4.0))
+    changed, _ = augment(images, images, images[:, 0], images, strong, [(-2.0, 4.0)])
     assert not changed[images == 0].any()
     assert float(changed.min()) >= 0
     assert float(changed.max()) <= 1

@@ -11,22 +11,23 @@ from synthetic import SHAPE, write_dataset
 
 from monet_edge import phantom, volume
 from monet_edge.errors import DatasetError, MonetError
-from monet_train.dataset import check, displacement, load, read
+from monet_edge.volume.geometry import displacement
+from monet_train.dataset import check, load, read
 from monet_train.prepare import VERSION, key
 
 
 @pytest.mark.parametrize("dialect", ["decathlon", "nnunet"])
 @pytest.mark.parametrize("channel", [0, 1])
 def test_both_dialects_are_read_as_they_are(tmp_path, dialect, channel):
-    dataset = read(write_dataset(tmp_path / "d", 2, dialect), channel)
+    dataset = read(write_dataset(tmp_path / "d", 2, dialect), (channel,))
     assert list(dataset.pairs) == ["case_000", "case_001"]
     assert dataset.labels == ("lesion",)
     image, mask = phantom.make(1, SHAPE)
-    case = load(dataset, "case_001", channel)
-    np.testing.assert_array_equal(case.image, image if channel == 0 else np.flip(image, 2))
+    case = load(dataset, "case_001")
+    np.testing.assert_array_equal(case.images[0].stored, image if channel == 0 else np.flip(image, 2))
     np.testing.assert_array_equal(case.label, mask)
     assert case.spacing == pytest.approx(phantom.SPACING)
-    assert [severity for _, severity, _ in check(dataset, channel)] == ["ok", "ok"]
+    assert [severity for _, severity, _ in check(dataset)] == ["ok", "ok"]
 
 
 def _break(folder, fault):
@@ -162,7 +163,7 @@ def test_a_corners_displacement_is_that_of_its_mapping():
 def test_a_channel_that_there_is_not_is_refused(tmp_path, dialect):
     folder = write(tmp_path / "d", TRUTH.astype(np.uint8)) if dialect == "3-D" else write_dataset(tmp_path / "d", 1, dialect)
     with pytest.raises(MonetError, match=r"(a|case_000)(: the scan has no volume| has no scan in imagesTr for volume) 7"):
-        load(read(folder, 7), "a" if dialect == "3-D" else "case_000", 7)
+        load(read(folder, (7,)), "a" if dialect == "3-D" else "case_000")
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
@@ -185,12 +186,12 @@ def test_a_case_in_nrrd_or_metaimage_is_the_case_in_nifti(tmp_path, ending):
     (tmp_path / "other" / "dataset.json").write_text(json.dumps(about))
     dataset = read(tmp_path / "other")
     comp = load(dataset, "a")
-    np.testing.assert_array_equal(comp.image, ref.image)
+    np.testing.assert_array_equal(comp.images[0].stored, ref.images[0].stored)
     np.testing.assert_array_equal(comp.label, ref.label)
     np.testing.assert_allclose(comp.steps, ref.steps)
-    before = key(dataset, "a", 0, VERSION)
+    before = key(dataset, "a", VERSION)
     path = tmp_path / "other" / "labelsTr" / ("a.raw" if ending in (".nhdr", ".mhd") else f"a{ending}")
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
-    assert key(dataset, "a", 0, VERSION) != before
+    assert key(dataset, "a", VERSION) != before

@@ -35,7 +35,7 @@ def entry(image, label):
 def voxels(dataset):
     """By case: the values of its scan and of its labels."""
     cases = {name: load(dataset, name) for name in dataset.pairs}
-    return {name: (int(case.image.max()), int(case.label.max())) for name, case in cases.items()}
+    return {name: (int(case.images[0].stored.max()), int(case.label.max())) for name, case in cases.items()}
 
 
 TWO = {"imagesTr/a.nii.gz": 10, "imagesTr/b.nii.gz": 20, "labelsTr/a.nii.gz": 0, "labelsTr/b.nii.gz": 0}
@@ -73,19 +73,19 @@ def test_nnunets_table_of_cases_is_read(tmp_path):
     table = {"Smith": {"images": ["x/flair.nii.gz", "x/t1.nii.gz"], "label": "y/labels.nii.gz"}}
     write(tmp_path, files, dataset=table, channel_names={"0": "FLAIR", "1": "T1"})
     assert voxels(read(tmp_path)) == {"Smith": (10, 1)}
-    found = read(tmp_path, 1)
-    assert int(load(found, "Smith", 1).image.max()) == 11
+    found = read(tmp_path, (1,))
+    assert int(load(found, "Smith").images[0].stored.max()) == 11
     assert found.modality == "T1"
     assert found.warnings == ("imagesTr/other_0000.nii.gz is not read: dataset.json means other files",)
     with pytest.raises(DatasetError, match=r"dataset\['Smith'\] has no volume 2; it lists 2"):
-        read(tmp_path, 2)
+        read(tmp_path, (2,))
 
 
 def test_a_listed_scan_with_nnunets_channels_is_found(tmp_path):
     files = {"imagesTr/a_0000.nii.gz": 10, "imagesTr/a_0001.nii.gz": 11, "labelsTr/a.nii.gz": 1}
     write(tmp_path, files, training=[entry("imagesTr/a.nii.gz", "labelsTr/a.nii.gz")])
-    assert int(load(read(tmp_path), "a").image.max()) == 10
-    assert int(load(read(tmp_path, 1), "a", 1).image.max()) == 11
+    assert int(load(read(tmp_path), "a").images[0].stored.max()) == 10
+    assert int(load(read(tmp_path, (1,)), "a").images[0].stored.max()) == 11
     assert read(tmp_path).warnings == ()  # another channel of a case is none of its own
     write(tmp_path, files, training=[entry("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")])
     assert voxels(read(tmp_path)) == {"a": (10, 1)}

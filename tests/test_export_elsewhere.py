@@ -82,7 +82,7 @@ def released(tmp_path):
 def test_a_hubs_folder_is_a_model(released, tmp_path):
     scan = tmp_path / "scan.nii.gz"
     phantom.save(phantom.make(shape=(12, 64, 64))[0], scan)
-    write_hub(tmp_path / "hub", released, scan)
+    write_hub(tmp_path / "hub", released, [(scan, None)])
     assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == [
         "README.md", "brain-flair.safetensors", "brain-flair.splits.json", "preview.png"
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def test_a_hubs_folder_is_a_model(released, tmp_path):
 
 
 def test_a_hubs_folder_of_private_data_names_no_patient_and_shows_no_scan(released, tmp_path):
-    write_hub(tmp_path / "hub", released, None)
+    write_hub(tmp_path / "hub", released, ())
     assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == ["README.md", "brain-flair.safetensors"]
     assert "![" not in (tmp_path / "hub" / "README.md").read_text()
 

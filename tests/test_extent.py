@@ -10,7 +10,7 @@ from records import make_record
 
 from monet_edge import fingerprint, formats, weights
 from monet_edge.architectures import monet
-from monet_edge.doubts import doubts
+from monet_edge.doubts import unlike
 from monet_edge.errors import ModelError
 from monet_edge.extent import Extent, extent_of, largest
 from monet_edge.intensities import measure
@@ -80,6 +80,6 @@ def test_a_model_of_crops_warns_of_a_whole(tmp_path, rng):
 def test_a_whole_scan_points_to_the_model_that_takes_it(model, hint, rng):
     scan = formats.from_image(nibabel.Nifti1Image(rng.integers(1, 200, (160, 200, 160)).astype(np.uint8), np.diag([-1, -1, 1, 1.0])))
     found = weights.load(model)
-    warned = [*doubts(found, scan, measure(Voxels(scan.voxels)), np.zeros(scan.shape, np.uint8), Options())]
+    warned = [*unlike(found, [scan], [measure(Voxels(scan.voxels))], Options())]
     (large,) = [warning for warning in warned if f"too large for {model}" in warning]
     assert large.endswith(hint or "do not trust the mask")

@@ -65,7 +65,9 @@ def test_sites_train_compressed_and_score_the_network_they_made(sites, tiny, tmp
     provenance = weights.load(tmp_path / "run" / state.MODEL).provenance
     assert [site["name"] for site in provenance["sites"]] == ["north", "south"]
     about = json.loads((Path(sites[0]["prepared"]) / "prepared.json").read_text("utf-8"))
-    assert provenance["sites"][0]["data"] == {key: about[key] for key in ("name", "reference", "licence", "modality")}
+    assert provenance["sites"][0]["data"] == {key: about[key] for key in ("name", "reference", "licence")} | {
+        "modality": ", ".join(filter(None, about["modalities"]))
+    }
     assert provenance["licence"] == provenance["data"]["licence"] == about["licence"] != ""
     assert provenance["data"]["name"] == about["name"] != ""
     assert all("val_dice_1" in scores for scores in result(tmp_path / "run")["scores"])

@@ -19,7 +19,7 @@ WARNING = "does not look like"
 
 
 def row(volume):
-    return fingerprint.features(fingerprint.look(Voxels(volume), RECORD, measure(Voxels(volume))))
+    return fingerprint.features(fingerprint.look([Voxels(volume)], RECORD, [measure(Voxels(volume))]))
 
 
 @pytest.fixture(scope="module")

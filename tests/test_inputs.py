@@ -69,7 +69,7 @@ def network_tiles(voxels, record, spacing):
 def test_slices_are_resampled_padded_and_cut(shape, dtype):
     volume = Voxels((np.random.default_rng(0).random((3, *shape)) * 900).astype(dtype), 1.5, -20.0)
     spacing = (3.0, 1.2, 1.9)
-    inputs = Inputs(volume, RECORD, measure(volume), make_grid(RECORD, shape, spacing))
+    inputs = Inputs([volume], RECORD, [measure(volume)], make_grid(RECORD, shape, spacing))
     expected = list(network_tiles(volume, RECORD, spacing))
     assert len(inputs) == len(expected)
     assert all(inputs(i).tobytes() == ref.tobytes() for i, ref in enumerate(expected))
@@ -81,7 +81,7 @@ def test_neighbours_lie_at_their_distance(neighbours, thickness, between):
     record = replace(RECORD, context=2, thickness=thickness, neighbours=neighbours, spacing=1.0)
     volume = Voxels(np.random.default_rng(1).integers(0, 900, (23, 20, 12)).astype(np.int16))
     spacing = (between, 1.0, 1.0)
-    inputs = Inputs(volume, record, measure(volume), make_grid(record, (20, 12), spacing))
+    inputs = Inputs([volume], record, [measure(volume)], make_grid(record, (20, 12), spacing))
     for i, ref in enumerate(network_tiles(volume, record, spacing)):
         assert inputs(i).tobytes() == ref.tobytes()
     assert len(inputs._kept) <= Inputs.room(inputs.grid, 1) <= 3 * preprocess.MAX_CONTEXT + 3

@@ -28,8 +28,8 @@ def test_a_joined_data_set_has_the_cases_of_both_as_they_were(two, tmp_path):
     assert both.warnings == ()
     files = {path.resolve() for pair in both.pairs.values() for path in pair}
     assert files == {path.resolve() for part in two for pair in part.pairs.values() for path in pair}
-    keys = {key(both, name, 0, VERSION) for name in both.pairs}  # a run on prepared cases of both is one on the joined data set
-    assert keys == {key(part, name, 0, VERSION) for part in two for name in part.pairs}
+    keys = {key(both, name, VERSION) for name in both.pairs}  # a run on prepared cases of both is one on the joined data set
+    assert keys == {key(part, name, VERSION) for part in two for name in part.pairs}
 
 
 def test_what_one_of_them_does_not_say_is_not_hidden_by_the_other(two, tmp_path):

@@ -32,17 +32,17 @@ def test_it_is_a_data_set_without_a_tumour(maps, folder):
     assert [*found.pairs] == ["head_0_00", "head_1_00"]
     for name in found.pairs:
         case = load(found, name)
-        assert case.image.dtype == np.uint8
-        assert case.image.shape[1:] == (256, 256)
-        assert case.image.max() == 255
-        assert not ((case.image > 0) & (case.image < 8)).any()
+        assert case.images[0].stored.dtype == np.uint8
+        assert case.images[0].stored.shape[1:] == (256, 256)
+        assert case.images[0].stored.max() == 255
+        assert not ((case.images[0].stored > 0) & (case.images[0].stored < 8)).any()
         assert not case.label.any()
     with pytest.raises(OutputError, match="holds a data set"):
         write(maps, folder, 1, 5, CPU)
 
 
 def test_a_seed_repeats_the_scans_of_a_head_whichever_others_there_are(maps, folder):
-    alone, comp = axial(maps).choose(["head_1"]), load(read(folder), "head_1_00").image
+    alone, comp = axial(maps).choose(["head_1"]), load(read(folder), "head_1_00").images[0].stored
     assert np.array_equal(comp, scan(alone, [5, *b"head_1", 0], CPU))
     assert not np.array_equal(comp, scan(alone, [6, *b"head_1", 0], CPU)[: len(comp)])
 

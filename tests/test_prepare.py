@@ -27,9 +27,10 @@ def test_prepared_voxels_are_the_same_bits(tmp_path, dtype):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / f"{part}.nii.gz")
     dataset = read(folder)
     ref, comp = load(dataset, "case_000"), prepare(dataset, tmp_path / "p").load("case_000")
-    assert ref.image.dtype == comp.image.dtype
-    assert np.ascontiguousarray(ref.image).tobytes() == comp.image.tobytes()
-    assert (ref.statistics, ref.slope, ref.inter, ref.spacing) == (comp.statistics, comp.slope, comp.inter, comp.spacing)
+    assert ref.images[0].stored.dtype == comp.images[0].stored.dtype
+    assert np.ascontiguousarray(ref.images[0].stored).tobytes() == comp.images[0].stored.tobytes()
+    assert (ref.statistics, ref.spacing) == (comp.statistics, comp.spacing)
+    assert (ref.images[0].slope, ref.images[0].inter) == (comp.images[0].slope, comp.images[0].inter)
 
 
 def test_prepare_redoes_only_what_changed(small, tmp_path):
@@ -49,7 +50,7 @@ def test_oriented_turns_as_the_runtime_does(small):
     for slicing, axes in SLICINGS.items():
         case = oriented(open_prepared(prepared.folder).load("case_000"), slicing)
         orientation = volume.orient(scan.affine, axes)
-        np.testing.assert_array_equal(case.image, orientation.turn(scan.voxels))
+        np.testing.assert_array_equal(case.images[0].stored, orientation.turn(scan.voxels))
         assert case.spacing == pytest.approx([scan.spacing[axis] for axis in orientation.axes])
 
 
@@ -81,11 +82,11 @@ def test_whatever_decides_a_case_is_in_its_key(tmp_path, change, channel):
     folder = write_dataset(tmp_path / "d", 2)
     before = prepare(read(folder), tmp_path / "p")
     change(folder)
-    after = prepare(read(folder, channel), tmp_path / "p", channel)
+    after = prepare(read(folder, (channel,)), tmp_path / "p")
     assert after.keys["case_000"] != before.keys["case_000"]
     assert after == open_prepared(tmp_path / "p")
-    assert (after.channel, after.labels) == (channel, read(folder).labels)
-    np.testing.assert_array_equal(after.load("case_000").image, load(read(folder, channel), "case_000", channel).image)
+    assert (after.channels, after.labels) == ((channel,), read(folder).labels)
+    np.testing.assert_array_equal(after.load("case_000").images[0].stored, load(read(folder, (channel,)), "case_000").images[0].stored)
     for read_again in (before.load, lambda name: before.grid(name, "axial")):  # the grid is read first: before anything is written
         with pytest.raises(DatasetError, match=r"case_000\.zip: made of other files, labels or channel"):
             read_again("case_000")
@@ -118,13 +119,13 @@ def test_an_interrupted_prepare_is_no_mixture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_write", once)
     with pytest.raises(KeyboardInterrupt):
-        prepare(read(folder, 1), tmp_path / "p", 1)
+        prepare(read(folder, (1,)), tmp_path / "p")
     monkeypatch.undo()
     with pytest.raises(DatasetError, match="stopped here before it had finished; run it again"):
         open_prepared(tmp_path / "p")
-    again = prepare(read(folder, 1), tmp_path / "p", 1)
+    again = prepare(read(folder, (1,)), tmp_path / "p")
     for name in again.keys:
-        np.testing.assert_array_equal(again.load(name).image, load(read(folder, 1), name, 1).image)
+        np.testing.assert_array_equal(again.load(name).images[0].stored, load(read(folder, (1,)), name).images[0].stored)
 
 
 def test_a_folder_of_another_version_is_refused_and_done_again(tmp_path, monkeypatch):
@@ -134,7 +135,7 @@ def test_a_folder_of_another_version_is_refused_and_done_again(tmp_path, monkeyp
     monkeypatch.undo()
     with pytest.raises(DatasetError, match="another version"):
         open_prepared(tmp_path / "p")
-    assert module.key(read(folder), "case_000", 0, module.VERSION - 1) == before["case_000"]
+    assert module.key(read(folder), "case_000", module.VERSION - 1) == before["case_000"]
     assert prepare(read(folder), tmp_path / "p").keys != before
 
 
@@ -159,12 +160,12 @@ def test_both_halves_of_a_scan_are_in_its_key(tmp_path, half):
         for path in (tmp_path / part).iterdir():
             path.rename(path.with_suffix(path.suffix.upper() if half.isupper() else path.suffix))
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "one": 1}, "file_ending": ending}))
-    before = module.key(read(tmp_path), "a", 0, module.VERSION)
+    before = module.key(read(tmp_path), "a", module.VERSION)
     path = tmp_path / "imagesTr" / f"a.{half}"
     raw = bytearray(path.read_bytes())
     raw[150 if half.lower() == "hdr" else 9] ^= 1  # a letter of the description, a voxel
     path.write_bytes(raw)
-    assert module.key(read(tmp_path), "a", 0, module.VERSION) != before
+    assert module.key(read(tmp_path), "a", module.VERSION) != before
 
 
 def test_what_a_version_packs_is_what_it_packed(tmp_path):
@@ -178,8 +179,9 @@ def test_what_a_version_packs_is_what_it_packed(tmp_path):
     case = prepare(read(folder), tmp_path / "p").load("case_000")
     ref = scan.transpose(0, 2, 1)[::-1, ::-1]
     assert module.VERSION == 6
-    np.testing.assert_array_equal(case.image, ref)
+    np.testing.assert_array_equal(case.images[0].stored, ref)
     np.testing.assert_array_equal(case.label, label.transpose(0, 2, 1)[::-1, ::-1])
     assert case.spacing == (1.5, 2.0, 1.0)
-    values = scan[scan > case.statistics.floor].astype(float)
-    assert (case.statistics.mean, case.statistics.sd) == pytest.approx((values.mean(), values.std()), rel=1e-6)
+    (found,) = case.statistics
+    values = scan[scan > found.floor].astype(float)
+    assert (found.mean, found.sd) == pytest.approx((values.mean(), values.std()), rel=1e-6)

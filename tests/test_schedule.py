@@ -38,7 +38,7 @@ def test_one_cycle_falls_along_a_cosine_to_nothing():
 def step_on(recipe, count=10):
     """A TrainStep over so many slices of nothing, of which cases, depths and strips play no part."""
     empty, number, cases = torch.zeros(count, 16, 16), torch.arange(count), torch.zeros(count, dtype=torch.int64)
-    training = Slices(empty, empty.byte(), empty.byte(), number[:, None], cases, torch.zeros(1, DEPTHS, 2), ("a",))
+    training = Slices(empty[:, None], empty.byte(), empty.byte(), number[:, None], cases, torch.zeros(1, 1, DEPTHS, 2), ("a",))
     found = replace(settings(), recipe=recipe, net="tiny", preprocess=replace(RECORD, size=16))
     return TrainStep(found, new_state(found, torch.device("cpu")), training, 1, False)
 

@@ -353,6 +353,6 @@ def test_no_line_break_in_a_licence_makes_a_training_worthless(tmp_path):
 
 
 def test_a_prepared_folder_knows_its_modality(tmp_path):
-    dataset = replace(make_dataset(tmp_path / "data", ("a",)), modality="CT")
+    dataset = replace(make_dataset(tmp_path / "data", ("a",)), modalities=("CT",))
     prepare(dataset, tmp_path / "prepared")
     assert Source.of(open_prepared(tmp_path / "prepared")).modality == "CT"

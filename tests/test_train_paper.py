@@ -97,7 +97,7 @@ def moved(monkeypatch, image, drawn, **changes):
     monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.full(size, float(drawn)))
     images = torch.from_numpy(image)[None, None]
     label = (images > 0.5).float()
-    images, label = augment(images, label, label[:, 0], torch.zeros(1, DEPTHS, 2), Augmentation(**changes), (0.0, 1.0))
+    images, label = augment(images, label, label[:, 0], torch.zeros(1, 1, DEPTHS, 2), Augmentation(**changes), [(0.0, 1.0)])
     return images[0, 0].numpy(), label[0, 0].numpy()
 
 

@@ -37,7 +37,7 @@ def shipped(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return prepare(read(write_dataset(folder / "phantom")), folder / "prepared", 0)
+    return prepare(read(write_dataset(folder / "phantom")), folder / "prepared")
 
 
 def named(*labels, **changes):

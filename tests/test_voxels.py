@@ -162,7 +162,7 @@ def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
         return make_slice(raw, *args, **kwargs)
 
     monkeypatch.setattr(inputs, "make_slice", count)
-    seeing = Inputs(volume, record, statistics, threads=threads)
+    seeing = Inputs([volume], record, [statistics], threads=threads)
     seen = {}
 
     def load(z):
@@ -187,7 +187,7 @@ def test_the_networks_input_is_of_scaled_intensities():
 
 
 def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
-    seeing = Inputs(Voxels(np.zeros((4, 8, 8))), RECORD, measure(Voxels(np.arange(256.0).reshape(4, 8, 8))))
+    seeing = Inputs([Voxels(np.zeros((4, 8, 8)))], RECORD, [measure(Voxels(np.arange(256.0).reshape(4, 8, 8)))])
     monkeypatch.setattr(inputs, "make_slice", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):

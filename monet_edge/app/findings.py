@@ -94,7 +94,10 @@ def with_threshold(found: Found, threshold: float) -> Found:
     scan, record = found.finding.scan, found.weights.preprocess
     options = Options(threshold=threshold)
     mask = found.likely.mask(scan.shape, threshold)
-    doubtful = (*doubts(found.weights, found.statistics, mask, options), *unlike(found.weights, scan, found.statistics, options))
+    doubtful = (
+        *doubts(found.weights, [found.statistics], mask, options),
+        *unlike(found.weights, [scan], [found.statistics], options),
+    )
     warnings = (*scan.warnings, *doubtful)
     finding = replace(found.finding, mask=mask, labels=measure(scan, mask, record.labels), warnings=warnings)
     return replace(found, finding=finding, threshold=threshold)

@@ -14,6 +14,8 @@ import numpy as np
 
 from .orientation import Orientation
 
+APART = 0.02  # voxels; an origin off by 0.002 mm is an exporter's rounding, a rotation that moves a corner by 0.055 voxels is not
+
 
 def spacing(steps: np.ndarray) -> tuple[float, ...]:
     """Distance in mm between neighbours along every axis, of steps (3, 3) or an affine (4, 4)."""
@@ -28,6 +30,13 @@ def voxel_ml(steps: np.ndarray) -> float:
 def canonical_steps(affine: np.ndarray, orientation: Orientation) -> np.ndarray:
     """Steps (3, 3) along Z, H, W of an array that `to_canonical` turned, from the affine (4, 4) of the stored one."""
     return affine[:3, list(orientation.axes)] * np.where(orientation.flips, -1.0, 1.0)
+
+
+def displacement(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines (4, 4) put a corner of one volume (X, Y, Z) apart: the largest distance, in voxels of the first."""
+    corners = np.array([[*corner, 1] for corner in product(*((-0.5, side - 0.5) for side in shape))])
+    apart = (corners @ (other - one).T)[:, :3] @ np.linalg.inv(one[:3, :3]).T
+    return float(np.linalg.norm(apart, axis=1).max())
 
 
 def diagonal(steps: np.ndarray, shape: Sequence[int]) -> float:

@@ -9,25 +9,25 @@ import numpy as np
 from .. import limits, preprocess
 from ..doubts import doubts, unlike
 from ..engine import Engine
-from ..errors import ModelError
+from ..errors import ModelError, ScanError
 from ..inputs import Inputs
 from ..intensities import measure
 from ..options import Options
 from ..passes import Progress, grid_of, room, run_slices
 from ..preprocess import Preprocess
 from ..quality import Agreement, expect
-from ..volume import Scan, Voxels, orient
+from ..volume import Scan, geometry, orient
 from ..weights import Weights
 from .contract import Grid, Segmentation, Way
 
 
 def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Options) -> int:
     """See `contract.Way`."""
-    (scan,), record, classes = scans, weights.sliced, weights.spec.classes
-    slices = room(grid_of(record, scan, options), classes, engine.threads)
+    scan, record, classes = scans[0], weights.sliced, weights.spec.classes
+    slices = room(grid_of(record, scan, options), record.images, classes, engine.threads)
     return limits.peak(
         tuple(scan.shape[axis] for axis in orient(scan.affine, preprocess.SLICINGS[record.slicing]).axes),
-        scan.dtype,
+        np.dtype((np.void, sum(each.dtype.itemsize for each in scans))),
         classes=classes,
         workspace=engine.workspace_bytes(record.size, record.size) + slices,
         threads=engine.threads,
@@ -37,20 +37,29 @@ def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Opt
 
 
 def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
-    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right and has not learnt mirrors."""
+    """See `contract.Way`.
+
+    Raises
+    ------
+    ModelError
+        If slices shall be mirrored for a model that tells left from right and has not learnt mirrors.
+    ScanError
+        If a further image lies elsewhere than the first.
+    """
     flip = weights.mirrored if options.flip else None
     if options.flip and flip is None:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
-    (scan,), record, classes = scans, weights.sliced, weights.spec.classes
+    check_places(scans)
+    scan, record, classes = scans[0], weights.sliced, weights.spec.classes
     threshold = record.threshold if options.threshold is None else options.threshold
     orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
-    voxels = Voxels(orientation.turn(scan.voxels), scan.slope, scan.inter)
-    statistics = measure(voxels, engine.threads)
+    images = [each.canonical(preprocess.SLICINGS[record.slicing]) for each in scans]
+    statistics = [measure(image, engine.threads) for image in images]
     mask = np.zeros(scan.shape, np.uint8, order="F")
     kept = np.zeros((*scan.shape, classes), np.float32, order="F") if options.probabilities else None
     mask_slices, kept_slices = orientation.turn(mask), None if kept is None else orientation.turn(kept)
 
-    inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), engine.threads)
+    inputs = Inputs(images, record, statistics, grid_of(record, scan, options), engine.threads)
 
     agreement = Agreement(len(record.labels))
 
@@ -59,16 +68,33 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
         kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
-    if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
+    if not all(preprocess.blank(record.of(i), found) for i, found in enumerate(statistics)):  # else the mask stays empty: nothing is seen
         run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
-    strange = tuple(unlike(weights, scan, statistics, options))
-    warnings = (*scan.warnings, *doubts(weights, statistics, mask, options), *strange)
+    strange = tuple(unlike(weights, scans, statistics, options))
+    told = (warning for each in scans for warning in each.warnings)
+    warnings = (*told, *doubts(weights, statistics, mask, options), *strange)
     # it was calibrated for masks as the model makes them by itself
     calibration = {} if options.flip or threshold != record.threshold else weights.quality
     expected = expect(calibration, record.labels, agreement.dice, familiar=not strange)
-    return Segmentation(mask, kept, statistics, warnings, agreement.dice, expected)
+    return Segmentation(mask, kept, statistics[0], warnings, agreement.dice, expected)
+
+
+def check_places(scans: Sequence[Scan]) -> None:
+    """Refuse images of one case that have the grid of the first, and lie elsewhere: they would be laid one on the other all the same.
+
+    Raises
+    ------
+    ScanError
+        If a corner lies further away than `geometry.APART`.
+    """
+    first, *others = scans
+    for number, other in enumerate(others, 1):
+        away = geometry.displacement(first.affine, other.affine, first.shape)
+        if not away <= geometry.APART:
+            found = f"image {number} lies {away:.3g} voxels from image 0 at a corner, at most {geometry.APART} are taken for rounding"
+            raise ScanError(f"the images of a case must lie in one place: {found}", "Register them first.")
 
 
 WAY = Way(Preprocess, memory, segment)

@@ -7,6 +7,7 @@ augmentation compiles into a few kernels. Intensities stay in [0, 1] and the bac
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,36 +16,38 @@ from torch import Tensor
 
 from .config import Augmentation
 
+Clips = Sequence[tuple[float, float]]
 
-def augment(
-    images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clip: tuple[float, float]
-) -> tuple[Tensor, Tensor]:
+
+def augment(images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clips: Clips) -> tuple[Tensor, Tensor]:
     """Change a batch at random.
 
     Parameters
     ----------
     images : (N, C, H, W) float32 in [0, 1]
-        Slices with their neighbours as channels.
+        Slices with their neighbours as channels, image after image of a case: each image's intensities change on their own, all move
+        together.
     labels : (N, K, H, W) float32
         One-hot; the label of a moved pixel is what covers most of it.
     depths : (N, H, W) uint8
         How deep a pixel lies inside the head.
-    rims : (N, DEPTHS, 2) float32
-        Mean and SD of the foreground without a rim of every depth.
+    rims : (N, M, DEPTHS, 2) float32
+        Mean and SD of every image's foreground without a rim of every depth.
     settings : Augmentation
-    clip : (float, float)
-        What 0 and 1 are in standard deviations, for the new z-score of a stripped head.
+    clips : M times (float, float)
+        What 0 and 1 of every image are in standard deviations, for the new z-score of a stripped head.
 
     Returns
     -------
     images, labels : as given, new tensors
     """
     if settings.drop_context:
-        centre = images[:, images.shape[1] // 2, None]
+        stacks = images.unflatten(1, (len(clips), -1))
+        centre = stacks[:, :, stacks.shape[2] // 2, None].expand_as(stacks).flatten(1, 2)
         images = torch.where(_chance(images, settings.drop_context), centre, images)
     if settings.skull_strip:
-        images, labels = _strip_skull(images, labels, depths, rims, settings, clip)
-    images = _intensities(images, settings)
+        images, labels = _strip_skull(images, labels, depths, rims, settings, clips)
+    images = _intensities(images.unflatten(1, (len(clips), -1)).flatten(0, 1), settings).reshape(images.shape)
     return _move(images, labels, settings)
 
 
@@ -75,12 +78,13 @@ def standardise(images: Any, mean: Any, sd: Any, clip: tuple[float, float]) -> A
 
 
 def _strip_skull(
-    images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clip: tuple[float, float]
+    images: Tensor, labels: Tensor, depths: Tensor, rims: Tensor, settings: Augmentation, clips: Clips
 ) -> tuple[Tensor, Tensor]:
     low, high = settings.skull_strip_depth
     depth = torch.randint(low, high + 1, (len(images),), device=images.device)
-    mean, sd = rims[torch.arange(len(images), device=images.device), depth].T[:, :, None, None, None]
-    anew = standardise(images, mean, sd, clip)
+    left = rims[torch.arange(len(images), device=images.device), :, depth][..., None, None, None]  # (N, M, 2, 1, 1, 1)
+    stacks = images.split(images.shape[1] // len(clips), 1)
+    anew = torch.cat([standardise(stack, left[:, k, 0], left[:, k, 1], clips[k]) for k, stack in enumerate(stacks)], 1)
     chosen, kept = _chance(images, settings.skull_strip), (depths >= depth[:, None, None])[:, None]
     images = torch.where(chosen, torch.where(kept & (images > 0), anew, 0.0), images)
     # what is cut away is background in the truth too, or the network would learn to see structures in nothing

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from monet_edge import DISCLAIMER
+from monet_edge.channels import DIGITS
+from monet_edge.preprocess import Preprocess
 from monet_edge.quality import SHARE
 from monet_edge.spec import count_floats
 from monet_edge.text import digits, quantity
 from monet_edge.weights import Weights
 
+from .cases import spelled
 from .config_text import command_of_today
 
 QUALITY = "## Expected Dice"
 
 
-def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides_as_one: bool = False) -> str:
+def measuring(output: Path, data: str, validation: bool, channels: Sequence[int] = (0,), sides_as_one: bool = False) -> str:
     """The command that measures a released model, to be given where the file is.
 
     Parameters
@@ -29,16 +32,16 @@ def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides
         The data set.
     validation : bool
         On the validation part only.
-    channel : int
-        Which one of a scan with several.
+    channels : sequence of int
+        Which ones of a scan with several.
     sides_as_one : bool
         "left X" and "right X" count as X.
     """
     words = ["monet-train", "evaluate", output.name, data]
     if validation:
         words += ["--splits", output.with_suffix(".splits.json").name]
-    if channel:
-        words += ["--volume", str(channel)]
+    if tuple(channels) != (0,):
+        words += ["--volume", spelled(channels)]
     if sides_as_one:
         words.append("--sides-as-one")
     return shlex.join(words)
@@ -59,7 +62,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     """
     record, provenance = weights.sliced, weights.provenance
     data, training = provenance["data"], provenance["training"]
-    recipe, units = training["settings"]["recipe"], {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
+    recipe = training["settings"]["recipe"]
     axes = f"{record.slicing} slices of {record.size}x{record.size}"
     if record.spacing:
         axes = f"{record.slicing} slices of {record.spacing:g} mm a pixel, in tiles of {record.size}x{record.size}"
@@ -73,7 +76,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         "",
         f"- **Network**: {weights.spec.name}, {count_floats(weights.spec):,} floats after folding. sha256 `{weights.sha256}`.",
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
-        f"- **Preprocessing**: {axes}; {record.intensity}, {record.low:g} to {record.high:g} {units[record.intensity]} become 0 to 1;"
+        f"- **Preprocessing**: {axes}; {_intensities(record)} become 0 to 1;"
         + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
         f"- **Split** {training.get('split', 'by patient')}: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
@@ -101,6 +104,16 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     lowest = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
     lines += ["", f"Lowest Dice: {', '.join(lowest)}.", "", *_quality(provenance), DISCLAIMER, ""]
     return "\n".join(lines)
+
+
+def _intensities(record: Preprocess) -> str:
+    """What becomes 0 and 1; of several images of each, with the number at the end of its file's name."""
+    units = {"window": "HU", "zscore": "SD of the foreground", "percentile": "percentile"}
+    parts = []
+    for number, image in enumerate(map(record.of, range(record.images))):
+        name = f"`_{number:0{DIGITS}}` {image.image}: " if record.images > 1 else ""
+        parts.append(f"{name}{image.intensity}, {image.low:g} to {image.high:g} {units[image.intensity]}")
+    return "; ".join(parts)
 
 
 def renewed(text: str, before: Weights, after: Weights) -> str:

@@ -1,14 +1,14 @@
-"""What a run was trained on: channel, table of labels, every case's key and part, in its cases.json; and whether that is still so."""
+"""What a run was trained on: channels, table of labels, every case's key and part, in its cases.json; and whether that is still so."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from monet_edge.errors import DatasetError, MonetError
+from monet_edge.weights import Weights
 
 from .dataset import Dataset
 from .prepare import Prepared, key
@@ -21,7 +21,7 @@ FILE = "cases.json"
 class Cases:
     """The cases of a run's split, and those of them that train; ``keys`` and ``version`` are those of `prepare.Prepared`."""
 
-    channel: int
+    channels: tuple[int, ...]
     labels: tuple[str, ...]
     version: int
     keys: dict[str, str]
@@ -31,7 +31,7 @@ class Cases:
 def of_prepared(prepared: Prepared, split: Split) -> Cases:
     """What a run with this split is trained on."""
     keys = {name: prepared.keys[name] for name in sorted({*split["train"], *split["val"]})}
-    return Cases(prepared.channel, prepared.labels, prepared.version, keys, tuple(sorted(split["train"])))
+    return Cases(prepared.channels, prepared.labels, prepared.version, keys, tuple(sorted(split["train"])))
 
 
 def to_json(cases: Cases) -> str:
@@ -50,7 +50,8 @@ def read(run: Path) -> Cases | None:
     try:
         found = json.loads((run / FILE).read_bytes())
         train = tuple(found.get("train", ()))  # the first runs that recorded anything did not say who trained
-        return Cases(int(found["channel"]), tuple(found["labels"]), int(found["version"]), dict(found["keys"]), train)
+        channels = tuple(map(int, found["channels"] if "channels" in found else [found["channel"]]))  # those of before had a single one
+        return Cases(channels, tuple(found["labels"]), int(found["version"]), dict(found["keys"]), train)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -58,9 +59,10 @@ def read(run: Path) -> Cases | None:
 
 
 def changes(then: Cases | None, now: Cases) -> str:
-    """What is another now than it was then, in words; empty where nothing is, or nothing else is known than the channel."""
-    if now.channel != (then.channel if then else 0):
-        return f"it was trained on volume {then.channel if then else 0}, not {now.channel}"
+    """What is another now than it was then, in words; empty where nothing is, or nothing else is known than the channels."""
+    channels = then.channels if then else (0,)
+    if now.channels != channels:
+        return f"it was trained on {in_words(channels)}, not {spelled(now.channels)}"
     if then is None:
         return ""
     if then.labels != now.labels:
@@ -74,43 +76,67 @@ def changes(then: Cases | None, now: Cases) -> str:
     return f"its split was another one: {moved[0]} {'trained' if moved[0] in then.train else 'validated'}" if moved else ""
 
 
-def check_dataset(run: Path, dataset: Dataset, split: Split, channel: int) -> None:
+def spelled(channels: Sequence[int]) -> str:
+    """Channels as ``--volume`` takes them."""
+    return ",".join(map(str, channels))
+
+
+def in_words(channels: Sequence[int]) -> str:
+    """Channels for a sentence."""
+    return f"volume{'s' if len(channels) > 1 else ''} {spelled(channels)}"
+
+
+def check_dataset(run: Path, dataset: Dataset, split: Split) -> None:
     """Hold a data set to what a run was trained on.
 
     Raises
     ------
     DatasetError
-        If it is another one, or has been changed since, or another channel is meant.
+        If it is another one, or has been changed since, or other channels are meant.
     """
     then, names = read(run), sorted({*split["train"], *split["val"]})
     strangers = [name for name in names if name not in dataset.pairs]
     if strangers:
         raise DatasetError(f"{dataset.folder}: there is no case {strangers[0]} among its {len(dataset.pairs)}; is it another data set?")
-    keys = {name: key(dataset, name, channel, then.version) for name in names} if then else {}
-    what = changes(then, Cases(channel, dataset.labels, then.version if then else 0, keys, tuple(split["train"])))
+    keys = {name: key(dataset, name, then.version) for name in names} if then else {}
+    what = changes(then, Cases(dataset.channels, dataset.labels, then.version if then else 0, keys, tuple(split["train"])))
     if what:
         raise DatasetError(f"{dataset.folder} is not what {run} was trained on: {what}")
 
 
-def run_channel(run: Path, channel: int | None) -> int:
-    """The channel that goes with a run folder: the one it records, which is also the only one that may be asked for.
+def run_channels(run: Path, channels: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The channels that go with a run folder: those it records, which are also the only ones that may be asked for.
 
     Raises
     ------
     MonetError
-        If another one is.
+        If others are.
     """
     if not (run / "config.json").exists():
-        return channel or 0
+        return channels or (0,)
     found = read(run)
-    recorded = found.channel if found else 0
-    if channel not in (None, recorded):
-        raise MonetError(f"{run}: it was trained on volume {recorded}, not {channel}")
+    recorded = found.channels if found else (0,)
+    if channels not in (None, recorded):
+        raise MonetError(f"{run}: it was trained on {in_words(recorded)}, not {spelled(channels or ())}")
     return recorded
 
 
-def weights_channel(provenance: Mapping[str, Any], channel: int | None) -> int:
-    """The channel to measure a model on: the one asked for, or else the one that its provenance records, or else 0."""
-    training = provenance.get("training")
-    recorded = training.get("channel", 0) if isinstance(training, Mapping) else 0
-    return channel if channel is not None else recorded if type(recorded) is int and recorded >= 0 else 0
+def weights_channels(weights: Weights, channels: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The channels to measure a model on: those asked for, or else those that its provenance records, or else the first ones.
+
+    Raises
+    ------
+    MonetError
+        If they are more, or fewer, than the model takes.
+    """
+    images = weights.preprocess.images
+    training = weights.provenance.get("training")
+    told = training if isinstance(training, Mapping) else {}
+    recorded = told.get("channels", [told.get("channel")])
+    if not isinstance(recorded, list) or len(recorded) != images or not all(type(channel) is int and channel >= 0 for channel in recorded):
+        recorded = [*range(images)]
+    chosen = tuple(recorded) if channels is None else channels
+    if len(chosen) != images:
+        one = f"{images} image{'s' if images > 1 else ''} of a case"
+        raise MonetError(f"{weights.name} takes {one}, in this order, and --volume {spelled(chosen)} chooses {len(chosen)}")
+    return chosen

@@ -5,12 +5,13 @@ Saved in the run's config.json and in the exported file's provenance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from monet_edge.architectures import ARCHITECTURES
 from monet_edge.errors import MonetError
-from monet_edge.preprocess import Preprocess
+from monet_edge.preprocess import Channel, Preprocess
 from monet_edge.spec import Op, Spec, multiple_of
 
 from .defaults import SLICES
@@ -35,7 +36,7 @@ class Augmentation:
         Probability of a left-right flip.
     skull_strip : float
         Probability of a poor man's skull stripping: a rim of the head, `skull_strip_depth` pixels deep, becomes background and
-        the z-score is taken anew. Only where the preprocessing is a z-score.
+        the z-score is taken anew. Only where the preprocessing of every image is a z-score.
     skull_strip_depth : tuple of int
         Least and most, pixels; of a model with a spacing mm, see `in_pixels`.
     contrast, gamma : float
@@ -236,9 +237,26 @@ class Settings:
     deterministic: bool = False
 
 
-def make_preprocess(labels: tuple[str, ...], **changes: Any) -> Preprocess:
-    """How slices are made where nothing else is said, see `defaults.SLICES`, with changes by field."""
-    return Preprocess(**{**SLICES._asdict(), **changes}, labels=labels)
+def make_preprocess(labels: tuple[str, ...], images: Sequence[str] = ("",), **changes: Any) -> Preprocess:
+    """How slices are made where nothing else is said, see `defaults.SLICES`, with changes by field.
+
+    ``images`` are the names of a case's images; a change of ``intensity``, ``low`` or ``high`` may be a list with a value for each.
+
+    Raises
+    ------
+    MonetError
+        If such a list has another length.
+    """
+    given = {**SLICES._asdict(), **changes}
+    each = {}
+    for name in ("intensity", "low", "high"):
+        values = given[name] if isinstance(given[name], list) else [given[name]] * len(images)
+        if len(values) != len(images):
+            raise MonetError(f"{name}: expected one value, or one for each of the {len(images)} images, found {len(values)}")
+        each[name] = values
+    first, *others = (dict(zip(each, values, strict=True)) for values in zip(*each.values(), strict=True))
+    channels = tuple(Channel(name=name, **other) for name, other in zip(images[1:], others, strict=True))
+    return Preprocess(**{**given, **first}, labels=labels, image=images[0], others=channels)
 
 
 def effective_settings(settings: Settings) -> Settings:
@@ -247,12 +265,13 @@ def effective_settings(settings: Settings) -> Settings:
     Skull stripping needs a z-score, `drop_context` needs neighbours, dropout a network that has some, weight decay AdamW.
     """
     record, recipe = settings.preprocess, settings.recipe
+    images = [record.of(number) for number in range(record.images)]
     augmentation = replace(
         recipe.augmentation,
-        skull_strip=recipe.augmentation.skull_strip if record.intensity == "zscore" else 0.0,
+        skull_strip=recipe.augmentation.skull_strip if {image.intensity for image in images} == {"zscore"} else 0.0,
         drop_context=recipe.augmentation.drop_context if record.context else 0.0,
     )
-    network = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+    network = ARCHITECTURES[settings.net](record.inputs, record.classes)
     drops = any(op.attrs.get("dropout") for op in network.ops)
     weight_decay = recipe.weight_decay if recipe.optimiser == "adamw" else 0.0
     recipe = replace(recipe, augmentation=augmentation, dropout=recipe.dropout if drops else 0.0, weight_decay=weight_decay)
@@ -279,7 +298,7 @@ def training_spec(settings: Settings) -> Spec:
         If the network cannot take slices of that size.
     """
     record = settings.preprocess
-    spec = ARCHITECTURES[settings.net](2 * record.context + 1, record.classes)
+    spec = ARCHITECTURES[settings.net](record.inputs, record.classes)
     multiple = multiple_of(spec)
     if record.size % multiple:
         raise MonetError(f"{settings.net} takes slices whose size divides by {multiple}, found {record.size}. Choose another --size.")

@@ -27,17 +27,17 @@ class Slices:
 
     Attributes
     ----------
-    images : (N, S, S) float32
-        Normalised and resized.
+    images : (N, M, S, S) float32
+        Normalised and resized, M of a case.
     labels : (N, S, S) uint8
     depths : (N, S, S) uint8
         Distance from the outside of the head in pixels, at most `DEPTHS` - 1.
     neighbours : (N, 2 * context + 1) int64
-        Indices of the slices that enter as channels.
+        Indices of the slices that enter as channels, of every image.
     cases : (N,) int64
         Index into ``names``.
-    rims : (len(names), DEPTHS, 2) float32
-        Mean and SD of a case's foreground when a rim so many pixels deep is gone.
+    rims : (len(names), M, DEPTHS, 2) float32
+        Mean and SD of the foreground of a case's images when a rim so many pixels deep is gone.
     names : tuple of str
     between : two (N, 2 * context + 1) tensors, int64 and float32, or None
         Where channels lie between slices: the ones after ``neighbours``, and how far on the way to them.
@@ -53,12 +53,12 @@ class Slices:
     between: tuple[Tensor, Tensor] | None = None
 
     def inputs(self, index: Tensor) -> Tensor:
-        """What the network sees for slices ``index`` without augmentation: (len(index), 2 * context + 1, S, S)."""
+        """What the network sees for slices ``index`` without augmentation: (len(index), M * (2 * context + 1), S, S), image after image."""
         seen = self.images[self.neighbours[index]]
-        if self.between is None:
-            return seen
-        above, weights = (table[index] for table in self.between)
-        return seen + weights[:, :, None, None] * (self.images[above] - seen)
+        if self.between is not None:
+            above, weights = (table[index] for table in self.between)
+            seen = seen + weights[:, :, None, None, None] * (self.images[above] - seen)
+        return seen.transpose(1, 2).flatten(1, 2)
 
 
 def build(
@@ -88,7 +88,7 @@ def build(
         case = oriented(prepared.load(name), record.slicing)
         grid = grid_of(case, record)
         images, labels = slices_of(case, record, grid.tiling), labels_of(case, record, merged, grid.tiling)
-        depths, rims = _rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((DEPTHS, 2), np.float32))
+        depths, rims = _rims(images) if skull_strip else (np.zeros_like(labels), np.zeros((record.images, DEPTHS, 2), np.float32))
         return grid, [_tiles(each, grid.tiling) for each in (images, labels, depths)], rims
 
     with ThreadPoolExecutor() as pool:  # NumPy and SciPy let go of the interpreter lock
@@ -115,14 +115,14 @@ def build(
 
 def grid_of(case: Case, record: Preprocess) -> Grid:
     """How the slices of a case, cut as the record says, lie for its network."""
-    _, height, width = case.image.shape
+    _, height, width = case.label.shape
     spacing = case.spacing
     return make_grid(record, (height, width), (spacing[0], spacing[1], spacing[2]))
 
 
 def _tiles(slices: np.ndarray, tiling: Tiling) -> np.ndarray:
-    """Padded slices (Z, H, W) as tiles (N, S, S), in the order of `monet_edge.inputs.Inputs`."""
-    return np.stack([slices[:, *window] for window in tiling.windows], axis=1).reshape(-1, *tiling.tile)
+    """Padded slices (Z, ..., H, W) as tiles (N, ..., S, S), in the order of `monet_edge.inputs.Inputs`."""
+    return np.stack([slices[..., *window] for window in tiling.windows], axis=1).reshape(-1, *slices.shape[1:-2], *tiling.tile)
 
 
 def _neighbours(grid: Grid, count: int, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,13 +144,16 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
         return depth * len(make_grid(record, (height, width), spacing).tiling.windows)
 
     training, validation = (sum(map(count, names)) for names in (train, val))
-    slice_bytes = record.size**2 * 6  # float32 image, uint8 label and depth; twice while those of all cases are put together
+    slice_bytes = record.size**2 * (
+        4 * record.images + 2
+    )  # float32 images, uint8 label and depth; twice while those of all cases are put together
     return training, validation, slice_bytes * max(2 * training, training + 2 * validation)
 
 
 def slices_of(case: Case, record: Preprocess, tiling: Tiling) -> np.ndarray:
-    """All slices of a case as the network sees them, without their neighbours, not yet in tiles: (Z, H, W) float32."""
-    return np.stack([make_slice(case.voxels[z], record, case.statistics, tiling) for z in range(len(case.image))])
+    """All slices of a case as the network sees them, without their neighbours, not yet in tiles: (Z, M, H, W) float32."""
+    images = [(image, record.of(number), found) for number, (image, found) in enumerate(zip(case.images, case.statistics, strict=True))]
+    return np.array([[make_slice(image[z], alone, found, tiling) for image, alone, found in images] for z in range(len(case.label))])
 
 
 def labels_of(case: Case, record: Preprocess, merged: bool, tiling: Tiling) -> np.ndarray:
@@ -165,10 +168,17 @@ def labels_of(case: Case, record: Preprocess, merged: bool, tiling: Tiling) -> n
 
 
 def _rims(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How deep every pixel lies inside the head, and the foreground's mean and SD without a rim of every depth."""
-    heads = (ndimage.binary_fill_holes(ndimage.binary_opening(image > 0)) for image in images)
+    """How deep every pixel of slices (Z, M, H, W) lies inside the head, which is what any image shows: (Z, H, W) uint8. And the mean and SD
+    of every image's foreground without a rim of every depth: (M, DEPTHS, 2) float32.
+    """
+    heads = (ndimage.binary_fill_holes(ndimage.binary_opening(slice_)) for slice_ in np.any(images > 0, axis=1))
     depths = np.stack([ndimage.distance_transform_cdt(np.pad(head, 1), "chessboard")[1:-1, 1:-1] for head in heads])
     depths = np.minimum(depths, DEPTHS - 1).astype(np.uint8)
+    return depths, np.stack([_foregrounds(image, depths) for image in np.moveaxis(images, 1, 0)])
+
+
+def _foregrounds(images: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    """Mean and SD of the foreground of one image's slices (Z, H, W) without a rim of every depth: (DEPTHS, 2) float32."""
     inside = images > 0
     # sums over all pixels at least so deep: from the deepest outwards
     count, total, squares = (
@@ -176,12 +186,13 @@ def _rims(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
     mean = total / np.maximum(count, 1)
     sd = np.sqrt(np.maximum(squares / np.maximum(count, 1) - np.square(mean), 1e-4))
-    return depths, np.stack([mean, sd], axis=1).astype(np.float32)
+    return np.stack([mean, sd], axis=1).astype(np.float32)
 
 
 def strip_skull(images: np.ndarray, depth: int, record: Preprocess) -> np.ndarray:
-    """Slices (N, S, S) of a z-scored head without a rim so many pixels deep, the z-score taken anew."""
-    depths, rim = _rims(images)
-    mean, sd = rim[depth]
-    anew = standardise(images, mean, sd, (record.low, record.high))
-    return np.where((depths >= depth) & (images > 0), anew, 0).astype(np.float32)
+    """Slices (N, M, S, S) of a z-scored head without a rim so many pixels deep, the z-score of every image taken anew."""
+    depths, rims = _rims(images)
+    clips = [(alone.low, alone.high) for alone in map(record.of, range(record.images))]
+    parts = zip(np.moveaxis(images, 1, 0), rims[:, depth], clips, strict=True)
+    anew = np.stack([standardise(image, mean, sd, clip) for image, (mean, sd), clip in parts], axis=1)
+    return np.where((depths >= depth)[:, None] & (images > 0), anew, 0).astype(np.float32)

@@ -7,10 +7,10 @@ and keeps several channels in one 4-D file; nnU-Net lists nothing, names numbers
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from monet_edge.volume import geometry
 
 from .dataset_json import IGNORE, read_json, read_labels, read_pairs
 
-APART = 0.02  # voxels; an origin off by 0.002 mm is an exporter's rounding, a rotation that moves a corner by 0.055 voxels is not
 ROUNDING = 1e-3  # a label's distance from a whole number, once scaled: float32 slopes of 1/255 are off by less
 AXES = SLICINGS["axial"]  # the order in which cases are kept; `oriented` turns it for other slicings
 
@@ -35,18 +34,24 @@ class Dataset:
     Attributes
     ----------
     folder : Path
-    name, modality, licence, reference : str
+    name, licence, reference : str
         From dataset.json.
+    channels : tuple of int
+        Which volumes of a scan with several are a case's images, in their order.
+    modalities : tuple of str
+        What dataset.json calls each of them; empty where it does not say.
     labels : tuple of str
         Names of the labels 1, 2, ...
     ignore : int or None
         The number that says that nobody labelled a voxel.
     spacing_known : bool
-        False where dataset.json says ``"spacing": "unknown"``: distances are then in pixels.
+        False where dataset.json says ``"spacing": "unknown"`` and nobody states one: distances are then in pixels.
+    stated : tuple of float or None
+        What a voxel measures in mm along X, Y, Z as stored, in place of what the files say.
     pairs : dict of str to (Path, Path)
         Scan and labels of every case, by name, sorted.
-    separate : frozenset of str
-        Cases whose channels are a file each, of which ``pairs`` has the wanted one.
+    separate : dict of str to tuple of Path
+        Cases whose channels are a file each: ``pairs`` has that of the first of ``channels``, this those of the others.
     validation : tuple of str
         Cases that dataset.json lists to validate on.
     warnings : tuple of str
@@ -55,16 +60,45 @@ class Dataset:
 
     folder: Path
     name: str
-    modality: str
+    channels: tuple[int, ...]
+    modalities: tuple[str, ...]
     licence: str
     reference: str
     labels: tuple[str, ...]
     ignore: int | None
     spacing_known: bool
+    stated: tuple[float, ...] | None
     pairs: dict[str, tuple[Path, Path]]
-    separate: frozenset[str]
+    separate: dict[str, tuple[Path, ...]]
     validation: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def modality(self) -> str:
+        """Of all its images, in words."""
+        return ", ".join(filter(None, self.modalities))
+
+    def volumes(self, name: str) -> list[tuple[Path, int | None]]:
+        """The file of every image of a case, and which volume of it; None where the file holds one only.
+
+        Raises
+        ------
+        DatasetError
+            If there is no such volume.
+        """
+        files = (self.pairs[name][0], *self.separate.get(name, ()))
+        files = files if len(files) > 1 else files * len(self.channels)
+        return [(file, self._volume(name, file, channel)) for file, channel in zip(files, self.channels, strict=True)]
+
+    def _volume(self, name: str, file: Path, channel: int) -> int | None:
+        volumes = formats.peek(file).volumes
+        if name in self.separate and channel and volumes > 1:
+            raise DatasetError(f"{name}: expected one volume in every file, found {volumes} in {file.name}")
+        if name in self.separate or (volumes == 1 and channel == 0):
+            return 0
+        if channel >= volumes:
+            raise DatasetError(f"{name}: the scan has no volume {channel}; it has {volumes}, counted from 0")
+        return channel
 
 
 @dataclass(frozen=True)
@@ -74,43 +108,37 @@ class Case:
     Attributes
     ----------
     name : str
-    image : (Z, H, W) array
-        In the scan's own dtype; intensities are ``image * slope + inter``.
+    images : tuple of Voxels
+        (Z, H, W) each, in the scans' own dtypes.
     label : (Z, H, W) uint8
-    slope, inter : float
     steps : (3, 3) float64
         A column each for Z, H, W: the way in mm that one voxel along that axis takes, see `monet_edge.volume.geometry`.
-    statistics : Statistics
-        Of the whole volume.
+    statistics : tuple of Statistics
+        Of every image's whole volume.
     """
 
     name: str
-    image: np.ndarray
+    images: tuple[volume.Voxels, ...]
     label: np.ndarray
-    slope: float
-    inter: float
     steps: np.ndarray
-    statistics: Statistics
+    statistics: tuple[Statistics, ...]
 
     @property
     def spacing(self) -> tuple[float, ...]:
         """Voxel size in mm along Z, H, W."""
         return geometry.spacing(self.steps)
 
-    @property
-    def voxels(self) -> volume.Voxels:
-        """The image with what scales it."""
-        return volume.Voxels(self.image, self.slope, self.inter)
 
-
-def read(folder: Path, channel: int = 0) -> Dataset:
+def read(folder: Path, channels: Sequence[int] = (0,), spacing: tuple[float, ...] | None = None) -> Dataset:
     """Read `dataset.json` and find the cases; no scan is opened.
 
     Parameters
     ----------
     folder : Path
-    channel : int
-        Which file of a case in nnU-Net's layout. (In a 4-D file it is chosen by `load`.)
+    channels : sequence of int
+        Which volumes of a scan with several are a case's images: of a 4-D file, or of nnU-Net's files.
+    spacing : (float, float, float), optional
+        What a voxel measures in mm along X, Y, Z as stored, in place of what the files say.
 
     Raises
     ------
@@ -118,78 +146,92 @@ def read(folder: Path, channel: int = 0) -> Dataset:
         If the folder is not such a data set, or a file of a case is missing.
     """
     data = read_json(folder)
-    pairs, warnings = read_pairs(folder, data, channel)
+    pairs, warnings = read_pairs(folder, data, channels)
     labels, ignore = read_labels(folder, data.get("labels"))
-    names = data.get("channel_names", data.get("modality"))
+    names = _channel_names(data)
     return Dataset(
         folder,
         str(data.get("name", folder.name)),
-        str(names.get(str(channel), "")) if isinstance(names, dict) else "",
+        tuple(channels),
+        tuple(names.get(str(channel), "") for channel in channels),
         str(data.get("licence", data.get("license", ""))),
         str(data.get("reference", "")),
         labels,
         ignore,
-        data.get("spacing") != UNKNOWN,
+        spacing is not None or data.get("spacing") != UNKNOWN,
+        spacing,
         {pair.name: (pair.image, pair.label) for pair in pairs},
-        frozenset(pair.name for pair in pairs if pair.separate),
+        {pair.name: pair.others for pair in pairs if pair.separate},
         tuple(pair.name for pair in pairs if pair.validation),
         tuple(warnings),
     )
 
 
-def load(dataset: Dataset, name: str, channel: int = 0) -> Case:
-    """Read and check one case.
+def all_channels(folder: Path) -> tuple[int, ...]:
+    """The numbers of all volumes of a scan that a data set's dataset.json names.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    name : str
-    channel : int
-        Which volume of a scan with several.
+    Raises
+    ------
+    DatasetError
+        If there is no dataset.json, or it names none.
+    """
+    names = _channel_names(read_json(folder))
+    if not names or {*names} != {*map(str, range(len(names)))}:
+        raise DatasetError(
+            f"{folder}: its dataset.json does not number the volumes of a scan from 0 in channel_names or modality: name them"
+        )
+    return tuple(range(len(names)))
+
+
+def _channel_names(data: Mapping[str, Any]) -> dict[str, str]:
+    names = data.get("channel_names", data.get("modality"))
+    return {number: str(name) for number, name in names.items()} if isinstance(names, dict) else {}
+
+
+def image_names(data: Any) -> tuple[str, ...]:
+    """What the images of a case are called in a `Dataset`, or in what was prepared of one; the only one need not be called anything."""
+    if len(data.channels) == 1:
+        return ("",)
+    return tuple(name or f"volume {channel}" for channel, name in zip(data.channels, data.modalities, strict=True))
+
+
+def load(dataset: Dataset, name: str) -> Case:
+    """Read and check one case.
 
     Raises
     ------
     ScanError
         If a file cannot be read.
     DatasetError
-        If there is no such case, or its scan and labels do not belong together.
+        If there is no such case, or its scans and labels do not belong together.
     """
     if name not in dataset.pairs:
         raise DatasetError(f"{dataset.folder}: there is no case {name} among its {len(dataset.pairs)}; is it another data set?")
-    image_path, label_path = dataset.pairs[name]
-    scan = formats.read(image_path, volume_of(dataset, name, channel))
-    mask = formats.read(label_path)
-    if scan.shape != mask.shape:
-        raise DatasetError(f"{name}: the scan has shape {scan.shape}, its labels {mask.shape}")
-    voxels = displacement(scan.affine, mask.affine, scan.shape)
-    if not voxels <= APART:
-        raise DatasetError(
-            f"{name}: scan and labels have different affines: a corner of the volume lies {voxels:.3g} voxels away"
-            f" (at most {APART} are taken for rounding); resample or correct the labels"
-        )
+    scans = [formats.read(file, number) for file, number in dataset.volumes(name)]
+    mask = formats.read(dataset.pairs[name][1])
+    first, *others = scans
+    for other, channel in zip(others, dataset.channels[1:], strict=True):
+        _check_place(name, first, other, f"its volume {channel}", f"volumes {dataset.channels[0]} and {channel}", "register them first")
+    _check_place(name, first, mask, "its labels", "scan and labels", "resample or correct the labels")
     label = volume.to_canonical(_numbers(dataset, name, mask), mask.affine, AXES)
-    image = scan.canonical(AXES)
-    steps = geometry.canonical_steps(scan.affine, volume.orient(scan.affine, AXES))
-    return Case(name, image.stored, label, scan.slope, scan.inter, steps, measure(image))
+    images = tuple(scan.canonical(AXES) for scan in scans)
+    orientation = volume.orient(first.affine, AXES)
+    steps = geometry.canonical_steps(first.affine, orientation)
+    if dataset.stated is not None:
+        steps = steps / geometry.spacing(steps) * [dataset.stated[axis] for axis in orientation.axes]
+    return Case(name, images, label, steps, tuple(map(measure, images)))
 
 
-def volume_of(dataset: Dataset, name: str, channel: int) -> int | None:
-    """Which volume of a case's file is a channel; None where the file holds one only."""
-    volumes = formats.peek(dataset.pairs[name][0]).volumes
-    if name in dataset.separate and channel and volumes > 1:
-        raise DatasetError(f"{name}: expected one volume in every file, found {volumes} in {dataset.pairs[name][0].name}")
-    if name in dataset.separate or (volumes == 1 and channel == 0):
-        return 0
-    if channel >= volumes:
-        raise DatasetError(f"{name}: the scan has no volume {channel}; it has {volumes}, counted from 0")
-    return channel
-
-
-def displacement(scan: np.ndarray, label: np.ndarray, shape: Sequence[int]) -> float:
-    """How far two affines (4, 4) put a corner of one volume (X, Y, Z) apart: the largest distance, in voxels of the scan."""
-    corners = np.array([[*corner, 1] for corner in product(*((-0.5, side - 0.5) for side in shape))])
-    apart = (corners @ (label - scan).T)[:, :3] @ np.linalg.inv(scan[:3, :3]).T
-    return float(np.linalg.norm(apart, axis=1).max())
+def _check_place(name: str, scan: volume.Scan, other: volume.Scan, what: str, both: str, advice: str) -> None:
+    """Refuse what does not lie where a scan does."""
+    if scan.shape != other.shape:
+        raise DatasetError(f"{name}: the scan has shape {scan.shape}, {what} {other.shape}")
+    voxels = geometry.displacement(scan.affine, other.affine, scan.shape)
+    if not voxels <= geometry.APART:
+        raise DatasetError(
+            f"{name}: {both} have different affines: a corner of the volume lies {voxels:.3g} voxels away"
+            f" (at most {geometry.APART} are taken for rounding); {advice}"
+        )
 
 
 def _numbers(dataset: Dataset, name: str, mask: volume.Scan) -> np.ndarray:
@@ -221,8 +263,10 @@ def oriented(case: Case, slicing: str) -> Case:
     slicing : {"axial", "coronal", "sagittal"}
     """
     orientation = orientation_of(case.spacing, slicing)
-    image, label = orientation.turn(case.image.T), orientation.turn(case.label.T)
-    return replace(case, image=image, label=label, steps=geometry.canonical_steps(case.steps[:, ::-1], orientation))
+    images = tuple(volume.Voxels(orientation.turn(image.stored.T), image.slope, image.inter) for image in case.images)
+    return replace(
+        case, images=images, label=orientation.turn(case.label.T), steps=geometry.canonical_steps(case.steps[:, ::-1], orientation)
+    )
 
 
 def orientation_of(spacing: Sequence[float], slicing: str) -> volume.Orientation:
@@ -235,7 +279,7 @@ def axial_affine(spacing: Sequence[float]) -> np.ndarray:
     return np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
 
 
-def check(dataset: Dataset, channel: int = 0) -> Iterator[tuple[str, str, str]]:
+def check(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
     """Open every case and say what is wrong with it.
 
     Yields
@@ -245,15 +289,16 @@ def check(dataset: Dataset, channel: int = 0) -> Iterator[tuple[str, str, str]]:
     """
     for name in dataset.pairs:
         try:
-            case = load(dataset, name, channel)
+            case = load(dataset, name)
         except MonetError as error:
             yield name, "error", str(error)
             continue
-        if case.statistics.constant:
+        nonfinite = sum(found.nonfinite for found in case.statistics)
+        if any(found.constant for found in case.statistics):
             yield name, "error", "the scan holds one intensity only"
-        elif case.statistics.nonfinite:
-            yield name, "error", f"{case.statistics.nonfinite} voxels of the scan are NaN or infinite"
+        elif nonfinite:
+            yield name, "error", f"{nonfinite} voxels of the scan are NaN or infinite"
         elif not case.label.any():
             yield name, "warning", "no voxel is labelled"
         else:
-            yield name, "ok", f"{case.image.shape} {case.image.dtype}"
+            yield name, "ok", f"{case.label.shape} {', '.join(str(image.stored.dtype) for image in case.images)}"

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,11 @@ class Pair:
     ----------
     name : str
     image, label : Path
+        The image's file is that of the first wanted channel.
+    others : tuple of Path
+        Those of the further channels, where each has a file.
     separate : bool
-        The image is the file of the wanted channel, one of several.
+        Every channel has a file.
     validation : bool
         Listed under ``validation``.
     where : str
@@ -46,6 +49,7 @@ class Pair:
     name: str
     image: Path
     label: Path
+    others: tuple[Path, ...] = ()
     separate: bool = False
     validation: bool = False
     where: str = ""
@@ -122,7 +126,7 @@ def _whole(number: Any) -> int:
     return int(number)
 
 
-def read_pairs(folder: Path, data: Mapping[str, Any], channel: int) -> tuple[list[Pair], list[str]]:
+def read_pairs(folder: Path, data: Mapping[str, Any], channels: Sequence[int]) -> tuple[list[Pair], list[str]]:
     """Every case's files, sorted by name, and what the reader of the list should know.
 
     Parameters
@@ -130,8 +134,8 @@ def read_pairs(folder: Path, data: Mapping[str, Any], channel: int) -> tuple[lis
     folder : Path
     data : mapping
         See `read_json`.
-    channel : int
-        Which one, where every channel has a file.
+    channels : sequence of int
+        Which ones, where every channel has a file.
 
     Raises
     ------
@@ -139,8 +143,8 @@ def read_pairs(folder: Path, data: Mapping[str, Any], channel: int) -> tuple[lis
         If an entry cannot be read as it stands, or a file is missing.
     """
     ending = str(data.get("file_ending", ".nii.gz"))
-    found = [*_listed(folder, data, ending, channel)]
-    pairs = _named(folder, found) if found else _by_name(folder, ending, channel)
+    found = [*_listed(folder, data, ending, channels)]
+    pairs = _named(folder, found) if found else _by_name(folder, ending, channels)
     warnings = []
     number, count = data.get("numTraining"), sum(not pair.validation for pair in pairs)
     if isinstance(number, int) and number not in (count, len(pairs)):
@@ -154,7 +158,7 @@ def read_pairs(folder: Path, data: Mapping[str, Any], channel: int) -> tuple[lis
     return sorted(pairs, key=lambda pair: pair.name), warnings
 
 
-def _listed(folder: Path, data: Mapping[str, Any], ending: str, channel: int) -> Iterator[Pair]:
+def _listed(folder: Path, data: Mapping[str, Any], ending: str, channels: Sequence[int]) -> Iterator[Pair]:
     """The entries of the decathlon's lists, and of nnU-Net's ``dataset`` table, which has names of its own."""
     for part in LISTS:
         entries = data.get(part)
@@ -164,36 +168,36 @@ def _listed(folder: Path, data: Mapping[str, Any], ending: str, channel: int) ->
             if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
                 expected = '{"image": FILE, "label": FILE}'
                 raise DatasetError(f"{folder / FILE}: {part} must list every case as {expected}, found {part}[{i}] {entry!r:.80}")
-            yield replace(_pair(folder, f"{part}[{i}]", entry["image"], entry["label"], ending, channel), validation=part == "validation")
+            yield replace(_pair(folder, f"{part}[{i}]", entry["image"], entry["label"], ending, channels), validation=part == "validation")
     table = data.get("dataset")
     for name, entry in table.items() if isinstance(table, dict) else ():
         if not isinstance(entry, dict) or not {"images", "label"} <= entry.keys():
             raise DatasetError(f'{folder / FILE}: dataset[{name!r}]: expected {{"images": [FILES], "label": FILE}}, found {entry!r:.80}')
         if not name or name != Path(name).name or "\\" in name:
             raise DatasetError(f"{folder / FILE}: dataset[{name!r}]: a case's name must be one that a file can have")
-        yield replace(_pair(folder, f"dataset[{name!r}]", entry["images"], entry["label"], ending, channel), name=name)
+        yield replace(_pair(folder, f"dataset[{name!r}]", entry["images"], entry["label"], ending, channels), name=name)
 
 
-def _pair(folder: Path, where: str, image: Any, label: Any, ending: str, channel: int) -> Pair:
-    """One entry's files: those that it names, or, where an image is listed without nnU-Net's channel number, that channel's."""
-    several = isinstance(image, list) and len(image) > 1
-    if isinstance(image, list):
-        if several and channel >= len(image):
-            raise DatasetError(f"{folder / FILE}: {where} has no volume {channel}; it lists {len(image)}, counted from 0")
-        image = image[channel] if several else (image or [None])[0]
-    scan, mask = _inside(folder, where, image), _inside(folder, where, label)
-    numbered = scan.with_name(f"{_stem(scan, ending)}_{channel:04d}{_ending(scan, ending)}")
-    if not scan.is_file() and numbered.is_file():
-        scan, several = numbered, True
-    name = _stem(_inside(folder, where, image), ending)
+def _pair(folder: Path, where: str, images: Any, label: Any, ending: str, channels: Sequence[int]) -> Pair:
+    """One entry's files: those that it names, or, where an image is listed without nnU-Net's channel number, those of the channels."""
+    listed = images if isinstance(images, list) else [images]
+    apart = len(listed) > 1
+    if apart and max(channels) >= len(listed):
+        raise DatasetError(f"{folder / FILE}: {where} has no volume {max(channels)}; it lists {len(listed)}, counted from 0")
+    said = [listed[channel] for channel in channels] if apart else listed or [None]
+    scans, mask = [_inside(folder, where, image) for image in said], _inside(folder, where, label)
+    name = _stem(scans[0], ending)
     if _NUMBERED.sub("", name) == _stem(mask, ending):
         name = _stem(mask, ending)
-    for path, kind, given in ((scan, "scan", image), (mask, "labels", label)):
+    numbered = [scans[0].with_name(f"{_stem(scans[0], ending)}_{channel:04d}{_ending(scans[0], ending)}") for channel in channels]
+    if not apart and not scans[0].is_file() and any(path.is_file() for path in numbered):
+        scans, said, apart = numbered, [f"{said[0]}, here {path.name}" for path in numbered], True
+    for path, kind, given in ((mask, "labels", label), *((scan, "scan", image) for scan, image in zip(scans, said, strict=True))):
         if not path.is_file():
             raise DatasetError(f"{folder / FILE}: {name} has no {kind}: {where} says {given}, and there is no such file")
-    if scan == mask:
-        raise DatasetError(f"{folder / FILE}: {where} gives {image} as scan and as labels")
-    return Pair(name, scan, mask, several, where=where)
+    if mask in scans:
+        raise DatasetError(f"{folder / FILE}: {where} gives {label} as scan and as labels")
+    return Pair(name, scans[0], mask, tuple(scans[1:]), apart, where=where)
 
 
 def _inside(folder: Path, where: str, given: Any) -> Path:
@@ -227,20 +231,20 @@ def _named(folder: Path, pairs: list[Pair]) -> list[Pair]:
     return pairs
 
 
-def _by_name(folder: Path, ending: str, channel: int) -> list[Pair]:
+def _by_name(folder: Path, ending: str, channels: Sequence[int]) -> list[Pair]:
     """All of `imagesTr` and `labelsTr`, where nothing is listed."""
     images, labels = ({_stem(path, ending): path for path in _files(folder / part, (ending,))} for part in ("imagesTr", "labelsTr"))
     numbered = bool(images) and all(_NUMBERED.search(name) for name in images)
     names = {_NUMBERED.sub("", name) for name in images} if numbered else {*images}
     pairs, problems = [], []
     for name in sorted(names):
-        image = images.get(f"{name}_{channel:04d}" if numbered else name)
-        if image is None:
-            problems.append(f"{name} has no scan in imagesTr for volume {channel}")
-        elif name not in labels:
+        scans = {channel: images.get(f"{name}_{channel:04d}") for channel in channels} if numbered else {channels[0]: images[name]}
+        found = [scan for scan in scans.values() if scan is not None]
+        problems += [f"{name} has no scan in imagesTr for volume {channel}" for channel, scan in scans.items() if scan is None]
+        if name not in labels:
             problems.append(f"{name} has no labels in labelsTr")
-        else:
-            pairs.append(Pair(name, image, labels[name], separate=numbered))
+        elif len(found) == len(scans):
+            pairs.append(Pair(name, found[0], labels[name], tuple(found[1:]), separate=numbered))
     problems += [f"labels of {name} belong to no scan" for name in sorted(labels.keys() - names)]
     if problems or not pairs:
         raise DatasetError(f"{folder}: {'; '.join(problems[:5]) or 'no cases found in imagesTr'}{' ...' if len(problems) > 5 else ''}")
@@ -250,7 +254,7 @@ def _by_name(folder: Path, ending: str, channel: int) -> list[Pair]:
 def _beside(folder: Path, data: Mapping[str, Any], pairs: list[Pair], ending: str) -> list[str]:
     """Scans and labels in `imagesTr` and `labelsTr` that belong to no case; other channels of a case's scan do."""
     text = json.dumps(data, ensure_ascii=False)  # what any list names is known, be it to test on
-    known = {path for pair in pairs for path in (pair.image, pair.label)}
+    known = {path for pair in pairs for path in (pair.image, *pair.others, pair.label)}
     stems = {(pair.image.parent, _NUMBERED.sub("", _stem(pair.image, ending))) for pair in pairs}
     files = [path for part in ("imagesTr", "labelsTr") for path in _files(folder / part, (ending, *SCANS))]
     return [

@@ -125,7 +125,6 @@ def evaluate(
     names: Sequence[str],
     *,
     flip: bool = False,
-    channel: int = 0,
     sides_as_one: bool = False,
     progress: Callable[[str], None] = lambda _: None,
     failures: dict[str, str] | None = None,
@@ -136,13 +135,11 @@ def evaluate(
     ----------
     model : Model
     dataset : Dataset
-        Its labels are those of the same names as the model's, see `labels.match`.
+        Its labels are those of the same names as the model's, see `labels.match`; its channels are the model's images.
     names : sequence of str
         The cases.
     flip : bool
         Average with the mirrored slice.
-    channel : int
-        Which volume of a scan with several.
     sides_as_one : bool
         "left X" and "right X" count as X.
     progress : callable
@@ -158,17 +155,21 @@ def evaluate(
     Raises
     ------
     DatasetError
-        If there is no such case, no label in common, or a case is not fit for use.
+        If there is no such case, no label in common, another number of images, or a case is not fit for use.
     """
     found = match(model.weights.preprocess.labels, dataset.labels, model.weights.merged, sides_as_one)
     check_names(dataset, names)
+    images = model.weights.preprocess.images
+    if len(dataset.channels) != images:
+        raise DatasetError(f"{dataset.folder}: {len(dataset.channels)} images of a case are read, {model.weights.name} takes {images}")
     if model.weights.preprocess.in_mm and not dataset.spacing_known:
         raise DatasetError(
-            f"{dataset.folder}: its dataset.json says that the spacing is unknown, and {model.weights.name} works in millimetres"
+            f"{dataset.folder}: its dataset.json says that the spacing is unknown, and {model.weights.name} works in millimetres;"
+            " state it with --spacing"
         )
     for name in names:
         try:
-            scores = list(score(model, load(dataset, name, channel), found, dataset.spacing_known, flip=flip))
+            scores = list(score(model, load(dataset, name), found, dataset.spacing_known, flip=flip))
         except Exception as error:
             if failures is None:
                 raise
@@ -199,7 +200,7 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
         Whether distances are in mm over the volume, or in pixels within slices.
     flip : bool
     """
-    result = model.segment_scan(as_scan(case, spacing_known), Options(flip=flip))
+    result = model.segment_scan(as_scans(case, spacing_known), Options(flip=flip))
     labels = model.weights.preprocess.labels
     truth, mask = found.masks(case.label, result.mask.T)
     for number, pair in enumerate(found.pairs, 1):
@@ -207,10 +208,12 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
         yield replace(compared, agreement={labels[one - 1]: result.agreement[one - 1] for one in pair.predicted if result.agreement})
 
 
-def as_scan(case: Case, spacing_known: bool) -> volume.Scan:
-    """The case as a scan whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the file."""
+def as_scans(case: Case, spacing_known: bool) -> list[volume.Scan]:
+    """The images of a case as scans whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the files."""
     affine = axial_affine(case.spacing)
-    return volume.Scan(None, case.image.T, case.slope, case.inter, affine, None, (), spacing_known=spacing_known)
+    return [
+        volume.Scan(None, image.stored.T, image.slope, image.inter, affine, None, (), spacing_known=spacing_known) for image in case.images
+    ]
 
 
 def compare(name: str, label: str, truth: np.ndarray, predicted: np.ndarray, steps: ArrayLike | None) -> Score:

@@ -36,7 +36,7 @@ from .synth import origin
 FEW = 4  # structures whose Dice have room in a list of models
 
 
-def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel: int = 0) -> Weights:
+def export(run: Path, dataset: Dataset, output: Path, command: str = "") -> Weights:
     """Fold a finished run into a weights file, and write its splits beside it: both or none.
 
     Parameters
@@ -49,8 +49,6 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
         The .safetensors file.
     command : str
         How it was trained, for the model card.
-    channel : int
-        Which one of a scan with several.
 
     Returns
     -------
@@ -62,12 +60,12 @@ def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel
     OutputError
         If ``output`` cannot be such a file.
     DatasetError
-        If the run was trained on other cases than this data set's, or on another channel.
+        If the run was trained on other cases than this data set's, or on other channels.
     ModelError
         If the run has no final weights, or the runtime's probabilities differ from PyTorch's by more than 1e-4.
     """
     check_output(output)
-    return _folded(run, dataset, command, channel).write(output)
+    return _folded(run, dataset, command).write(output)
 
 
 def release(
@@ -77,7 +75,6 @@ def release(
     others: Sequence[Dataset] = (),
     notes: Sequence[str] = (),
     command: str = "",
-    channel: int = 0,
     named: bool = False,
     sides_as_one: bool = False,
     progress: Progress | None = None,
@@ -87,7 +84,7 @@ def release(
 
     Parameters
     ----------
-    run, dataset, output, command, channel
+    run, dataset, output, command
         As for `export`; measured on the validation part of ``dataset``. A run on generated images has seen no scan: it is measured on all.
     others : sequence of Dataset
         Also measured on, all of each.
@@ -122,11 +119,11 @@ def release(
         if progress is not None:
             progress(done, total)
 
-    folded = _folded(run, dataset, command, channel, count)
+    folded = _folded(run, dataset, command, count)
     model = make_model(parse(output.stem, folded.pack(output)))
     summaries, pairs = {}, {}
     for part in measured:
-        scores = list(evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count))
+        scores = list(evaluate(model, part.dataset, part.names, sides_as_one=sides_as_one, progress=count))
         summaries[part.heading], pairs[part.heading] = summarise(scores, named), pairs_of(scores)
     coded = {} if codes is None else {"codes": pick(codes, folded.settings.preprocess.labels)}
     told = tell(pairs.pop(measured[0].heading), pairs)
@@ -134,7 +131,7 @@ def release(
     folded = replace(folded, provenance=replace(folded.provenance, more=more))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
-    commands = [measuring(output, part.dataset.name, part.validation, channel, sides_as_one) for part in measured]
+    commands = [measuring(output, part.dataset.name, part.validation, dataset.channels, sides_as_one) for part in measured]
     unscored = [f"Not scored on {part.heading}: {part.match}." for part in measured if str(part.match)]
     text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
     write_together({**files, output.with_suffix(".md"): text.encode()})
@@ -218,20 +215,20 @@ def check_output(output: Path) -> None:
     refuse_special(output)
 
 
-def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: Callable[[str], None] = lambda _: None) -> Folded:
+def _folded(run: Path, dataset: Dataset, command: str, progress: Callable[[str], None] = lambda _: None) -> Folded:
     """Fold a run, one on a data set with the appearance of its training scans; nothing is written."""
     if origin.is_generated(run):
         return origin.fold(run, command)
-    folded = fold_run(run, Source.of(dataset), {"command": command, "channel": channel}, {})
+    folded = fold_run(run, Source.of(dataset), {"command": command, "channels": list(dataset.channels)}, {})
     split = read_splits(run / "splits.json")[0]
-    check_dataset(run, dataset, split, channel)
+    check_dataset(run, dataset, split)
     check_names(dataset, split["train"])
-    return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], channel, progress), folded.settings, dataset.spacing_known))
+    return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], progress), folded.settings, dataset.spacing_known))
 
 
-def _cases(dataset: Dataset, names: Sequence[str], channel: int, progress: Callable[[str], None]) -> Iterator[Case]:
+def _cases(dataset: Dataset, names: Sequence[str], progress: Callable[[str], None]) -> Iterator[Case]:
     for name in names:
-        yield load_case(dataset, name, channel)
+        yield load_case(dataset, name)
         progress(name)
 
 
@@ -244,11 +241,12 @@ def _fingerprint(cases: Iterable[Case], settings: Settings, spacing_known: bool)
     extents = []
     for case in cases:
         case = oriented(case, record.slicing)
-        extents.append(extent_of(case.image.shape, case.spacing if spacing_known else None))
-        slices = fingerprint.look(case.voxels, record, case.statistics)
+        extents.append(extent_of(case.label.shape, case.spacing if spacing_known else None))
+        looks = fingerprint.look(case.images, record, case.statistics)
         scale = fingerprint.SIDE / sqrt(prod(grid_of(case, record).tiling.shape))
         depths = [min(DEPTHS - 1, round(depth * scale)) for depth in stripped]
-        rows.append([fingerprint.features(slices), *(fingerprint.features(strip_skull(slices, depth, record)) for depth in depths)])
+        stripped_looks = (strip_skull(np.moveaxis(looks, 0, 1), depth, record) for depth in depths)
+        rows.append([fingerprint.features(looks), *(fingerprint.features(np.moveaxis(each, 1, 0)) for each in stripped_looks)])
     plain, *variants = np.stack(rows, axis=1)
     found = fingerprint.learn(plain, variants)
     return found and replace(found, extent=largest(extents))

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from monet_edge.files import refuse_special
-from monet_edge.inputs import network_input
+from monet_edge.inputs import Inputs
 from monet_edge.model import Model
 from monet_edge.preprocess import to_mask
 from monet_edge.weights import Weights, load
 
-from .cases import weights_channel
+from .cases import weights_channels
 from .data import grid_of, labels_of
 from .dataset import Case, oriented, read
 from .dataset import load as load_case
@@ -113,11 +113,12 @@ def curves(run: Path) -> None:
     _write(figure, run / "curves.png")
 
 
-def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: int | None) -> Iterator[tuple[Path, dict[str, float]]]:
+def draw(
+    model: str, folder: Path, output: Path, cases: Sequence[str], channels: tuple[int, ...] | None
+) -> Iterator[tuple[Path, dict[str, float]]]:
     """All pictures of a model on a few cases; yields every file, with the shares that `activations` returns."""
     weights = load(model)
-    channel = weights_channel(weights.provenance, channel)
-    found, record = read(folder, channel), weights.sliced
+    found, record = read(folder, weights_channels(weights, channels)), weights.sliced
     matched, names = match(record.labels, found.labels, weights.merged), list(cases) or list(found.pairs)[:4]
     check_names(found, names)
     pictures = [output / f"{name}.png" for name in ("overlays", "boxes", "activations")]
@@ -128,7 +129,7 @@ def draw(model: str, folder: Path, output: Path, cases: Sequence[str], channel: 
     examples: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     scores: list[Score] = []
     for name in names:
-        case = load_case(found, name, channel)
+        case = load_case(found, name)
         examples.append(example(engine, case, matched))
         scores.extend(score(engine, case, matched, found.spacing_known))
     overlays(pictures[0], [image[record.context] for image, _, _ in examples], *zip(*(rest for _, *rest in examples), strict=True))
@@ -157,7 +158,7 @@ def example(model: Model, case: Case, matched: Match) -> tuple[np.ndarray, np.nd
     truth = labels_of(replace(case, label=shared[z : z + 1]), structures, False, grid.tiling)[0]
     windows = grid.tiling.windows
     tile = max(range(len(windows)), key=lambda i: int((truth[windows[i]] > 0).sum()))
-    image = network_input(case.voxels, z * len(windows) + tile, record, case.statistics, grid)
+    image = Inputs(case.images, record, case.statistics, grid)(z * len(windows) + tile)
     predicted = to_mask(model.predict(image[None])[0], record.threshold)
     return image, truth[windows[tile]], matched.masks(predicted, predicted)[1]
 

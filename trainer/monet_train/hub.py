@@ -6,19 +6,21 @@ folder only if the data is said to be public, by ``--name-cases``.
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from monet_edge import formats
 from monet_edge.errors import OutputError
 from monet_edge.files import check_folder, refuse_special, write_together
-from monet_edge.job import make_folder, make_job
+from monet_edge.job import make_folder
 from monet_edge.model import Model
-from monet_edge.options import Options
-from monet_edge.pipeline import run
+from monet_edge.report import preview
+from monet_edge.report.slices import Finding, window
+from monet_edge.report.statistics import measure
 from monet_edge.weights import Weights, load
 
 CARD, PICTURE = "README.md", "preview.png"
@@ -47,7 +49,7 @@ def check_hub(folder: Path, name: str) -> None:
         raise OutputError(f"{folder}: holds {others[0]} already; a model on a hub has a folder of its own")
 
 
-def write_hub(folder: Path, output: Path, scan: Path | None, volume: int | None = None) -> None:
+def write_hub(folder: Path, output: Path, case: Sequence[tuple[Path, int | None]]) -> None:
     """Lay out a released model as a hub's folder, created if need be: all files or none.
 
     Parameters
@@ -55,18 +57,18 @@ def write_hub(folder: Path, output: Path, scan: Path | None, volume: int | None 
     folder : Path
     output : Path
         The weights file, with its splits and its card beside it.
-    scan : Path or None
-        A scan (with several volumes: ``volume`` of it) whose picture may be shown to everybody. None for private data: then the
-        splits stay out, too.
+    case : sequence of (Path, int or None)
+        The images of a case whose picture may be shown to everybody: a file, and which volume of it. Empty for private data: then
+        the splits stay out, too.
     """
     make_folder(folder)
     weights, paths = load(output), hub_paths(folder, output.stem)
     files = {paths["weights"]: output.read_bytes()}
-    card = hub_card(weights, output.with_suffix(".md").read_text(encoding="utf-8"), scan is not None)
+    card = hub_card(weights, output.with_suffix(".md").read_text(encoding="utf-8"), bool(case))
     files[paths["card"]] = card.encode()
-    if scan is not None:
+    if case:
         files[paths["splits"]] = output.with_suffix(".splits.json").read_bytes()
-        files[paths["picture"]] = draw_preview(weights, scan, volume)
+        files[paths["picture"]] = draw_preview(weights, case)
     write_together(files)
 
 
@@ -117,9 +119,12 @@ def _results(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def draw_preview(weights: Weights, scan: Path, volume: int | None) -> bytes:
-    """The picture (PNG) that `segment --preview` draws of a scan, without its name."""
-    options = Options(preview=True, volume=volume)
-    with TemporaryDirectory() as folder:
-        run(make_job(scan, Path(folder) / "scan_seg.nii.gz", options), Model(weights), options)
-        return (Path(folder) / "scan_preview.png").read_bytes()
+def draw_preview(weights: Weights, case: Sequence[tuple[Path, int | None]]) -> bytes:
+    """The picture (PNG) that `segment --preview` draws of a case, without its name."""
+    scans = [formats.read(file, volume) for file, volume in case]
+    result, record = Model(weights).segment_scan(scans), weights.preprocess
+    labels, limits = measure(scans[0], result.mask, record.labels), window(record, result.statistics)
+    title = f"{weights.name} · {weights.kind}"
+    picture = io.BytesIO()
+    preview.draw(Finding(scans[0], result.mask, labels, limits, record.slicing, title, result.warnings)).save(picture, "PNG")
+    return picture.getvalue()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monet_edge.errors import DatasetError, MonetError
+from monet_edge.options import Options
 from monet_edge.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
 
 DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
 WeightsArgument = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name, a .safetensors file, or its folder.")]
-VolumeOption = Annotated[
-    int, typer.Option("--volume", min=0, help="Which volume (channel) of a scan with several: in a 4-D file, or nnU-Net's _0000, _0001.")
-]
+ALL = "all"
+_VOLUMES = f"Which volumes (channels) of a scan with several, in a 4-D file or nnU-Net's _0000, _0001: one, several as in 0,1, or {ALL}."
+VolumeOption = Annotated[str, typer.Option("--volume", metavar=f"N,...|{ALL}", help=_VOLUMES)]
 TrainedVolumeOption = Annotated[
-    int | None, typer.Option("--volume", min=0, help="Which volume (channel) of a scan with several. Default: the one trained on, or 0.")
+    str | None, typer.Option("--volume", metavar=f"N,...|{ALL}", help=f"{_VOLUMES} Default: those trained on, or 0.")
 ]
+SiteVolumeOption = Annotated[
+    str | None, typer.Option("--volume", metavar=f"N,...|{ALL}", help=f"{_VOLUMES} Default: those that were prepared, or 0.")
+]
+StatedSpacingOption = Annotated[str | None, typer.Option("--spacing", **Options.__dataclass_fields__["spacing"].metadata)]
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
@@ -72,11 +77,32 @@ def spacing_of(text: str, found: Prepared, slicing: str) -> float:
         raise MonetError(f"--spacing {text}: expected a number of mm, or {AUTO}") from None
 
 
-def read(dataset: Path, channel: int, quiet: bool = False) -> Dataset:
-    """Read a data set, and say what in its folder is not read."""
+def volumes(dataset: Path, text: str | None) -> tuple[int, ...] | None:
+    """What --volume says of a data set, or of what was prepared of one; None where nothing is said.
+
+    Raises
+    ------
+    MonetError
+        If it is something else than numbers of volumes, or the data set does not name all that it has.
+    """
+    from .dataset import all_channels
+    from .prepare import INDEX, open_prepared
+
+    if text is None:
+        return None
+    if text == ALL:
+        return open_prepared(dataset).channels if (dataset / INDEX).exists() else all_channels(dataset)
+    numbers = text.split(",")
+    if not all(number.isdecimal() and len(number) <= 4 for number in numbers) or len({*map(int, numbers)}) < len(numbers):
+        raise MonetError(f"--volume {text}: expected the number of a volume, counted from 0, several different ones as in 0,1, or {ALL}")
+    return tuple(map(int, numbers))
+
+
+def read(dataset: Path, channels: tuple[int, ...] | None, quiet: bool = False, spacing: Any = None) -> Dataset:
+    """Read a data set, and say what in its folder is not read; ``spacing`` is what --spacing states."""
     from .dataset import read as read_dataset
 
-    found = read_dataset(dataset, channel)
+    found = read_dataset(dataset, channels or (0,), Options(spacing=spacing).voxel_mm)
     if not quiet:
         for warning in found.warnings:
             warn(f"{dataset}: {warning}")
@@ -98,13 +124,13 @@ def warn(message: str) -> None:
     print(f"monet-train: warning: {message}", file=sys.stderr)
 
 
-def prepare(dataset: Path, folder: Path, channel: int, quiet: bool) -> Prepared:
+def prepare(dataset: Path, folder: Path, channels: tuple[int, ...] | None, quiet: bool) -> Prepared:
     """Prepare a data set in a folder, with a progress bar."""
     from .prepare import prepare as prepare_dataset
 
-    found = read(dataset, channel, quiet)
+    found = read(dataset, channels, quiet)
     with counting(f"preparing {found.name}: {len(found.pairs)} cases", len(found.pairs), quiet) as progress:
-        return prepare_dataset(found, folder, channel, progress=progress)
+        return prepare_dataset(found, folder, progress=progress)
 
 
 @contextmanager
@@ -139,21 +165,23 @@ def following(title: str, epochs: int, quiet: bool) -> Iterator[tuple[Callable[[
         yield log, announce
 
 
-def prepared(dataset: Path, folder: Path, channel: int | None, quiet: bool) -> Prepared:
-    """A prepared data set as it is, which has one channel only; any other is prepared in ``folder``.
+def prepared(dataset: Path, folder: Path, channels: tuple[int, ...] | None, quiet: bool) -> Prepared:
+    """A prepared data set as it is, which has its channels only; any other is prepared in ``folder``.
 
     Raises
     ------
     DatasetError
-        If another channel is asked for than was prepared.
+        If other channels are asked for than were prepared.
     """
+    from .cases import spelled
     from .prepare import INDEX, open_prepared
 
     if not (dataset / INDEX).exists():
-        return prepare(dataset, folder, channel or 0, quiet)
+        return prepare(dataset, folder, channels, quiet)
     found = open_prepared(dataset)
-    if channel not in (None, found.channel):
-        raise DatasetError(f"{dataset} was prepared with --volume {found.channel}, not {channel}; prepare the data set again for that")
+    if channels not in (None, found.channels):
+        then, now = spelled(found.channels), spelled(channels or ())
+        raise DatasetError(f"{dataset} was prepared with --volume {then}, not {now}; prepare the data set again for that")
     return found
 
 

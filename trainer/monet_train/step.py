@@ -55,8 +55,8 @@ class TrainStep:
         """Augmented images (N, C, S, S) and one-hot labels (N, K, S, S) of slices ``index``."""
         data, record = self.training, self.settings.preprocess
         images, labels = data.inputs(index), one_hot(data.labels[index], record.classes)
-        clip = (record.low, record.high)
-        return augment(images, labels, data.depths[index], data.rims[data.cases[index]], self.augmentation, clip)
+        clips = [(image.low, image.high) for image in map(record.of, range(record.images))]
+        return augment(images, labels, data.depths[index], data.rims[data.cases[index]], self.augmentation, clips)
 
     def epoch(self, epoch: int, rank: int, world: int) -> float:
         """Train for the steps of one epoch, as process ``rank`` of ``world``; returns the mean training loss of all."""

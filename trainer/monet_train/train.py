@@ -26,6 +26,7 @@ from . import cases, checkpoint
 from . import transfer as transfers
 from .config import Settings, effective_settings, training_spec
 from .data import Slices, build, memory_of
+from .dataset import image_names
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
@@ -90,7 +91,7 @@ def fit(
     OutputError
         If ``folder`` holds a run already, or one with other settings, patients or data, or another process trains in it.
     DatasetError
-        If the split names cases that there are not.
+        If the split names cases that there are not, or the cases have other images than the network takes.
     ResourceError
         If there is not enough memory.
     MonetError
@@ -99,6 +100,7 @@ def fit(
     with out_of_memory(), _process_group(device or "") as (rank, world), ExitStack() as claim:
         place = choose_device(device or "", rank)
         check_split(split, prepared)
+        check_images(settings.preprocess, prepared)
         check_spacing(settings.preprocess, prepared)
         set_up_torch(settings, place)
         demand(settings, prepared, split, place)
@@ -274,6 +276,16 @@ def check_split(split: Split, prepared: Prepared) -> None:
     for name in split["val"]:
         if (original := trained.get(prepared.keys[name])) is not None:
             raise DatasetError(f"the split validates on {name}, whose files are copies of {original}'s, which trains")
+
+
+def check_images(record: Preprocess, prepared: Prepared) -> None:
+    """Raise a DatasetError where the cases of a data set have other images than a network takes, or the same in another order."""
+    found = image_names(prepared)
+    if len(found) != record.images or (record.images > 1 and found != record.names):
+        there, wanted = (f"{len(names)} ({', '.join(names)})" if len(names) > 1 else "1" for names in (found, record.names))
+        raise DatasetError(
+            f"{prepared.folder}: the images of a case are {there}, the network takes {wanted}; prepare it with other volumes"
+        )
 
 
 def check_spacing(record: Preprocess, prepared: Prepared) -> None:

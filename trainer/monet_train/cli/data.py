@@ -13,13 +13,13 @@ from .. import options
 from ..options import DatasetArgument, QuietOption, VolumeOption
 
 
-def check(dataset: DatasetArgument, channel: VolumeOption = 0) -> None:
+def check(dataset: DatasetArgument, volume: VolumeOption = "0") -> None:
     """Open every case of a data set and say what is wrong with it; exit status 1 if anything is."""
     from ..dataset import check as check_dataset
 
-    found = options.read(dataset, channel)
+    found = options.read(dataset, options.volumes(dataset, volume))
     counts = {"ok": 0, "warning": 0, "error": 0}
-    for name, severity, message in check_dataset(found, channel):
+    for name, severity, message in check_dataset(found):
         counts[severity] += 1
         if severity != "ok":
             print(f"{severity}: {name}: {message}")
@@ -38,7 +38,7 @@ def join(
     from ..join import join as join_datasets
 
     check_folder(output)
-    found = [options.read(dataset, 0, quiet) for dataset in datasets]
+    found = [options.read(dataset, (0,), quiet) for dataset in datasets]
     join_datasets(found, output, name)
     if not quiet:
         print(f"{output}: {sum(len(part.pairs) for part in found)} cases of {len(found)} data sets")
@@ -47,9 +47,9 @@ def join(
 def prepare(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
-    channel: VolumeOption = 0,
+    volume: VolumeOption = "0",
     quiet: QuietOption = False,
 ) -> None:
     """Check a data set and pack it for training: exact, compressed, unchanged cases are not done again."""
     check_folder(output)
-    options.prepare(dataset, output, channel, quiet)
+    options.prepare(dataset, output, options.volumes(dataset, volume), quiet)

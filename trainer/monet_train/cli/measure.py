@@ -14,7 +14,7 @@ from monet_edge.files import check_folder, refuse_special
 from monet_edge.text import printable
 
 from .. import options
-from ..options import DatasetArgument, QuietOption, SidesOption, TrainedVolumeOption, WeightsArgument
+from ..options import DatasetArgument, QuietOption, SidesOption, StatedSpacingOption, TrainedVolumeOption, WeightsArgument
 
 EngineOption = Annotated[str, typer.Option(help="runtime (as users run it) or torch.")]
 FlipOption = Annotated[bool, typer.Option("--flip", help="Average with the mirrored slice.")]
@@ -29,7 +29,8 @@ def evaluate(
     engine: EngineOption = "runtime",
     flip: FlipOption = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: the cores this process may use.")] = None,
-    channel: TrainedVolumeOption = None,
+    volume: TrainedVolumeOption = None,
+    spacing: StatedSpacingOption = None,
     sides_as_one: SidesOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -39,7 +40,7 @@ def evaluate(
     """
     from monet_edge.weights import load
 
-    from ..cases import weights_channel
+    from ..cases import weights_channels
     from ..evaluate import FILES, check_names, make_model, summarise, tell, write_scores
     from ..evaluate import evaluate as evaluate_model
     from ..labels import match
@@ -54,17 +55,14 @@ def evaluate(
         raise MonetError("--fold chooses a split of --splits, which is not given")
     held = choose_split(read_splits(splits), fold)["val"] if splits else None
     ready = load(weights)
-    channel = weights_channel(ready.provenance, channel)
-    found = options.read(dataset, channel, quiet)
+    found = options.read(dataset, weights_channels(ready, options.volumes(dataset, volume)), quiet, spacing)
     names = list(found.pairs) if held is None else held
     matched = match(ready.preprocess.labels, found.labels, ready.merged, sides_as_one)
     check_names(found, names)
     failures: dict[str, str] = {}
     with options.counting(f"evaluating {ready.name} on {found.name}: {len(names)} cases", len(names), quiet) as progress:
         model = make_model(ready, engine, threads)
-        scores = list(
-            evaluate_model(model, found, names, flip=flip, channel=channel, sides_as_one=sides_as_one, progress=progress, failures=failures)
-        )
+        scores = list(evaluate_model(model, found, names, flip=flip, sides_as_one=sides_as_one, progress=progress, failures=failures))
     summary = summarise(scores)
     try:
         if output is not None:  # before anything is printed: a terminal that cannot show it loses no scores
@@ -84,11 +82,11 @@ def figures(
     dataset: DatasetArgument,
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder for the pictures.")],
     case: Annotated[list[str] | None, typer.Option(help="Cases to show. Default: the first four.")] = None,
-    channel: TrainedVolumeOption = None,
+    volume: TrainedVolumeOption = None,
 ) -> None:
     """Draw overlays of truth and prediction, box plots of the scores, activations with their histograms."""
     from ..figures import draw
 
     check_folder(output)
-    for path, silent in draw(weights, dataset, output, case or [], channel):
+    for path, silent in draw(weights, dataset, output, case or [], options.volumes(dataset, volume)):
         print(f"{path}{''.join(f'; {name}: {share:.0%} near zero' for name, share in silent.items())}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,9 +43,15 @@ def fit(
     size: SizeOption = SLICES.size,
     slicing: Annotated[str, typer.Option(help="axial, coronal or sagittal.")] = SLICES.slicing,
     context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = SLICES.context,
-    intensity: Annotated[str, typer.Option(help="window (CT), zscore or percentile (MRI).")] = SLICES.intensity,
-    low: Annotated[float, typer.Option(help="What becomes 0: HU, standard deviations or a percentile.")] = SLICES.low,
-    high: Annotated[float, typer.Option(help="What becomes 1.")] = SLICES.high,
+    intensity: Annotated[
+        list[str] | None,
+        typer.Option(help=f"window (CT), zscore or percentile (MRI); once for all channels, or for each. Default: {SLICES.intensity}."),
+    ] = None,
+    low: Annotated[
+        list[float] | None,
+        typer.Option(help=f"What becomes 0: HU, standard deviations or a percentile; likewise. Default: {SLICES.low:g}."),
+    ] = None,
+    high: Annotated[list[float] | None, typer.Option(help=f"What becomes 1; likewise. Default: {SLICES.high:g}.")] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts.")] = SLICES.threshold,
     spacing: SpacingOption = f"{SLICES.spacing:g}",
     thickness: ThicknessOption = SLICES.thickness,
@@ -61,15 +67,16 @@ def fit(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits every time.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
-    channel: TrainedVolumeOption = None,
+    volume: TrainedVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Train a network. Several GPUs: torchrun --nproc-per-node N -m monet_train.cli fit ..."""
     from monet_edge.architectures import ARCHITECTURES
 
-    from ..cases import run_channel
+    from ..cases import run_channels
     from ..config import RECIPES, Settings, make_preprocess
     from ..config_text import override
+    from ..dataset import image_names
 
     check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
@@ -79,18 +86,18 @@ def fit(
     if thickness and not context:
         raise MonetError(f"--thickness {thickness:g}: a distance between neighbouring slices, and there are none; give --context too")
     chosen = override(RECIPES[recipe], changes or [])
+    channels = options.volumes(dataset, volume)
     if resume and (output / "config.json").exists():
-        channel = run_channel(output, channel)
+        channels = run_channels(output, channels)
     silent = quiet or int(os.environ.get("RANK", "0")) > 0  # of several processes one speaks
-    ready = options.prepared(dataset, output / "prepared", channel, silent)
+    ready = options.prepared(dataset, output / "prepared", channels, silent)
     record = make_preprocess(
         (merge,) if merge else ready.labels,
+        image_names(ready),
         size=size,
         slicing=slicing,
         context=context,
-        intensity=intensity,
-        low=low,
-        high=high,
+        **_by_image(ready, intensity=intensity, low=low, high=high),
         threshold=threshold,
         spacing=options.spacing_of(spacing, ready, slicing),
         thickness=thickness,
@@ -101,6 +108,15 @@ def fit(
     )
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
     _fit(settings, ready, part, rule, output, resume, device, silent, start, freeze)
+
+
+def _by_image(ready: Prepared, **given: list[Any] | None) -> dict[str, Any]:
+    """Options that may be given once, or once for every channel, as `config.make_preprocess` takes them."""
+    count = len(ready.channels)
+    for name, values in given.items():
+        if values and len(values) not in (1, count):
+            raise MonetError(f"--{name}: given {len(values)} times, and there are {count} channels; give it once, or once for each")
+    return {name: values if len(values) > 1 else values[0] for name, values in given.items() if values}
 
 
 def _fit(

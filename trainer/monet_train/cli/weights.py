@@ -29,7 +29,7 @@ def export(
     codes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="SNOMED codes of the labels, for DICOM: a .json such as weights/codes.json.")
     ] = None,
-    channel: TrainedVolumeOption = None,
+    volume: TrainedVolumeOption = None,
     sides_as_one: SidesOption = False,
     onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the network as .onnx, for another runtime.")] = None,
     hub: Annotated[
@@ -41,14 +41,13 @@ def export(
 
     A run of `synth` has seen no scan: it is measured on all of DATASET.
     """
-    from ..cases import run_channel
-    from ..dataset import volume_of
+    from ..cases import run_channels
     from ..export import plan, release
     from ..hub import check_hub, write_hub
     from ..onnx_file import check_onnx, write_onnx
 
-    channel = run_channel(run, channel)
-    found, others = options.read(dataset, channel, quiet), [options.read(folder, channel, quiet) for folder in also or []]
+    channels = run_channels(run, options.volumes(dataset, volume))
+    found, others = options.read(dataset, channels, quiet), [options.read(folder, channels, quiet) for folder in also or []]
     table = None if codes is None else options.read_json(codes)
     measured = plan(run, found, output, others, sides_as_one, table)  # what is refused is refused before there is a bar
     if onnx is not None:
@@ -56,12 +55,11 @@ def export(
     if hub is not None:
         check_hub(hub, output.stem)
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
-        weights = release(run, found, output, others, note or [], command, channel, name_cases, sides_as_one, bar, table)
+        weights = release(run, found, output, others, note or [], command, name_cases, sides_as_one, bar, table)
     if onnx is not None:
         write_onnx(onnx, weights)
     if hub is not None:
-        name = measured[0].names[0]  # the picture is of the first case to validate
-        write_hub(hub, output, *((found.pairs[name][0], volume_of(found, name, channel)) if name_cases else (None,)))
+        write_hub(hub, output, found.volumes(measured[0].names[0]) if name_cases else ())  # the picture: of the first case to validate
     if not quiet:
         print(f"{output}: {output.stat().st_size:,} bytes, sha256 {weights.sha256}. {DISCLAIMER}")
 

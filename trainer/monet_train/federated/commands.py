@@ -14,10 +14,11 @@ from monet_edge.terminal import progress_bar
 
 from .. import options
 from ..defaults import NET, SLICES
-from ..options import DeviceOption, NetOption, QuietOption, RunOption, SizeOption
+from ..options import DeviceOption, NetOption, QuietOption, RunOption, SiteVolumeOption, SizeOption
 
 if TYPE_CHECKING:
     from ..config import Recipe, Settings
+    from ..prepare import Prepared
 
 ChangesOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, or federated.NAME.")
@@ -35,6 +36,7 @@ def federated(
     size: SizeOption = SLICES.size,
     changes: ChangesOption = None,
     device: DeviceOption = "",
+    volume: SiteVolumeOption = None,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -52,8 +54,11 @@ def federated(
         raise MonetError(f"the data sets need different names, found {', '.join(names)}")
     federation = make_federation(len(names), ours)
     known, chosen = read_settings(like) if like else None, _recipe(net, recipe)  # refused before the data sets are prepared
-    sites = {name: options.prepared(dataset, output / "sites" / name, None, quiet) for name, dataset in zip(names, datasets, strict=True)}
-    settings = known or _settings(net, size, chosen, next(iter(sites.values())).labels)
+    sites = {
+        name: options.prepared(dataset, output / "sites" / name, options.volumes(dataset, volume), quiet)
+        for name, dataset in zip(names, datasets, strict=True)
+    }
+    settings = known or _settings(net, size, chosen, next(iter(sites.values())))
     with _rounds_bar(f"training {settings.net} at {len(sites)} sites", federation.rounds, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
     _print_paths(model, quiet)
@@ -99,12 +104,13 @@ def federated_site(
     private_key: Annotated[Path | None, typer.Option("--key", exists=True, dir_okay=False, help="This site's private key.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Longest time without a server, in seconds.")] = 3600.0,
     device: DeviceOption = "",
+    volume: SiteVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """A site of a federated training: train on this machine's scans whenever the server asks, until Ctrl-C."""
     from .launch import join
 
-    prepared = options.prepared(dataset, output / "prepared", None, quiet)
+    prepared = options.prepared(dataset, output / "prepared", options.volumes(dataset, volume), quiet)
     if not quiet:
         print(f"{name}: {len(prepared.keys)} patients ready for {server}; scans stay here. Stop with Ctrl-C.", flush=True)
     join(prepared, name, server, output, authority=authority, key=private_key, device=device, wait=wait)
@@ -125,10 +131,13 @@ def _recipe(net: str, changes: list[str]) -> Recipe:
     return override(STRONG, changes)
 
 
-def _settings(net: str, size: int, recipe: Recipe, labels: tuple[str, ...]) -> Settings:
+def _settings(net: str, size: int, recipe: Recipe, first: Prepared) -> Settings:
+    """Of a training at sites that have the labels and the images of the first."""
     from ..config import Settings, make_preprocess
+    from ..dataset import image_names
 
-    return Settings(dataset="federated", net=net, preprocess=make_preprocess(labels, size=size), recipe=recipe)
+    record = make_preprocess(first.labels, image_names(first), size=size)
+    return Settings(dataset="federated", net=net, preprocess=record, recipe=recipe)
 
 
 @contextmanager

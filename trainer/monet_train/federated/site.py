@@ -23,7 +23,7 @@ from ..provenance import Source
 from ..splits import choose_split, read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import TrainStep
-from ..train import check_split, choose_device, set_up_torch, training_slices
+from ..train import check_images, check_split, choose_device, set_up_torch, training_slices
 from ..validate import validate
 from .compress import Tensors
 
@@ -101,12 +101,13 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     Raises
     ------
     MonetError
-        If settings or folder are not valid, or the labels are others than the network's.
+        If settings or folder are not valid, or labels or images of a case are others than the network's.
     """
     settings = from_json(settings_json)
     prepared = open_prepared(Path(folder))
     if not settings.merged and prepared.labels != settings.preprocess.labels:
         raise DatasetError(f"{folder} has the labels {', '.join(prepared.labels)}, the training {', '.join(settings.preprocess.labels)}")
+    check_images(settings.preprocess, prepared)
     found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys), listed=prepared.validation), None)
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)

@@ -33,13 +33,13 @@ def calibrate(
         list[Path] | None, typer.Option(metavar="DATASET", help="From elsewhere, all of it: below a correlation of 0.5 nothing is shown.")
     ] = None,
     sides_as_one: SidesOption = False,
-    channel: TrainedVolumeOption = None,
+    volume: TrainedVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Measure how far a model's sureness tells its Dice, so that `segment` can say what to expect of a mask."""
     from monet_edge.weights import load
 
-    from ..cases import weights_channel
+    from ..cases import weights_channels
     from ..evaluate import make_model
     from ..splits import read_splits
     from .renew import renew
@@ -47,14 +47,14 @@ def calibrate(
     ready = load(weights)
     check_folder(weights.parent)
     held = read_splits(splits or weights.with_suffix(".splits.json"))[0]["val"]
-    channel = weights_channel(ready.provenance, channel)
-    others = [options.read(folder, channel, quiet) for folder in also or []]
+    channels = None if "generated" in ready.provenance else weights_channels(ready, options.volumes(dataset, volume))
+    others = [options.read(folder, channels, quiet) for folder in also or []]
     model = make_model(ready)
     if "generated" in ready.provenance:
         validation = _generated(model, dataset, held, quiet)
     else:
-        validation = _scanned(model, options.read(dataset, channel, quiet), held, channel, sides_as_one, quiet)
-    elsewhere = {other.name: _scanned(model, other, list(other.pairs), channel, sides_as_one, quiet) for other in others}
+        validation = _scanned(model, options.read(dataset, channels, quiet), held, sides_as_one, quiet)
+    elsewhere = {other.name: _scanned(model, other, list(other.pairs), sides_as_one, quiet) for other in others}
     renewed = renew(weights, validation, elsewhere)
     if not quiet:
         for data, found in renewed.provenance["quality_measured"].items():
@@ -63,12 +63,12 @@ def calibrate(
         print(f"{shown}{weights}: sha256 {renewed.sha256}. {DISCLAIMER}")
 
 
-def _scanned(model: Model, dataset: Dataset, names: Sequence[str], channel: int, sides_as_one: bool, quiet: bool) -> list[Pair]:
+def _scanned(model: Model, dataset: Dataset, names: Sequence[str], sides_as_one: bool, quiet: bool) -> list[Pair]:
     from ..evaluate import evaluate
     from .calibration import pairs_of
 
     with options.counting(f"segmenting {len(names)} cases of {dataset.name}", len(names), quiet) as progress:
-        return pairs_of(evaluate(model, dataset, names, channel=channel, sides_as_one=sides_as_one, progress=progress))
+        return pairs_of(evaluate(model, dataset, names, sides_as_one=sides_as_one, progress=progress))
 
 
 def _generated(model: Model, labelmaps: Path, held: Sequence[str], quiet: bool) -> list[Pair]:

@@ -63,8 +63,8 @@ class Generator:
             images,
             torch.cat(labels),
             torch.zeros(1, dtype=torch.uint8, device=device),
-            torch.arange(len(images), device=device),  # an image has its neighbours as channels already
+            torch.arange(len(images), device=device)[:, None],  # an image has its neighbours as channels already
             torch.arange(len(self.maps.names), device=device).repeat_interleave(count),
-            torch.zeros(len(self.maps.names), 1, 2, device=device),
+            torch.zeros(len(self.maps.names), 1, 1, 2, device=device),
             self.maps.names,
         )
