@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -33,6 +33,7 @@ from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
 from .nnunet import record as _nnunet
+from .tensors import Tensors
 
 FORMAT = "monet-edge"
 MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
@@ -192,7 +193,17 @@ def _load(path: Path) -> Weights:
     if size > MAX_BYTES:
         raise ModelError(f"the file has {size:,} bytes, a weights file at most {MAX_BYTES:,}")
     limits.demand(2 * size, "the weights file")  # the file and its tensors
-    return parse(path.stem, path.read_bytes())
+    with path.open("rb") as file:
+        status, raw = os.fstat(file.fileno()), file.read()
+    return replace(parse(path.stem, raw), tensors=Tensors(path, status, _places(raw)))
+
+
+def _places(raw: bytes) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Where the tensors of an intact file are, and their shapes, in the order of its network."""
+    header = int.from_bytes(raw[:8], "little")
+    entries = json.loads(raw[8 : 8 + header])
+    spec = _spec.from_json(entries["__metadata__"]["spec"])
+    return {name: (8 + header + entries[name]["data_offsets"][0], shape) for name, shape in _spec.tensor_shapes(spec).items()}
 
 
 def parse(name: str, raw: bytes) -> Weights:
