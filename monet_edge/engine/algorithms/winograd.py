@@ -21,11 +21,11 @@ from ..arena import Fields, Memory
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import pack_matrix
 from ..codegen.jit import Kernel
-from ..codegen.layout import aligned, place_lanes
+from ..codegen.layout import aligned, blocks, place_lanes
 from ..codegen.memory import min64
 from ..codegen.simd import BLOCK, BYTES, Isa
 from ..codegen.step import SOURCES, TARGET, readers, source_base, source_pixel, source_row, step, table
-from ..codegen.transforms import LINE, TILE, gemm_tiles, transform_filters, winograd_input, winograd_output, winograd_patch
+from ..codegen.transforms import LINE, TILE, gemm_tiles, pack_filters, transform_filters, winograd_input, winograd_output, winograd_patch
 from ..fuse import Layer
 from .contract import Algorithm, Network, Packed
 
@@ -101,9 +101,8 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 def pack_3x3(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
     """(out, in, 3, 3), stride 1: 36 products with all blocks."""
-    matrices = place_lanes(transform_filters(weight), lanes)
-    blocks = matrices.shape[1] // BLOCK
-    return _table([(position, 0, 1, blocks) for position in range(36)]), pack_matrix(matrices, isa).ravel()
+    count = blocks(int(lanes[-1]) + 1)
+    return _table([(position, 0, 1, count) for position in range(36)]), pack_filters(weight, transform_filters, lanes, isa).ravel()
 
 
 def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
