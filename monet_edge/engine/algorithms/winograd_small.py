@@ -44,7 +44,7 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
     _, height, width = memory.shapes[layer.inputs[0]]
-    places, _ = memory.once(tile_places, height, width, 1, 1, y0, y1, SIDE)
+    places, _ = memory.once(tile_places, height, width, width, 1, 1, y0, y1, SIDE)
     return {"places": places, "tiles": len(places)}
 
 
