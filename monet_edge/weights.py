@@ -214,15 +214,15 @@ def _load(path: Path) -> Weights:
     limits.demand(2 * size, "the weights file")  # the file and its tensors
     with path.open("rb") as file:
         status, raw = os.fstat(file.fileno()), file.read()
-    return replace(parse(path.stem, raw), tensors=Tensors(path, status, _places(raw)))
+    weights = parse(path.stem, raw)
+    return replace(weights, tensors=Tensors(path, status, _places(raw, weights.spec)))
 
 
-def _places(raw: bytes) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Where the tensors of an intact file are, and their shapes, in the order of its network."""
-    header = int.from_bytes(raw[:8], "little")
-    entries = json.loads(raw[8 : 8 + header])
-    spec = _spec.from_json(entries["__metadata__"]["spec"])
-    return {name: (8 + header + entries[name]["data_offsets"][0], shape) for name, shape in _spec.tensor_shapes(spec).items()}
+def _places(raw: bytes, spec: _spec.Spec) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Where the tensors of an intact file begin, and their shapes."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    entries = json.loads(raw[8:end])
+    return {name: (end + entries[name]["data_offsets"][0], shape) for name, shape in _spec.tensor_shapes(spec).items()}
 
 
 def parse(name: str, raw: bytes) -> Weights:

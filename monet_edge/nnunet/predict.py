@@ -47,10 +47,10 @@ class Sums:
 
     def mean(self, sums: np.ndarray, folds: int) -> np.ndarray:
         """The logits of a slice without its padding, averaged over folds: (heads, H, W) float16."""
-        each = np.empty((len(sums), *self.tiling.shape), np.float16)
-        for plane, total in zip(each, sums[:, *self.tiling.inside], strict=True):
-            plane[...] = total.astype(np.float32) / self._weights[self.tiling.inside]
-        each = each.reshape(folds, -1, *each.shape[1:])
+        means = np.empty((len(sums), *self.tiling.shape), np.float16)
+        for mean, plane in zip(means, sums[:, *self.tiling.inside], strict=True):
+            mean[...] = plane.astype(np.float32) / self._weights[self.tiling.inside]
+        each = means.reshape(folds, -1, *means.shape[1:])
         total = each[0]
         for other in each[1:]:
             total = total + other
