@@ -38,6 +38,7 @@ from .tensors import Tensors
 
 FORMAT = "monet-edge"
 MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
+KEPT = 16 << 20  # of a larger file no tensors are kept in memory: to read a MoNet's again takes 20 ms, a third of loading it
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
@@ -215,7 +216,7 @@ def _load(path: Path) -> Weights:
     with path.open("rb") as file:
         status, raw = os.fstat(file.fileno()), file.read()
     weights = parse(path.stem, raw)
-    return replace(weights, tensors=Tensors(path, status, _places(raw, weights.spec)))
+    return replace(weights, tensors=Tensors(path, status, _places(raw, weights.spec))) if size > KEPT else weights
 
 
 def _places(raw: bytes, spec: _spec.Spec) -> dict[str, tuple[int, tuple[int, ...]]]:

@@ -140,7 +140,7 @@ def pack_strided(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.nd
     side and those of the even or odd columns two apart, so what has a zero at a position is never read.
     """
     missing = 4 - weight.shape[2]
-    weight = np.pad(weight, ((0, 0), (0, 0), (0, missing), (0, missing)))
+    weight = np.pad(weight, ((0, 0), (0, 0), (0, missing), (0, missing))) if missing else weight
     halves = [
         transform_filters(_padded(weight, ((1, 3), (0, 2))[py], ((1, 3), (0, 2))[px], 1 - py, 1 - px)) for py in range(2) for px in range(2)
     ]

@@ -43,10 +43,10 @@ def pack_filters(weight: np.ndarray, transform: Callable[[np.ndarray], np.ndarra
     """(out, in, 3, 3) as ``transform`` gives it, packed for `gemm`, position by position: (positions, K * N) float32, aligned."""
     rows = blocks(int(lanes[-1]) + 1) * BLOCK
     size = rows * blocks(len(weight)) * BLOCK
-    positions = len(transform(weight[:1, :1]))
-    packed = aligned_zeros(4 * positions * size).view(np.float32).reshape(positions, size)
     for start in range(0, len(weight), FILTERS):
         part = pack_matrix(place_lanes(transform(weight[start : start + FILTERS]), lanes), isa)
+        if start == 0:
+            packed = aligned_zeros(4 * len(part) * size).view(np.float32).reshape(len(part), size)
         packed[:, rows * start : rows * start + part.shape[1]] = part
     return packed
 
