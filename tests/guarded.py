@@ -17,6 +17,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from conftest import random_tensors, tiny_nnunet  # noqa: E402
+from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena, voxels  # noqa: E402
@@ -81,8 +82,10 @@ NETWORKS = [
     (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
     (tiny_nnunet(residual=False), 28, 26),
     (tiny_nnunet(residual=True, channels=20), 12, 50),
+    (uncommon(), 8, 34),
     (Spec("few", 20, (Op("a", "conv", (INPUT,), SAME), Op("b", "conv", ("a",), SAME))), 9, 13),
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
+    (Spec("odd", 20, (Op("down", "conv", (INPUT,), {**DOWN, "kernel": 3}),)), 9, 13),
 ]
 
 

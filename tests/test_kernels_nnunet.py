@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from defined import assert_as_defined, conv, conv_transpose, norm, op, run
+from defined import assert_as_defined, conv, conv_transpose, norm, op, run, uncommon
 
 from monet_edge.engine.algorithms import families, winograd_small
 from monet_edge.engine.codegen import jit
@@ -11,7 +11,7 @@ from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
 from monet_edge.spec import Op, Spec, unpair, validate
 
-RECTANGLES = [((3, 3), (2, 2), (1, 1)), ((1, 3), (1, 2), (0, 1)), ((3, 1), (2, 1), (1, 0)), ((1, 3), (2, 3), (2, 0)),
+RECTANGLES = [((3, 3), (2, 2), (0, 0)), ((1, 3), (1, 2), (0, 1)), ((3, 1), (2, 1), (1, 0)), ((1, 3), (2, 3), (2, 0)),
               ((3, 3), (1, 2), (1, 1)), ((4, 4), (2, 2), (0, 1)), ((1, 5), (1, 1), (0, 2))]  # fmt: skip
 
 
@@ -65,6 +65,11 @@ def test_algorithms_are_chosen_for_the_size_that_most_images_have():
     assert [chosen(sides) for sides in (None, (32, 32), (16, 16), (8, 8), (4, 4))] == [
         "winograd", "winograd", "winograd_small", "winograd_small", "im2col"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 34), (12, 7)])
+def test_what_default_plans_do_not_ask_for(height, width):
+    assert_as_defined(uncommon().ops, 2, height, width)
 
 
 @pytest.mark.parametrize("window", [2, 3, (1, 2), (2, 1), (3, 2)])

@@ -90,6 +90,19 @@ def test_sizes_may_change_from_run_to_run():
     assert engine.run(np.zeros((0, 1, 8, 8), np.float32)).shape == (0, 1, 8, 8)
 
 
+def test_large_workspaces_go_before_the_last_slice_is_shared(monkeypatch):
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    tensors, images = random_tensors(spec), np.random.default_rng(0).standard_normal((5, 1, 16, 24)).astype(np.float32)
+    expected = Engine(spec, tensors, 1).run(images)
+    engine = Engine(spec, tensors, 2)
+    usual = engine.workspace_bytes(16, 24)
+    monkeypatch.setattr("monet_edge.engine.engine.LARGE", 0)
+    for _ in range(2):
+        assert np.array_equal(engine.run(images), expected)
+        assert not any(engine._idle.values())
+    assert usual - engine.workspace_bytes(16, 24) == Engine(spec, tensors, 1).workspace_bytes(16, 24)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads):
     engine, stored, counted = tiny(threads), [], []

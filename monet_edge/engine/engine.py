@@ -20,6 +20,7 @@ from .threads import Threads
 
 CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
 SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: to look after every second one costs 4 %
+LARGE = 64 << 20  # bytes of a program that is made anew for every volume, 30 ms: nnU-Net's at 512x512 takes 116 MB
 
 Load = Callable[[int], np.ndarray]
 Store = Callable[[int, np.ndarray], None]
@@ -110,6 +111,7 @@ class Engine:
                     with self._lock:
                         i = next(todo, None)
                     if i is None:
+                        self._let_go(shared)
                         break
                     self._one(i, load, store, 1, stop)
                     done.put(1)
@@ -131,7 +133,8 @@ class Engine:
                 if found and progress:
                     progress(finished)
         store(last, shared.output)
-        self._keep(shared)
+        if shared.memory.nbytes <= LARGE:
+            self._keep(shared)
         if progress:
             progress(count)
 
@@ -150,7 +153,9 @@ class Engine:
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
         alone = lay_out(self._plan, height, width).nbytes
-        return alone if self.threads == 1 else self.threads * alone + lay_out(self._plan, height, width, self.threads).nbytes
+        if self.threads == 1:
+            return alone
+        return (self.threads - (alone > LARGE)) * alone + lay_out(self._plan, height, width, self.threads).nbytes
 
     def _check(self, image: np.ndarray) -> tuple[int, int]:
         if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
@@ -187,6 +192,12 @@ class Engine:
         """For the next slice of that size."""
         with self._lock:
             self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
+
+    def _let_go(self, shared: Program) -> None:
+        """Of large programs that have run the last slice of their own, before all threads fill the memory of the one that they share."""
+        with self._lock:
+            idle = self._idle.get((*shared.key[:2], 1), [])
+            idle[:] = [program for program in idle if program.memory.nbytes <= LARGE]
 
     def _execute(self, program: Program, stop: threading.Event) -> None:
         """Run a program, with as many threads as share it."""
