@@ -14,27 +14,25 @@ from .volume import Scan, orient
 from .weights import Weights, load, shipped
 
 
-def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
-    """Every warning that a mask deserves.
+def doubts(weights: Weights, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
+    """Every warning that a mask deserves, whatever the scan looks like.
 
     Parameters
     ----------
     weights : Weights
-    scan : Scan
     statistics : Statistics
-        Of its intensities.
+        Of the scan's intensities.
     mask : uint8 array
         The model's, in any axis order.
     options : Options
         What was asked for.
     """
     record, name = weights.sliced, weights.name
-    blank = preprocess.blank(record, statistics)
     if statistics.nonfinite:
         yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"
     if statistics.nonfinite == mask.size:
         yield "no voxel holds a number; the mask is empty"
-    elif blank:
+    elif preprocess.blank(record, statistics):
         what = "all that is no background" if statistics.foreground else "the scan"
         yield f"{what} holds one intensity only; the mask is empty"
     elif not mask.any():
@@ -43,9 +41,14 @@ def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarra
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
+
+
+def unlike(weights: Weights, scan: Scan, statistics: Statistics, options: Options) -> Iterator[str]:
+    """What tells a scan from those that trained; the parameters as for `doubts`."""
+    record, name = weights.sliced, weights.name
     if weights.fingerprint is None:
         return
-    if not blank:
+    if not preprocess.blank(record, statistics):
         seen = fingerprint.look(scan.canonical(preprocess.SLICINGS[record.slicing]), record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"

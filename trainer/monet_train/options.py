@@ -35,6 +35,9 @@ GroupOption = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Who is a patient: the first group of its match in a case's name, as in '(.*)_frame'.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="MODEL", help="Start from a shipped model or a .safetensors file of the same network.")
+]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
 SpacingOption = Annotated[

@@ -15,6 +15,7 @@ from monet_edge.errors import MonetError
 from monet_edge.terminal import make_app, steady_streams
 
 from ..federated.commands import federated, federated_server, federated_site
+from ..quality.commands import calibrate
 from ..synth.commands import synth
 from .data import check, join, prepare
 from .measure import evaluate, figures
@@ -59,7 +60,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-for function in (check, join, prepare, fit, federated, federated_server, federated_site, synth, evaluate, export, import_nnunet, figures):
+for function in (
+    check,
+    join,
+    prepare,
+    fit,
+    federated,
+    federated_server,
+    federated_site,
+    synth,
+    evaluate,
+    export,
+    calibrate,
+    import_nnunet,
+    figures,
+):
     command(function)
 
 

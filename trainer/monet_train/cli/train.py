@@ -16,6 +16,7 @@ from ..defaults import NET, RECIPE, SLICES
 from ..options import (
     ChangesOption,
     DeviceOption,
+    FromOption,
     GroupOption,
     NeighboursOption,
     NetOption,
@@ -52,9 +53,7 @@ def fit(
     merge: Annotated[str | None, typer.Option(metavar="NAME", help="Merge all labels into one of this name.")] = None,
     splits: Annotated[Path | None, typer.Option(help="A splits.json to use instead of the 70 % / 30 % split.")] = None,
     group: GroupOption = None,
-    start: Annotated[
-        str | None, typer.Option("--from", metavar="MODEL", help="Start from a shipped model or a .safetensors file of the same network.")
-    ] = None,
+    start: FromOption = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="With --from: only the head learns.")] = False,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,

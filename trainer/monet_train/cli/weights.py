@@ -17,7 +17,7 @@ AlsoOption = Annotated[list[Path] | None, typer.Option(metavar="DATASET", help="
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of `fit`.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder of `fit` or `synth`.")],
     dataset: DatasetArgument,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The .safetensors file; beside it go the card, and the splits, which name the patients.")
@@ -37,7 +37,10 @@ def export(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Fold a trained network into a weights file, measure it on the validation part, and write its model card."""
+    """Fold a trained network into a weights file, measure it on the validation part, and write its model card.
+
+    A run of `synth` has seen no scan: it is measured on all of DATASET.
+    """
     from ..cases import run_channel
     from ..dataset import volume_of
     from ..export import plan, release

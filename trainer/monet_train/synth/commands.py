@@ -14,7 +14,7 @@ from monet_edge.files import check_folder, refuse_special
 from monet_edge.terminal import progress_bar
 
 from .. import options
-from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, SizeOption
+from ..options import ChangesOption, DeviceOption, FromOption, NetOption, QuietOption, SizeOption
 
 if TYPE_CHECKING:
     from .maps import LabelMaps
@@ -38,6 +38,7 @@ def synth(
     context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 2,
     sides: Annotated[bool, typer.Option("--sides", help="Tell left from right: labels such as `left cortex`.")] = False,
     changes: ChangesOption = None,
+    start: FromOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and of all images.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
@@ -47,13 +48,16 @@ def synth(
     if sum(goal is not None for goal in (output, pack, pictures, negatives)) != 1:
         raise MonetError("say one of --output RUN (train), --pack FILE, --pictures N FILE and --negatives N FOLDER")
     from monet_edge.architectures import ARCHITECTURES
+    from monet_edge.weights import load
 
     from ..config_text import override
+    from ..transfer import Transfer
     from .generator import Generator
     from .maps import pack as write_pack
+    from .origin import Origin, fold
     from .pictures import draw_page
     from .ranges import Ranges
-    from .train import RECIPE, Origin, export, fit, make_record, make_settings
+    from .train import RECIPE, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
@@ -72,12 +76,14 @@ def synth(
     elif output is not None:
         origin = Origin(maps.data, maps.licence, maps.key, Ranges())
         settings = make_settings(maps.data, net, record, recipe, seed)
+        transfer = None if start is None else Transfer(load(start))
         title = f"training {net} on generated images of {len(maps.names)} heads"
         with options.following(title, recipe.epochs, quiet) as (log, announce):
-            fit(settings, origin, maps, output, resume=resume, device=device or None, log=log, announce=announce)
+            fit(settings, origin, maps, output, resume=resume, device=device or None, transfer=transfer, log=log, announce=announce)
         words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
-        words += [*(["--sides"] if sides else []), *(word for change in changes or [] for word in ("--set", change))]
-        weights = export(output, output / MODEL, shlex.join(words))
+        words += [*(("--sides",) if sides else ()), *(("--from", transfer.weights.name) if transfer else ())]
+        words += [word for change in changes or [] for word in ("--set", change)]
+        weights = fold(output, shlex.join(words)).write(output / MODEL)
         done = f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}"
     if not quiet:
         print(done)
