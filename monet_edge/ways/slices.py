@@ -17,7 +17,7 @@ from ..passes import Progress, grid_of, room, run_slices
 from ..preprocess import Preprocess
 from ..volume import Scan, Voxels, orient
 from ..weights import Weights
-from .contract import Grid, Segmentation, Way
+from .contract import Grid, Segmentation, Turn, Way
 
 
 def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Options) -> int:
@@ -35,7 +35,9 @@ def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Opt
     )
 
 
-def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
+def segment(
+    weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None, turn: Turn
+) -> Segmentation:
     """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right."""
     if options.flip and weights.tells_sides:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
@@ -55,7 +57,8 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
-        run_slices(engine, inputs, store, options.flip, progress)
+        with turn:
+            run_slices(engine, inputs, store, options.flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
     doubtful = doubts(weights, scan, statistics, mask, options)
