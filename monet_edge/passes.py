@@ -53,7 +53,7 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: bool, progres
         Average every tile with its mirror image.
     progress : callable, optional
     """
-    load: Load = inputs
+    load: Load = inputs.load
     merge: Store = Merging(inputs.grid.tiling, store)
     each = len(inputs.grid.tiling.windows) * (2 if flip else 1)  # runs of the network a slice
     if flip:
@@ -63,4 +63,4 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: bool, progres
         if progress is not None:
             progress(done // each, inputs.depth)
 
-    engine.map(each * inputs.depth, load, merge, report)
+    engine.map(each * inputs.depth, inputs.grid.tiling.tile, load, merge, report)

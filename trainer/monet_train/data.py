@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from monet_edge.inputs import Grid, make_grid, make_slice
+from monet_edge.inputs import Grid, make_grid, make_slices
 from monet_edge.preprocess import Preprocess, resize
 from monet_edge.tiles import Tiling
 
@@ -150,7 +150,7 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
 
 def slices_of(case: Case, record: Preprocess, tiling: Tiling) -> np.ndarray:
     """All slices of a case as the network sees them, without their neighbours, not yet in tiles: (Z, H, W) float32."""
-    return np.stack([make_slice(case.voxels[z], record, case.statistics, tiling) for z in range(len(case.image))])
+    return make_slices(case.voxels, record, case.statistics, tiling)
 
 
 def labels_of(case: Case, record: Preprocess, merged: bool, tiling: Tiling) -> np.ndarray:
