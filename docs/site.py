@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "docs" / "site"
 PAGES = {
-    "use": ["looking", "commands", "clinical", "nnunet", "archive", "app", "slicer", "container"],
+    "use": ["looking", "quality", "commands", "clinical", "nnunet", "archive", "app", "slicer", "container"],
     "train": ["tutorial", "synth", "federated"],
 }  # of docs/, in this order; what is not written yet is left out
 FRONTS = ("README.md", "LICENSES.md", "__init__.py", "CMakeLists.txt")  # what a link to a folder shows

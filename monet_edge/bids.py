@@ -21,7 +21,7 @@ from .files import atomic_write, write_together
 from .job import Job, make_folder, make_job
 from .options import Options
 from .text import printable
-from .volume.labels import colour
+from .volume.labels import colours
 
 VERSION = "1.11.1"
 DESCRIPTION = "dataset_description.json"
@@ -180,12 +180,11 @@ def _desc(job: Job) -> str:
 def table(labels: Sequence[str]) -> str:
     """The table of labels: number, name, abbreviation, colour."""
     rows, taken = ["index\tname\tabbreviation\tcolor"], set[str]()
-    for number, name in enumerate(labels, 1):
+    for number, (name, (red, green, blue)) in enumerate(zip(labels, colours(labels), strict=True), 1):
         words = re.findall(r"[^\W_]+", name) or ["label"]
         short = (words[0][:3] if len(words) == 1 else "".join(word[0] for word in words)).upper()
         short = short if short not in taken else f"{short}{number}"
         taken.add(short)
-        red, green, blue = colour(number)
         rows.append(f"{number}\t{printable(name)}\t{short}\t#{red:02X}{green:02X}{blue:02X}")
     return "\n".join(rows) + "\n"
 

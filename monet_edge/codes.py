@@ -10,26 +10,37 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import ModelError
+from .sides import side
 
 Code = list[str]  # value, scheme, meaning
 PARTS = {"category": True, "type": True, "modifier": False, "region": False}  # of a label's record; whether one is demanded
 _LONGEST = (16, 16, 64)  # characters that DICOM has room for
 _TISSUE = ["85756007", "SCT", "Tissue"]
+_SIDES = {"left": ["7771000", "SCT", "Left"], "right": ["24028007", "SCT", "Right"]}
 UNKNOWN = {"category": _TISSUE, "type": _TISSUE}  # of a label without a code: its name says what it is
 
 
 def pick(table: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:
-    """The codes of a model's labels from a table that may have others, too.
+    """The codes of a model's labels from a table that may have others, too; of "left X" its own ones, or those of X with the side.
 
     Raises
     ------
     ModelError
         If the table is none, or a label has no codes in it.
     """
-    missing = [label for label in labels if not isinstance(table, Mapping) or label not in table]
+    table = table if isinstance(table, Mapping) else {}
+    found = {label: table.get(label) or _sided(label, table) for label in labels}
+    missing = [label for label, record in found.items() if record is None]
     if missing:
         raise ModelError(f"codes: there are none for {', '.join(missing)}; expected a JSON object with each of {', '.join(labels)}")
-    return check({label: table[label] for label in labels}, labels)
+    return check(found, labels)
+
+
+def _sided(label: str, table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A structure's codes with its side for a modifier; None where there are none, or their modifier says something else already."""
+    at, structure = side(label)
+    record = table.get(structure)
+    return {**record, "modifier": _SIDES[at]} if at and isinstance(record, Mapping) and "modifier" not in record else None
 
 
 def check(record: Any, labels: Sequence[str]) -> dict[str, dict[str, Code]]:

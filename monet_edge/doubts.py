@@ -11,30 +11,28 @@ from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
 from .volume import Scan, orient
-from .weights import Weights
+from .weights import Weights, load, shipped
 
 
-def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
-    """Every warning that a mask deserves.
+def doubts(weights: Weights, statistics: Statistics, mask: np.ndarray, options: Options) -> Iterator[str]:
+    """Every warning that a mask deserves, whatever the scan looks like.
 
     Parameters
     ----------
     weights : Weights
-    scan : Scan
     statistics : Statistics
-        Of its intensities.
+        Of the scan's intensities.
     mask : uint8 array
         The model's, in any axis order.
     options : Options
         What was asked for.
     """
     record, name = weights.sliced, weights.name
-    blank = preprocess.blank(record, statistics)
     if statistics.nonfinite:
         yield f"{statistics.nonfinite:,} voxels are NaN or infinite; they count as background"
     if statistics.nonfinite == mask.size:
         yield "no voxel holds a number; the mask is empty"
-    elif blank:
+    elif preprocess.blank(record, statistics):
         what = "all that is no background" if statistics.foreground else "the scan"
         yield f"{what} holds one intensity only; the mask is empty"
     elif not mask.any():
@@ -43,9 +41,14 @@ def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarra
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
     if options.flip and not weights.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
+
+
+def unlike(weights: Weights, scan: Scan, statistics: Statistics, options: Options) -> Iterator[str]:
+    """What tells a scan from those that trained; the parameters as for `doubts`."""
+    record, name = weights.sliced, weights.name
     if weights.fingerprint is None:
         return
-    if not blank:
+    if not preprocess.blank(record, statistics):
         seen = fingerprint.look(scan.canonical(preprocess.SLICINGS[record.slicing]), record, statistics)
         if weights.fingerprint.is_foreign(fingerprint.features(seen)):
             yield f"this scan does not look like those that {name} was trained on; do not trust the mask"
@@ -54,4 +57,12 @@ def doubts(weights: Weights, scan: Scan, statistics: Statistics, mask: np.ndarra
         spacing = options.voxel_mm or (scan.spacing if scan.spacing_known else None)
         found = extent_of(tuple(scan.shape[axis] for axis in axes), spacing and tuple(spacing[axis] for axis in axes))
         if larger := found.beyond(weights.fingerprint.extent):
-            yield f"this scan is too large for {name}: it {larger}; do not trust the mask"
+            other = _finds_in_whole_scans(name)
+            hint = f"; the model {other} finds {name} in whole scans" if other else ""
+            yield f"this scan is too large for {name}: it {larger}; do not trust the mask{hint}"
+
+
+def _finds_in_whole_scans(name: str) -> str:
+    """The shipped model among whose labels is what a model of crops is called, on one side or on either; empty if there is none."""
+    labels = {other: load(path).preprocess.labels for other, path in shipped().items() if other != name}
+    return next((other for other, known in labels.items() if any(name in (label, label.partition(" ")[2]) for label in known)), "")

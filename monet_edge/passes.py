@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 from .engine import Engine
@@ -40,7 +40,7 @@ def room(grid: Grid, classes: int, threads: int) -> int:
     return 4 * prod(grid.tiling.padded) * Inputs.room(grid, threads) + Merging.room(grid.tiling, classes, threads)
 
 
-def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: bool, progress: Progress | None = None) -> None:
+def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int] | None, progress: Progress | None = None) -> None:
     """``store(z, probabilities)`` for every slice z, (classes, H, W) float32 on the grid of ``inputs``.
 
     Parameters
@@ -49,15 +49,15 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: bool, progres
     inputs : Inputs
     store : callable
         Called in any of the engine's threads; its probabilities are valid during the call only.
-    flip : bool
-        Average every tile with its mirror image.
+    flip : sequence of int, optional
+        Average every tile with its mirror image, whose channels are these, see `flip.mirrored`.
     progress : callable, optional
     """
     load: Load = inputs.load
     merge: Store = Merging(inputs.grid.tiling, store)
-    each = len(inputs.grid.tiling.windows) * (2 if flip else 1)  # runs of the network a slice
-    if flip:
-        load, merge = mirrored(load, merge)
+    each = len(inputs.grid.tiling.windows) * (1 if flip is None else 2)  # runs of the network a slice
+    if flip is not None:
+        load, merge = mirrored(load, merge, flip)
 
     def report(done: int) -> None:
         if progress is not None:

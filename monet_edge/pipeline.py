@@ -155,7 +155,7 @@ def run(
     if job.sidecar is not None:
         bids.write_sidecars(job, names, warnings)
     clock.lap("write")
-    outcome = Outcome(job, measure(scan, mask, names), warnings, clock.times)
+    outcome = Outcome(job, measure(scan, mask, names, result.expected), warnings, clock.times)
     clock.lap("measure")
     if job.preview is not None or job.report is not None:
         _show(outcome, model, scan, mask, result.statistics, options)

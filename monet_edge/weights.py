@@ -26,8 +26,9 @@ import safetensors.numpy
 
 from . import codes as _codes
 from . import fingerprint as _fingerprint
-from . import limits
+from . import limits, sides
 from . import preprocess as _preprocess
+from . import quality as _quality
 from . import spec as _spec
 from .about import DEFAULT
 from .errors import ModelError, ResourceError
@@ -88,8 +89,13 @@ class Weights:
 
     @property
     def kind(self) -> str:
-        """Modality and labels in a few words."""
-        return ", ".join(filter(None, (self.stated("modality"), *self.preprocess.labels)))
+        """Modality and structures in a few words."""
+        return ", ".join(filter(None, (self.stated("modality"), *self.structures)))
+
+    @property
+    def structures(self) -> list[str]:
+        """Its labels for people, both sides of a structure at once."""
+        return [name for name, _ in sides.structures(self.preprocess.labels)]
 
     def stated(self, key: str) -> str:
         """What the provenance states in words, of modality, licence or dice; empty where it does not."""
@@ -101,17 +107,30 @@ class Weights:
         return dict(self.provenance.get("codes", {}))
 
     @property
-    def saw_flips(self) -> bool:
-        """Whether training mirrored slices, as the provenance says, or made mirrored ones; true where it says nothing."""
-        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or bool(
-            self._told("generated", "ranges", "mirror")
-        )
+    def quality(self) -> dict[str, dict[str, float]]:
+        """How sure its network is, and how good, by label, see `quality.check`; empty where the provenance says nothing."""
+        return dict(self.provenance.get("quality", {}))
 
     @property
-    def tells_sides(self) -> bool:
-        """Whether labels of the same thing are called left and right: a mirrored slice exchanges them."""
-        words = [label.lower().replace("_", " ").partition(" ") for label in self.preprocess.labels]
-        return any(("right", blank, thing) in words for side, blank, thing in words if side == "left")
+    def saw_flips(self) -> bool:
+        """Whether training mirrored slices, as the provenance says, or made mirrored ones; true where it says nothing."""
+        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or self._made_mirrors
+
+    @property
+    def mirrored(self) -> list[int] | None:
+        """Which of its channels says in a mirrored slice what each says in the slice itself.
+
+        None where labels of the same thing are called left and right, and training has not exchanged them in mirror images:
+        a mirrored heart has no right ventricle in the place of the left one.
+        """
+        channels = list(range(self.spec.classes))
+        exchanged = sides.mirrored(self.preprocess.labels)[: len(channels)]
+        return exchanged if exchanged == channels or self._made_mirrors else None
+
+    @property
+    def _made_mirrors(self) -> bool:
+        """Whether training generated mirror images, sides exchanged."""
+        return bool(self._told("generated", "ranges", "mirror"))
 
     @property
     def merged(self) -> bool:
@@ -219,6 +238,7 @@ def parse(name: str, raw: bytes) -> Weights:
     fingerprint = _read_fingerprint(metadata["fingerprint"])
     provenance = _provenance(metadata["provenance"])
     _codes.check(provenance.get("codes", {}), record.labels)
+    _quality.check(provenance.get("quality", {}), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):

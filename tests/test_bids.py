@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from monet_edge import bids
 from monet_edge.cli import app
-from monet_edge.volume.labels import colour
+from monet_edge.volume.labels import COLOURS
 
 FILES = {
     "sub-01/anat/sub-01_FLAIR.nii.gz": "01",
@@ -64,7 +64,7 @@ def test_a_data_set_is_walked_and_its_masks_are_a_derivative(run, raw, tmp_path)
     assert sidecar["Sources"] == ["bids:raw:sub-02/ses-a/anat/sub-02_ses-a_acq-hi_run-1_T1w.nii"]
     assert sidecar["Manual"] is False
     assert "not a medical device" in sidecar["Description"]
-    assert (out / top[3]).read_text() == "index\tname\tabbreviation\tcolor\n1\tblob\tBLO\t#{:02X}{:02X}{:02X}\n".format(*colour(1))
+    assert (out / top[3]).read_text() == "index\tname\tabbreviation\tcolor\n1\tblob\tBLO\t#{:02X}{:02X}{:02X}\n".format(*COLOURS[0])
     mask = nibabel.load(out / f"{stems[1]}_dseg.nii.gz")
     np.testing.assert_array_equal(mask.affine, nibabel.load(raw / list(FILES)[2]).affine)
     assert str(tmp_path) not in "".join(path.read_text() for path in out.rglob("*.json"))

@@ -22,6 +22,15 @@ def test_a_models_codes_are_picked_from_a_table_of_many():
             codes.pick(table, ("pancreas",))
 
 
+def test_a_side_is_a_modifier_of_the_structures_codes_unless_they_have_one():
+    found = codes.pick(TABLE, ("left thalamus", "right kidney", "right ventricle"))
+    assert found["left thalamus"] == {**TABLE["thalamus"], "modifier": ["7771000", "SCT", "Left"]}
+    assert found["right kidney"] == {**TABLE["kidney"], "modifier": ["24028007", "SCT", "Right"]}
+    assert found["right ventricle"] == TABLE["right ventricle"]  # of the heart, and none of a brain's two
+    with pytest.raises(ModelError, match="there are none for left anterior"):
+        codes.pick(TABLE, ("left anterior",))
+
+
 BAD = {
     "no object": [],
     "another label": {"liver": TABLE["pancreas"]},

@@ -198,18 +198,58 @@ def test_a_mask_in_the_folder_is_no_series_of_the_next_run(tmp_path, rng, weight
 # ---- by others ----
 
 
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
-@pytest.mark.parametrize("name", sorted(weights.shipped()))
-@pytest.mark.parametrize("empty", [False, True])
-def test_dciodvfy_finds_no_error(name, empty, tmp_path, rng):
-    """Of a label map it does not know the kind of object."""
-    found = weights.load(name)
+@pytest.fixture(params=[False, True], ids=["labels", "empty"])
+def shipped_mask(request, shipped_name, tmp_path, rng):
+    """The segmentation of a shipped model's labels, full or empty."""
+    found = weights.load(shipped_name)
     dicoms.write(tmp_path / "scan", blob(rng), modality="CT" if found.stated("modality") == "CT" else "MR")
     scan = formats.read(tmp_path / "scan")
-    mask = np.zeros(scan.shape, np.uint8) if empty else two_labels(scan.shape).clip(0, len(found.preprocess.labels))
-    formats.write(tmp_path / "mask.dcm", mask, scan, labels=found.preprocess.labels, codes=found.codes, model=name)
-    said = subprocess.run(["dciodvfy", tmp_path / "mask.dcm"], capture_output=True, text=True, check=False).stderr
+    mask = np.zeros(scan.shape, np.uint8) if request.param else two_labels(scan.shape).clip(0, len(found.preprocess.labels))
+    formats.write(tmp_path / "mask.dcm", mask, scan, labels=found.preprocess.labels, codes=found.codes, model=shipped_name)
+    return tmp_path / "mask.dcm"
+
+
+@pytest.fixture(params=sorted(weights.shipped()))
+def shipped_name(request):
+    return request.param
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
+def test_dciodvfy_finds_no_error(shipped_mask):
+    """Of a label map it does not know the kind of object."""
+    said = subprocess.run(["dciodvfy", shipped_mask], capture_output=True, text=True, check=False).stderr
     assert not [line for line in said.splitlines() if line.startswith("Error")]
+
+
+def test_dicom_validator_finds_no_error(shipped_mask):
+    """Of a label map its edition of the standard knows nothing."""
+    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
+    assert standard.errors(shipped_mask) == []
+
+
+def test_dicom_validator_finds_what_is_wrong(tmp_path, rng):
+    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
+    scan = formats.read(dicoms.write(tmp_path / "scan", blob(rng)))
+    formats.write(tmp_path / "mask.dcm", ball(scan.shape), scan)
+    dataset = pydicom.dcmread(tmp_path / "mask.dcm")
+    del dataset.ContentLabel, dataset.SegmentSequence[0].SegmentAlgorithmType
+    del dataset.PerFrameFunctionalGroupsSequence[0].FrameContentSequence
+    dataset.SegmentationType = "DRAWN"
+    dataset.save_as(tmp_path / "wrong.dcm")
+    assert standard.errors(tmp_path / "wrong.dcm") == [
+        "frame-content: FrameContentSequence TagMissing",
+        *(f"segmentation-image: {tag} EnumValueNotAllowed" for tag in ("BitsAllocated", "BitsStored", "HighBit", "SegmentationType")),
+        "segmentation-image: SegmentAlgorithmType TagMissing",
+        "segmentation-image: ContentLabel TagMissing",
+    ]
+
+
+@needs_data
+def test_dicom_validator_finds_no_error_in_the_mask_of_a_multi_frame_file(tmp_path):
+    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
+    scan = formats.read(DATA / "dicom" / "mr-enhanced", volume=0)
+    formats.write(tmp_path / "mask.dcm", ball(scan.shape), scan)
+    assert standard.errors(tmp_path / "mask.dcm") == []
 
 
 @needs_data

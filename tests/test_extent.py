@@ -10,11 +10,14 @@ from records import make_record
 
 from monet_edge import fingerprint, formats, weights
 from monet_edge.architectures import monet
+from monet_edge.doubts import doubts
 from monet_edge.errors import ModelError
 from monet_edge.extent import Extent, extent_of, largest
+from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
 from monet_edge.spec import fold_batchnorm
+from monet_edge.volume import Voxels
 
 WORDS = "too large for crops"
 
@@ -71,3 +74,12 @@ def test_a_model_of_crops_warns_of_a_whole(tmp_path, rng):
     assert not any(WORDS in warning for warning in model.segment_scan(scan).warnings)
     whole = model.segment_scan(scan, Options(spacing=(1.0, 1.0, 6.0))).warnings
     assert "this scan is too large for crops: it measures 48 x 32 x 32 mm" in "".join(whole)
+
+
+@pytest.mark.parametrize(("model", "hint"), [("hippocampus", "the model brain finds hippocampus in whole scans"), ("pancreas-ct", "")])
+def test_a_whole_scan_points_to_the_model_that_takes_it(model, hint, rng):
+    scan = formats.from_image(nibabel.Nifti1Image(rng.integers(1, 200, (160, 200, 160)).astype(np.uint8), np.diag([-1, -1, 1, 1.0])))
+    found = weights.load(model)
+    warned = [*doubts(found, scan, measure(Voxels(scan.voxels)), np.zeros(scan.shape, np.uint8), Options())]
+    (large,) = [warning for warning in warned if f"too large for {model}" in warning]
+    assert large.endswith(hint or "do not trust the mask")

@@ -62,5 +62,13 @@ def test_blanks_fill_the_extension_up(length):
 
 
 def test_eight_colours_and_then_again():
-    assert len({labels.colour(label) for label in range(1, 9)}) == 8
-    assert labels.colour(9) == labels.colour(1)
+    found = labels.colours([f"label {label}" for label in range(1, 10)])
+    assert len(set(found)) == 8
+    assert found[8] == found[0]
+
+
+def test_both_sides_of_a_structure_have_one_colour_the_right_one_paler():
+    left, right, stem, lone = labels.colours(["left thalamus", "right thalamus", "brainstem", "right tumour"])
+    assert (left, stem, lone) == labels.COLOURS[:3]
+    assert all(right >= left for left, right in zip(left, right, strict=True))
+    assert right != left

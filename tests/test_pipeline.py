@@ -179,7 +179,7 @@ def test_flipping_for_a_model_that_never_saw_flips_is_warned_of(rng, model, shar
 @pytest.mark.parametrize(
     ("labels", "refused"), [(("left X", "right X"), True), (("Right_X", "Left_X"), True), (("left X", "right Y"), False)]
 )
-def test_flipping_is_refused_where_it_would_exchange_sides(rng, tmp_path, labels, refused):
+def test_flipping_is_refused_where_it_would_exchange_sides_unlearnt(rng, tmp_path, labels, refused):
     spec = fold_batchnorm(monet(1, 3, 4))
     weights.save(tmp_path / "two.safetensors", spec, random_tensors(spec), make_record(*labels), {})
     model, scan = monet_edge.load(tmp_path / "two.safetensors", 1), monet_edge.formats.from_image(image_of(blob(rng)))
@@ -187,6 +187,17 @@ def test_flipping_is_refused_where_it_would_exchange_sides(rng, tmp_path, labels
         with pytest.raises(errors.ModelError, match="tells left from right"):
             model.segment_scan(scan, Options(flip=True))
     assert model.segment_scan(scan, Options(flip=not refused)).mask.any()
+
+
+def test_a_flip_exchanges_the_sides_of_a_model_that_has_learnt_mirrors(rng, tmp_path):
+    spec = fold_batchnorm(monet(1, 4, 4))
+    about = {"generated": {"ranges": {"mirror": 0.5}}}
+    weights.save(tmp_path / "sides.safetensors", spec, random_tensors(spec), make_record("left X", "middle", "right X"), about)
+    model, voxels = monet_edge.load(tmp_path / "sides.safetensors", 1), blob(rng)
+    scan, mirrored = (monet_edge.formats.from_image(image_of(np.ascontiguousarray(one))) for one in (voxels, voxels[::-1]))
+    plain, other = (model.segment_scan(one, Options(probabilities=True)).probability for one in (scan, mirrored))
+    both = model.segment_scan(scan, Options(probabilities=True, flip=True)).probability
+    np.testing.assert_allclose(both, (plain + other[::-1, ..., [0, 3, 2, 1]]) / 2, atol=1e-5)
 
 
 def test_threads_do_not_change_a_bit(scan, weights_file):

@@ -63,7 +63,7 @@ class Oracle:
         self.weights, self.masks = found, iter(masks)
 
     def segment_scan(self, scan, options):
-        return type("Result", (), {"mask": next(self.masks)})
+        return type("Result", (), {"mask": next(self.masks), "agreement": ()})
 
 
 # ---- labels by name ----

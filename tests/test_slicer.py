@@ -14,7 +14,7 @@ import pytest
 
 from monet_edge import formats, load, phantom, weights
 from monet_edge.options import Options
-from monet_edge.volume.labels import colour
+from monet_edge.volume.labels import COLOURS
 
 SLICER = Path(__file__).parents[1] / "slicer"
 MODULE = SLICER / "MonetEdge"
@@ -50,7 +50,7 @@ def test_it_knows_the_models_their_labels_and_colours(runner):
     assert {one.name: [name for name, _ in one.labels] for one in models} == {
         name: list(weights.load(path).preprocess.labels) for name, path in weights.shipped().items()
     }
-    assert models[0].labels[0][1] == tuple(part / 255 for part in colour(1))
+    assert models[0].labels[0][1] == tuple(part / 255 for part in COLOURS[0])
     assert {one.name: one.binary for one in models}["hippocampus"] is False
     assert ending == (".seg.nrrd" if ".seg.nrrd" in formats.ENDINGS else ".nii.gz")
 
@@ -146,7 +146,7 @@ def test_a_volume_becomes_a_segmentation_with_names_and_colours(module, runner, 
     node.SetReferenceImageGeometryParameterFromVolumeNode.assert_called_once_with(volume)
     if ending == ".nii.gz":
         segment.SetName.assert_called_once_with("tumour")
-        segment.SetColor.assert_called_once_with(*(part / 255 for part in colour(1)))
+        segment.SetColor.assert_called_once_with(*(part / 255 for part in COLOURS[0]))
     assert not logic.isRunning()
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []  # its files are gone
 

@@ -130,9 +130,9 @@ def test_a_mouses_volume_is_told_everywhere(tmp_path, monkeypatch, mm):
     finding = Finding(scan, mask, labels, (0.0, 1.0), "axial", "mouse")
     preview.draw(finding)
     line = one_line(pipeline.Outcome(Job(tmp_path / "a.nii", tmp_path / "m.nii", None, None, None), labels, (), {}))
-    for text in (*(one for one in drawn if one.startswith("tumour")), page.build(finding, "", {}, ""), line):
+    for text in ("".join(drawn), page.build(finding, "", {}, ""), line):
         assert float(re.search(r"([\d.e-]+) ml", text)[1]) == pytest.approx(ml, rel=5e-3)
-    assert any(one.startswith("tumour") for one in drawn)
+    assert "tumour" in drawn
     for name in ("out.json", "out.csv"):
         write_table(tmp_path / name, "model", [record.entry(1, None, outcome(labels))], overwrite=False)
     told = json.loads((tmp_path / "out.json").read_text())["scans"][0]["labels"][0]

@@ -1,6 +1,8 @@
 """A training on generated images, from a folder of label maps to a file that the runtime loads."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import heads
 import numpy as np
@@ -9,13 +11,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from monet_edge import limits, load
+from monet_edge import limits, load, phantom
 from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError, ResourceError
 from monet_edge.files import locked
 from monet_train.cli import app
 from monet_train.config import Augmentation
-from monet_train.synth.train import RECIPE, Origin, export, fit, make_record, make_settings, make_split
+from monet_train.synth.origin import Origin, fold
+from monet_train.synth.train import RECIPE, fit, make_record, make_settings, make_split
+from monet_train.transfer import Transfer
 
+CODES = Path(__file__).parents[1] / "weights" / "codes.json"
 QUICK = ("--size", "32", "--context", "1", "--net", "tiny", "--device", "cpu", "--quiet")
 
 
@@ -74,6 +79,23 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(training, tmp_path)
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
 
 
+@pytest.mark.slow
+def test_a_run_may_start_from_what_another_one_made_and_both_sides_from_a_structure(training, tmp_path):
+    settings, origin, maps = training
+    settings = replace(settings, recipe=replace(settings.recipe, epochs=1, learning_rate=1e-9))
+    fit(settings, origin, maps, tmp_path / "run", device="cpu")
+    before = fold(tmp_path / "run").write(tmp_path / "before.safetensors")
+    sides = replace(settings, preprocess=make_record(32, 1, True))
+    lines = []
+    fit(sides, origin, maps, tmp_path / "sides", device="cpu", transfer=Transfer(before), announce=lines.append)
+    after = fold(tmp_path / "sides").write(tmp_path / "after.safetensors")
+    assert lines[0].startswith("starting from before, its head rearranged for left white matter, right white matter")
+    place = {name: number for number, name in enumerate(before.preprocess.labels, 1)}
+    rows = [0, *(place[name.removeprefix("left ").removeprefix("right ")] for name in after.preprocess.labels)]
+    np.testing.assert_allclose(after.tensors["head.weight"], before.tensors["head.weight"][rows], rtol=0.02, atol=1e-3)
+    assert after.provenance["data"]["name"] == "heads; weights before"
+
+
 def test_other_label_maps_are_another_run(training, tmp_path):
     settings, origin, maps = training
     settings = replace(settings, recipe=replace(settings.recipe, epochs=1))
@@ -127,9 +149,32 @@ def test_what_is_told_of_a_run_before_and_after_it(training, tmp_path):
     short = replace(settings, recipe=replace(settings.recipe, epochs=1, optimiser="nadam"))
     fit(short, replace(origin, licence="ours\n\u00a0only " + 2000 * "x"), maps, tmp_path / "run", device="cpu", announce=lines.append)
     assert lines == ["an epoch is 2 steps of 4 slices (epoch_steps of recipe synth; every slice is a new one)"]
-    about = export(tmp_path / "run", tmp_path / "m.safetensors").provenance
+    about = fold(tmp_path / "run").write(tmp_path / "m.safetensors").provenance
     assert about["licence"] == "ours only " + 990 * "x"
     assert about["training"]["settings"]["recipe"]["weight_decay"] == 0  # NAdam has none
+
+
+@pytest.mark.slow
+def test_a_run_is_released_as_any_other_measured_on_scans_that_it_has_never_seen(training, tmp_path):
+    settings, origin, maps = training
+    fit(replace(settings, recipe=replace(settings.recipe, epochs=1)), origin, maps, tmp_path / "run", device="cpu")
+    folder = tmp_path / "scans"
+    phantom.write_dataset(folder, 2, shape=(8, 32, 32))
+    about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    about["labels"] = {"background": 0, "thalamus": 1}
+    (folder / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    words = ["export", tmp_path / "run", folder, "-o", tmp_path / "m.safetensors", "--codes", CODES, "--command", "monet-train synth x"]
+    done = CliRunner().invoke(app, [*map(str, words), "--quiet"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = load(tmp_path / "m.safetensors").weights
+    (heading,) = found.provenance["metrics"]
+    assert heading == about["name"]  # no part of it is a validation part
+    assert found.provenance["metrics"][heading]["thalamus"]["cases"] == 2
+    assert found.provenance["generated"]["key"] == "key"
+    assert found.codes["hippocampus"]["type"][2] == "Hippocampus"
+    card = (tmp_path / "m.md").read_text(encoding="utf-8")
+    assert f"    monet-train evaluate m.safetensors {heading}\n" in card
+    assert "label maps only, images generated" in card
 
 
 def test_a_run_of_another_kind_is_not_exported(training, tmp_path):
@@ -138,7 +183,7 @@ def test_a_run_of_another_kind_is_not_exported(training, tmp_path):
     fit(short, origin, maps, tmp_path / "run", device="cpu")
     (tmp_path / "run" / "synth.json").write_text('{"data": 3, "licence": ""}', encoding="utf-8")
     with pytest.raises(ModelError, match="not a run of monet-train synth"):
-        export(tmp_path / "run", tmp_path / "m.safetensors")
+        fold(tmp_path / "run").write(tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
 
 

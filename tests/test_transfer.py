@@ -76,6 +76,24 @@ def test_other_labels_get_a_new_head(shipped):
     assert "head included" in Transfer(shipped).describe(SHORT)
 
 
+def test_labels_in_another_order_keep_their_part_of_the_head(tmp_path):
+    spec = fold_batchnorm(monet(1, 3))
+    path = tmp_path / "organs.safetensors"
+    weights.save(path, spec, random_tensors(spec), named("liver", "spleen").preprocess, {})
+    organs = Transfer(weights.load(path))
+    images, said = torch.rand(4, 1, 64, 64), []
+    for labels in (("liver", "spleen"), ("spleen", "liver")):
+        network = Network(training_spec(named(*labels)))
+        transfer.take_over(organs, named(*labels), network, images)
+        with torch.no_grad():
+            said.append(network.eval()(images))
+    assert torch.allclose(said[0][:, [0, 2, 1]], said[1], atol=1e-5)
+    assert said[0][:, 1].sub(said[0][:, 2]).abs().max() > 0.01  # or that shows nothing
+    assert organs.head_rows(named("left spleen", "right spleen", "liver")) == [0, 2, 2, 1]
+    assert organs.head_rows(named("liver", "kidney")) is None
+    assert organs.head_rows(named("liver")) is None
+
+
 @pytest.mark.parametrize("chosen", [named("lesion", context=1), replace(SHORT, net="unet-16")], ids=["context", "net"])
 def test_another_network_is_refused_by_its_first_layer_that_differs(shipped, tmp_path, chosen):
     with pytest.raises(ModelError, match=r"base \(monet\) is another network than this run's .*: \S+ is .* there, .* here"):

@@ -16,7 +16,7 @@ from monet_edge import formats
 from monet_edge.errors import OutputError
 from monet_edge.formats import Seal
 from monet_edge.formats.nifti.writer import ENDINGS
-from monet_edge.volume.labels import colour
+from monet_edge.volume.labels import colours
 
 
 @settings(max_examples=60, deadline=None)
@@ -158,7 +158,7 @@ def test_a_segmentation_has_the_names_colours_and_boxes_of_all_its_labels(put, t
     assert [keys[f"Segment{i}_Layer"] for i in range(3)] == ["0", "0", "0"]
     assert [keys[f"Segment{i}_Extent"] for i in range(3)] == ["2 4 3 3 1 3", "0 -1 0 -1 0 -1", "11 11 0 9 5 5"]
     found = np.array([[float(part) * 255 for part in keys[f"Segment{i}_Color"].split()] for i in range(3)])
-    np.testing.assert_allclose(found, [colour(label) for label in (1, 2, 3)], atol=0.01)
+    np.testing.assert_allclose(found, colours(("a", "b", "c")), atol=0.01)
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".seg.nrrd"])

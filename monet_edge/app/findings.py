@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from .. import preprocess
-from ..doubts import doubts
+from ..doubts import doubts, unlike
 from ..formats import Header
 from ..model import Model, Progress
 from ..options import Options
 from ..report.slices import Finding, window
 from ..report.statistics import describe, measure
 from ..volume import orient
-from ..volume.labels import colour
+from ..volume.labels import colours
 from ..weights import Weights
 
 LOWEST, HIGHEST = 0.05, 0.95  # thresholds that can be chosen
@@ -81,7 +81,7 @@ def segment(header: Header, model: Model, volume: int | None, progress: Progress
     options = Options(volume=volume, probabilities=weights.spec.classes == 1)
     scan = model.read_scan(header, options)
     result = model.segment_scan(scan, options, progress=progress)
-    labels = measure(scan, result.mask, record.labels)
+    labels = measure(scan, result.mask, record.labels, result.expected)
     title = f"{weights.name} · {weights.kind}"
     finding = Finding(scan, result.mask, labels, window(record, result.statistics), record.slicing, title, result.warnings)
     likely = None if result.probability is None else _likely(result.probability)
@@ -94,7 +94,7 @@ def with_threshold(found: Found, threshold: float) -> Found:
     scan, record = found.finding.scan, found.weights.preprocess
     options = Options(threshold=threshold)
     mask = found.likely.mask(scan.shape, threshold)
-    doubtful = doubts(found.weights, scan, found.statistics, mask, options)
+    doubtful = (*doubts(found.weights, found.statistics, mask, options), *unlike(found.weights, scan, found.statistics, options))
     warnings = (*scan.warnings, *doubtful)
     finding = replace(found.finding, mask=mask, labels=measure(scan, mask, record.labels), warnings=warnings)
     return replace(found, finding=finding, threshold=threshold)
@@ -103,7 +103,8 @@ def with_threshold(found: Found, threshold: float) -> Found:
 def tell(found: Found) -> dict[str, Any]:
     """What the page shows of it, JSON-able."""
     finding, weights = found.finding, found.weights
-    labels = [{**record, "colour": list(colour(int(record["label"])))} for record in describe(finding.labels)]
+    shades = colours(weights.preprocess.labels)
+    labels = [{**record, "colour": list(shade)} for record, shade in zip(describe(finding.labels), shades, strict=True)]
     bounds = None if found.likely is None else {"low": LOWEST, "high": HIGHEST, "own": weights.preprocess.threshold}
     return {
         "model": weights.name,

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from ..options import Options, RunOptions
+from ..sides import structures
 from ..terminal import flag, make_app, progress_bar
 from ..text import printable, quantity
 
 if TYPE_CHECKING:
     from ..model import Model
     from ..pipeline import Outcome
+    from ..report.statistics import LabelStatistics
     from ..weights import Weights
 
 T = TypeVar("T", Options, RunOptions)
@@ -89,8 +91,16 @@ def warn(scan: Path, warnings: Iterable[str]) -> None:
 
 def describe(outcome: Outcome) -> str:
     """What became of a scan in one line: volumes, files, seconds."""
-    volumes = ", ".join(f"{name} {quantity(ml, 'ml')}" for name, ml in outcome.volumes.items())
-    return printable(f"{volumes} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+    rows = structures([label.name for label in outcome.labels])
+    told = ", ".join(f"{name} {_each([outcome.labels[label - 1] for label in both])}" for name, both in rows)
+    return printable(f"{told} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+
+
+def _each(labels: list[LabelStatistics]) -> str:
+    """The volume of a structure, or of its two sides, and the Dice to expect where the model says one."""
+    volumes = " / ".join(quantity(label.ml, "ml") for label in labels)
+    dice = [str(label.expected) for label in labels if label.expected is not None]
+    return f"{volumes} (Dice ≈ {' / '.join(dice)})" if dice else volumes
 
 
 def load_model(found: Weights, threads: int | None, quiet: bool) -> Model:

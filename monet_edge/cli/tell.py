@@ -34,7 +34,7 @@ def models(debug: DebugOption = False) -> None:
             weights = load(path)
             licence = weights.stated("licence").partition(" (")[0]
             use = "non-commercial" if "NC" in licence else ""
-            table.add_row(name, weights.stated("modality"), ", ".join(weights.preprocess.labels), weights.stated("dice"), licence, use)
+            table.add_row(name, weights.stated("modality"), ", ".join(weights.structures), weights.stated("dice"), licence, use)
         Console().print(table)
 
 

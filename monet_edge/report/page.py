@@ -21,13 +21,14 @@ from PIL import Image
 
 from ..about import DISCLAIMER, __version__
 from ..text import printable, quantity
-from ..volume.labels import colour
+from ..volume.labels import COLOURS, Colour, colours
 from ..weights import Weights, shipped
-from .slices import Finding, Plane, cut, grey, outlines, pixels
+from .slices import Finding, Plane, cut, grey, legend, outlines, pixels
 from .statistics import LabelStatistics, axis_codes, describe
 
 SIDE = 512  # pixels of a slice's longest side, at most
 SLICES = 256  # at most; of a longer scan every second, third, ... is kept. 256 slices of 512x512 make about 12 MB
+COLUMNS = 4  # of statistics, at most: more labels would have no room beside the slices
 QUALITY = 88  # JPEG: at 12 KB a slice of 256x256 no grain shows within a tenth of the window
 
 
@@ -107,12 +108,12 @@ def _data(plane: Plane, finding: Finding) -> dict[str, Any]:
     low, high = finding.limits
     drawn = (low - (high - low) / 2, high + (high - low) / 2) if high > low else (low, low + 1)
     size = pixels(plane, max(min(plane.spacing[1:]), max(plane.extent) / SIDE))
-    kept = _kept(plane)
+    kept, palette = _kept(plane), colours([label.name for label in finding.labels])
     largest = plane.largest(1)[0] // kept.step
     slices = [
         {
             "image": _uri(grey(plane.voxels[z], drawn, size), "JPEG", quality=QUALITY),
-            "outline": _outline(plane.mask[z], size),
+            "outline": _outline(plane.mask[z], size, palette),
             "number": plane.number(z),
         }
         for z in kept
@@ -121,14 +122,14 @@ def _data(plane: Plane, finding: Finding) -> dict[str, Any]:
     return {"slices": slices, "count": len(plane.voxels), "largest": largest, "low": drawn[0], "high": drawn[1], "window": window}
 
 
-def _outline(labels: np.ndarray, size: tuple[int, int]) -> str | None:
+def _outline(labels: np.ndarray, size: tuple[int, int], palette: Sequence[Colour]) -> str | None:
     """The outlines of one slice as a transparent picture, finer than the slice: a line stays a line on coarse voxels."""
     if not labels.any():
         return None
     finer = 2 * SIDE / max(size)
     fine = (max(1, round(finer * size[0])), max(1, round(finer * size[1])))
     picture = Image.new("P", fine, 0)
-    picture.putpalette([0, 0, 0, *(part for label in range(1, 256) for part in colour(label))])
+    picture.putpalette([0, 0, 0, *(part for colour in palette for part in colour)])
     for label, edge in outlines(labels, fine, 4):
         picture.paste(label, (0, 0), edge)
     return _uri(picture, "PNG", transparency=0)
@@ -146,7 +147,7 @@ def _profile(plane: Plane) -> str:
     if not areas.any():
         return ""
     heights = np.where(areas, np.maximum(areas * 18 / areas.max(), 1), 0)
-    red, green, blue = colour(1)
+    red, green, blue = COLOURS[0]
     bars = "".join(f'<rect x="{i}" y="{20 - tall:.1f}" width="1" height="{tall:.1f}"/>' for i, tall in enumerate(heights) if tall)
     return (
         f'<svg class="profile" viewBox="0 0 {len(areas)} 22" preserveAspectRatio="none" role="img" aria-label="Where the mask lies">'
@@ -156,15 +157,20 @@ def _profile(plane: Plane) -> str:
 
 def _legend(labels: Sequence[LabelStatistics]) -> str:
     rows = []
-    for label in labels:
-        box = '<rect x="1.5" y="1.5" width="13" height="13" rx="3" fill="none" stroke="rgb({},{},{})" stroke-width="3"/>'
-        swatch = f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour(label.label))}</svg>'
-        rows.append(f"<li>{swatch}{_text(label.name)} <strong>{quantity(label.ml, 'ml')}</strong></li>")
-    return f'<ul class="legend">{"".join(rows)}</ul>'
+    for name, entries in legend(labels):
+        swatches = "".join(_swatch(entry.colour) for entry in entries)
+        volumes = "".join(f"<td>{entry.side} <strong>{quantity(entry.label.ml, 'ml')}</strong></td>" for entry in entries)
+        rows.append(f"<tr><td>{swatches}</td><td>{_text(name)}</td>{volumes}</tr>")
+    return f'<table class="legend">{"".join(rows)}</table>'
+
+
+def _swatch(colour: Colour) -> str:
+    box = '<rect x="1.5" y="1.5" width="13" height="13" rx="3" fill="none" stroke="rgb({},{},{})" stroke-width="3"/>'
+    return f'<svg viewBox="0 0 16 16" aria-hidden="true">{box.format(*colour)}</svg>'
 
 
 def _statistics(labels: Sequence[LabelStatistics]) -> str:
-    """One column for every label."""
+    """One column for every label, or one row where they are many."""
     records = describe(labels)
     titles = {
         "name": "label",
@@ -178,12 +184,16 @@ def _statistics(labels: Sequence[LabelStatistics]) -> str:
         "minimum": "minimum",
         "maximum": "maximum",
         "touches": "reaches the scan's end",
+        "expected_dice": "expected Dice",
+        "expected_low": "at least",
+        "expected_high": "at most",
     }
-    rows = []
-    for key, title in titles.items():
-        cells = "".join(f"<td>{_text(_cell(record[key]))}</td>" for record in records)
-        rows.append(f'<tr><th scope="row">{_text(title)}</th>{cells}</tr>')
-    return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+    many = len(records) > COLUMNS
+    heads = [f'<th scope="{"col" if many else "row"}">{_text(title)}</th>' for title in titles.values()]
+    columns = [heads, *([f"<td>{_text(_cell(record[key]))}</td>" for key in titles] for record in records)]
+    rows = columns if many else zip(*columns, strict=True)
+    body = "".join(f"<tr>{''.join(cells)}</tr>" for cells in rows)
+    return f'<div class="scroll"><table class="statistics">{body}</table></div>'
 
 
 def _cell(value: Any) -> str:

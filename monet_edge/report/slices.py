@@ -13,7 +13,9 @@ from PIL import Image
 
 from ..intensities import Statistics
 from ..preprocess import SLICINGS
+from ..sides import rows, side
 from ..volume import Scan, Voxels, orient
+from ..volume.labels import Colour, colours
 from ..weights import Record
 from .statistics import OPPOSITE, LabelStatistics
 
@@ -89,6 +91,33 @@ class Plane:
         areas = [np.count_nonzero(labels) for labels in self.mask]
         middle = len(areas) // 2
         return sorted(sorted(range(len(areas)), key=lambda z: (-areas[z], abs(z - middle)))[:count])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A label in a legend.
+
+    Attributes
+    ----------
+    side : str
+        "left" or "right", where both sides of a structure share a row; else empty.
+    label : LabelStatistics
+    colour : Colour
+    """
+
+    side: str
+    label: LabelStatistics
+    colour: Colour
+
+
+def legend(labels: Sequence[LabelStatistics]) -> list[tuple[str, list[Entry]]]:
+    """The rows of a legend: a name, and its label or those of both sides."""
+    names = [label.name for label in labels]
+    shades = colours(names)
+    return [
+        (name, [Entry(side(names[i - 1])[0] if len(both) > 1 else "", labels[i - 1], shades[i - 1]) for i in both])
+        for name, both in rows(names)
+    ]
 
 
 def cut(scan: Scan, mask: np.ndarray, name: str) -> Plane:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..quality import Expected
 from ..volume import Scan, orient
 
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
@@ -31,6 +32,8 @@ class LabelStatistics:
         The scan's scaled intensities inside, NaN and infinities left out; the SD is the population's.
     touches : tuple of str
         The ends of the volume that the label reaches: L, R, P, A, I, S. The structure may go on beyond them.
+    expected : Expected or None
+        The Dice that it can be expected to have, where the model knows.
     """
 
     label: int
@@ -44,9 +47,10 @@ class LabelStatistics:
     minimum: float | None
     maximum: float | None
     touches: tuple[str, ...]
+    expected: Expected | None = None
 
 
-def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelStatistics, ...]:
+def measure(scan: Scan, mask: np.ndarray, names: Sequence[str], expected: Sequence[Expected | None] = ()) -> tuple[LabelStatistics, ...]:
     """Measure every label of a mask in one pass over its planes; nothing of the volume's size is allocated.
 
     Parameters
@@ -56,6 +60,8 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
         On the scan's grid.
     names : sequence of str
         Of the labels 1, 2, ...
+    expected : sequence of Expected or None
+        The Dice that they can be expected to have; empty where nobody knows.
     """
     planes: dict[int, list[tuple[float, ...]]] = {label: [] for label in range(1, len(names) + 1)}
     for z in range(mask.shape[2]):
@@ -69,7 +75,8 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str]) -> tuple[LabelSt
         for label in planes:
             if counts[label]:
                 planes[label].append(_plane(scan, mask[box] == label, box))
-    return tuple(_combine(scan, label, name, planes[label]) for label, name in enumerate(names, 1))
+    of_each = expected or (None,) * len(names)
+    return tuple(_combine(scan, label, names[label - 1], planes[label], of_each[label - 1]) for label in planes)
 
 
 def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tuple[float, ...]:
@@ -83,7 +90,7 @@ def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tup
     return (x.size, x.sum(), y.sum(), x.min(), x.max(), y.min(), y.max(), box[2], *spread)
 
 
-def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]]) -> LabelStatistics:
+def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]], expected: Expected | None) -> LabelStatistics:
     if not planes:
         return LabelStatistics(label, name, 0, 0.0, None, None, None, None, None, None, ())
     count, x, y, x0, x1, y0, y1, z, finite, mean, squares, low, high = np.array(planes, np.float64).T
@@ -106,6 +113,7 @@ def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]])
         minimum=float(low.min()) if measurable else None,
         maximum=float(high.max()) if measurable else None,
         touches=_touches(scan, first, last),
+        expected=expected,
     )
 
 
@@ -137,9 +145,15 @@ def describe(labels: Sequence[LabelStatistics]) -> list[dict[str, Any]]:
             "centroid_mm": None if label.centroid_mm is None else [_significant(round(value, 6)) for value in label.centroid_mm],
             **{key: _significant(getattr(label, key)) for key in ("mean", "sd", "minimum", "maximum")},
             "touches": list(label.touches),
+            **_dice(label.expected),
         }
         for label in labels
     ]
+
+
+def _dice(expected: Expected | None) -> dict[str, float | None]:
+    found = (None,) * 3 if expected is None else (expected.dice, expected.low, expected.high)
+    return dict(zip(("expected_dice", "expected_low", "expected_high"), (value and round(value, 3) for value in found), strict=True))
 
 
 def _significant(value: float | None) -> float | None:

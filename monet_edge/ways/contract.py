@@ -14,6 +14,7 @@ from ..formats import Header
 from ..intensities import Statistics
 from ..options import Options
 from ..passes import Progress
+from ..quality import Expected
 from ..volume import Scan, geometry
 from ..weights import Weights
 
@@ -35,12 +36,18 @@ class Segmentation:
         Of the scan's intensities; of several scans the first one's.
     warnings : tuple of str
         What to tell the user.
+    agreement : tuple of float
+        Of every label, see `quality.Agreement`; empty from a way that does not count it.
+    expected : tuple of Expected or None
+        The Dice that every label can be expected to have; empty where nobody knows.
     """
 
     mask: np.ndarray
     probability: np.ndarray | None
     statistics: Statistics
     warnings: tuple[str, ...]
+    agreement: tuple[float, ...] = ()
+    expected: tuple[Expected | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import limits, preprocess
-from ..doubts import doubts
+from ..doubts import doubts, unlike
 from ..engine import Engine
 from ..errors import ModelError
 from ..inputs import Inputs
@@ -15,6 +15,7 @@ from ..intensities import measure
 from ..options import Options
 from ..passes import Progress, grid_of, room, run_slices
 from ..preprocess import Preprocess
+from ..quality import Agreement, expect
 from ..volume import Scan, Voxels, orient
 from ..weights import Weights
 from .contract import Grid, Segmentation, Turn, Way
@@ -38,8 +39,9 @@ def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Opt
 def segment(
     weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None, turn: Turn
 ) -> Segmentation:
-    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right."""
-    if options.flip and weights.tells_sides:
+    """See `contract.Way`; a ModelError if slices shall be mirrored for a model that tells left from right and has not learnt mirrors."""
+    flip = weights.mirrored if options.flip else None
+    if options.flip and flip is None:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
     (scan,), record, classes = scans, weights.sliced, weights.spec.classes
     threshold = record.threshold if options.threshold is None else options.threshold
@@ -52,17 +54,24 @@ def segment(
 
     inputs = Inputs(voxels, record, statistics, grid_of(record, scan, options), engine.threads)
 
+    agreement = Agreement(len(record.labels))
+
     def store(z: int, probability: np.ndarray) -> None:
+        agreement.add(probability)
         kept = () if kept_slices is None else tuple(np.moveaxis(kept_slices[z], -1, 0))
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not preprocess.blank(record, statistics):  # else there is nothing to see: the mask stays empty
         with turn:
-            run_slices(engine, inputs, store, options.flip, progress)
+            run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
-    doubtful = doubts(weights, scan, statistics, mask, options)
-    return Segmentation(mask, kept, statistics, (*scan.warnings, *doubtful))
+    strange = tuple(unlike(weights, scan, statistics, options))
+    warnings = (*scan.warnings, *doubts(weights, statistics, mask, options), *strange)
+    # it was calibrated for masks as the model makes them by itself
+    calibration = {} if options.flip or threshold != record.threshold else weights.quality
+    expected = expect(calibration, record.labels, agreement.dice, familiar=not strange)
+    return Segmentation(mask, kept, statistics, warnings, agreement.dice, expected)
 
 
 WAY = Way(Preprocess, memory, segment)

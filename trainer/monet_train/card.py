@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from monet_edge import DISCLAIMER
+from monet_edge.quality import SHARE
 from monet_edge.spec import count_floats
 from monet_edge.text import digits, quantity
 from monet_edge.weights import Weights
 
 from .config_text import command_of_today
+
+QUALITY = "## Expected Dice"
 
 
 def measuring(output: Path, data: str, validation: bool, channel: int = 0, sides_as_one: bool = False) -> str:
@@ -66,7 +69,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     lines = [
         f"# {weights.name}",
         "",
-        f"Segments {', '.join(record.labels)}. **{DISCLAIMER}**",
+        f"Segments {', '.join(weights.structures)}. **{DISCLAIMER}**",
         "",
         f"- **Network**: {weights.spec.name}, {count_floats(weights.spec):,} floats after folding. sha256 `{weights.sha256}`.",
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
@@ -96,8 +99,50 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     lines += _institutions(summaries)
     worst = [case for summary in summaries.values() for row in summary.values() for case in row["worst"]]
     lowest = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
-    lines += ["", f"Lowest Dice: {', '.join(lowest)}.", "", DISCLAIMER, ""]
+    lines += ["", f"Lowest Dice: {', '.join(lowest)}.", "", *_quality(provenance), DISCLAIMER, ""]
     return "\n".join(lines)
+
+
+def renewed(text: str, before: Weights, after: Weights) -> str:
+    """A card whose weights file has got another calibration, and so another sha256."""
+    text = text.replace(before.sha256, after.sha256)
+    start, end = text.find(f"{QUALITY}\n"), text.rfind(DISCLAIMER)
+    return "".join([text[: end if start < 0 else start], *(f"{line}\n" for line in _quality(after.provenance)), text[end:]])
+
+
+def _quality(provenance: Mapping[str, Any]) -> list[str]:
+    """How well the expected Dice holds, where a calibration was tried."""
+    measured = provenance.get("quality_measured")
+    if not measured:
+        return []
+    shown = "" if "quality" in provenance else " **It does not hold elsewhere, and is not shown.**"
+    return [
+        QUALITY,
+        "",
+        "What `segment` says of a mask before anybody has looked at it, calibrated on the validation part, where every scan is told by the"
+        f" others. Of {SHARE:.0%} the Dice should lie within the interval. A pair is a structure found in a scan.{shown}",
+        "",
+        *quality_table(measured),
+        "",
+    ]
+
+
+def quality_table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The lines of a table of what `quality.calibration.summary` says, by data."""
+    columns = {
+        "expected": "Dice expected",
+        "dice": "true",
+        "pearson": "Pearson",
+        "between": "between scans of a structure",
+        "error": "mean error",
+        "inside": "in the interval",
+    }
+    rows = {data: " | ".join("–" if row[key] is None else f"{row[key]:.2f}" for key in columns) for data, row in measured.items()}
+    return [
+        f"| data | pairs | {' | '.join(columns.values())} |",
+        f"|---{'|---' * len(columns)}|---|",
+        *(f"| {data} | {measured[data]['pairs']} | {row} |" for data, row in rows.items()),
+    ]
 
 
 def _institutions(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Score:
         Voxels.
     truth_ml, predicted_ml : float or None
         Where the spacing is known.
+    agreement : float or None
+        How far the network agrees with itself, see `monet_edge.quality`; None of labels that count as one.
     """
 
     case: str
@@ -74,6 +76,7 @@ class Score:
     predicted: int
     truth_ml: float | None
     predicted_ml: float | None
+    agreement: float | None = None
 
 
 class TorchEngine:
@@ -196,12 +199,15 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
         Whether distances are in mm over the volume, or in pixels within slices.
     flip : bool
     """
-    truth, mask = found.masks(case.label, model.segment_scan(_as_scan(case, spacing_known), Options(flip=flip)).mask.T)
+    result = model.segment_scan(as_scan(case, spacing_known), Options(flip=flip))
+    truth, mask = found.masks(case.label, result.mask.T)
     for number, pair in enumerate(found.pairs, 1):
-        yield compare(case.name, pair.name, truth == number, mask == number, case.steps if spacing_known else None)
+        compared = compare(case.name, pair.name, truth == number, mask == number, case.steps if spacing_known else None)
+        counted = len(pair.predicted) == 1 and result.agreement
+        yield replace(compared, agreement=result.agreement[pair.predicted[0] - 1]) if counted else compared
 
 
-def _as_scan(case: Case, spacing_known: bool) -> volume.Scan:
+def as_scan(case: Case, spacing_known: bool) -> volume.Scan:
     """The case as a scan whose (X, Y, Z) are the case's (W, H, Z): the runtime sees the very voxels of the file."""
     affine = axial_affine(case.spacing)
     return volume.Scan(None, case.image.T, case.slope, case.inter, affine, None, (), spacing_known=spacing_known)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ from .evaluate import check_names, evaluate, make_model, summarise
 from .fold import Folded, finished, fold_run
 from .labels import Match, match
 from .provenance import Source, one_line
+from .quality.calibration import pairs_of, tell
 from .splits import read_splits
+from .synth import origin
+
+FEW = 4  # structures whose Dice have room in a list of models
 
 
 def export(run: Path, dataset: Dataset, output: Path, command: str = "", channel: int = 0) -> Weights:
@@ -83,7 +88,7 @@ def release(
     Parameters
     ----------
     run, dataset, output, command, channel
-        As for `export`; measured on the validation part of ``dataset``.
+        As for `export`; measured on the validation part of ``dataset``. A run on generated images has seen no scan: it is measured on all.
     others : sequence of Dataset
         Also measured on, all of each.
     notes : sequence of str
@@ -108,8 +113,8 @@ def release(
         As `export`, if two data sets have one name, and if a case is not fit for use; ``output`` and what lies beside it are as before.
     """
     measured = plan(run, dataset, output, others, sides_as_one, codes)
-    training = read_splits(run / "splits.json")[0]["train"]
-    done, total = 0, len(training) + sum(len(part.names) for part in measured)
+    trained = 0 if origin.is_generated(run) else len(read_splits(run / "splits.json")[0]["train"])
+    done, total = 0, trained + sum(len(part.names) for part in measured)
 
     def count(_: str) -> None:
         nonlocal done
@@ -119,17 +124,17 @@ def release(
 
     folded = _folded(run, dataset, command, channel, count)
     model = make_model(parse(output.stem, folded.pack(output)))
-    summaries = {}
+    summaries, pairs = {}, {}
     for part in measured:
-        scores = evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count)
-        summaries[part.heading] = summarise(list(scores), named)
-    # the first summary's Dice in short, for lists of models
-    dice = " / ".join(f"{row['dice']['mean']:.2f}" for row in next(iter(summaries.values())).values())
+        scores = list(evaluate(model, part.dataset, part.names, channel=channel, sides_as_one=sides_as_one, progress=count))
+        summaries[part.heading], pairs[part.heading] = summarise(scores, named), pairs_of(scores)
     coded = {} if codes is None else {"codes": pick(codes, folded.settings.preprocess.labels)}
-    folded = replace(folded, provenance=replace(folded.provenance, more={"dice": dice, "metrics": summaries, **coded}))
+    told = tell(pairs.pop(measured[0].heading), pairs)
+    more = {**folded.provenance.more, "dice": _in_short(next(iter(summaries.values()))), "metrics": summaries, **told, **coded}
+    folded = replace(folded, provenance=replace(folded.provenance, more=more))
     files = folded.files(output)
     weights = parse(output.stem, files[output])
-    commands = [measuring(output, part.dataset.name, part.dataset is dataset, channel, sides_as_one) for part in measured]
+    commands = [measuring(output, part.dataset.name, part.validation, channel, sides_as_one) for part in measured]
     unscored = [f"Not scored on {part.heading}: {part.match}." for part in measured if str(part.match)]
     text = card(weights, weights.provenance["metrics"], [*notes, *unscored], commands)
     write_together({**files, output.with_suffix(".md"): text.encode()})
@@ -143,6 +148,7 @@ class Measured:
     heading: str
     dataset: Dataset
     names: list[str]
+    validation: bool
     match: Match
 
 
@@ -163,6 +169,19 @@ def plan(
     settings = finished(run)
     if codes is not None:
         pick(codes, settings.preprocess.labels)
+    given = _given(run, dataset, others)
+    headings = [heading for heading, *_ in given]
+    for heading in headings:
+        if headings.count(heading) > 1:
+            raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
+    matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, *_ in given]
+    return [Measured(*part, matched) for part, matched in zip(given, matches, strict=True)]
+
+
+def _given(run: Path, dataset: Dataset, others: Sequence[Dataset]) -> list[tuple[str, Dataset, list[str], bool]]:
+    """What a `Measured` holds, its match apart: the validation part of what trained, all of what did not."""
+    if origin.is_generated(run):
+        return [_whole(found) for found in (dataset, *others)]
     split = read_splits(run / "splits.json")[0]
     check_names(dataset, [*split["train"], *split["val"]])
     trained = {_file(dataset, name) for name in split["train"]}
@@ -172,16 +191,17 @@ def plan(
             raise DatasetError(
                 f"{other.folder}: the run was trained on {len(seen)} of its scans, such as {seen[0]}; it measures nothing new"
             )
-    given = [
-        (f"{one_line(dataset.name)}, validation", dataset, split["val"]),
-        *((one_line(other.name), other, list(other.pairs)) for other in others),
-    ]
-    headings = [heading for heading, _, _ in given]
-    for heading in headings:
-        if headings.count(heading) > 1:
-            raise DatasetError(f"two of the data sets are called {heading}: give one of them another name in its dataset.json")
-    matches = [match(settings.preprocess.labels, found.labels, settings.merged, sides_as_one) for _, found, _ in given]
-    return [Measured(*part, matched) for part, matched in zip(given, matches, strict=True)]
+    return [(f"{one_line(dataset.name)}, validation", dataset, split["val"], True), *map(_whole, others)]
+
+
+def _whole(dataset: Dataset) -> tuple[str, Dataset, list[str], bool]:
+    return one_line(dataset.name), dataset, list(dataset.pairs), False
+
+
+def _in_short(summary: Mapping[str, Mapping[str, Any]]) -> str:
+    """A summary's Dice for lists of models: of every structure, or the mean of many."""
+    dice = [row["dice"]["mean"] for row in summary.values()]
+    return " / ".join(f"{value:.2f}" for value in dice) if len(dice) <= FEW else f"{fmean(dice):.2f}, mean of {len(dice)}"
 
 
 def _file(dataset: Dataset, name: str) -> tuple[int, int]:
@@ -199,7 +219,9 @@ def check_output(output: Path) -> None:
 
 
 def _folded(run: Path, dataset: Dataset, command: str, channel: int, progress: Callable[[str], None] = lambda _: None) -> Folded:
-    """Fold a run on a data set, with the appearance of its training scans; nothing is written."""
+    """Fold a run, one on a data set with the appearance of its training scans; nothing is written."""
+    if origin.is_generated(run):
+        return origin.fold(run, command)
     folded = fold_run(run, Source.of(dataset), {"command": command, "channel": channel}, {})
     split = read_splits(run / "splits.json")[0]
     check_dataset(run, dataset, split, channel)

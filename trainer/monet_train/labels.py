@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from monet_edge.errors import DatasetError
-
-SIDE = re.compile(r"(left|right)[ _-]+(?=\S)", re.IGNORECASE)
+from monet_edge.sides import side
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def _joined(names: dict[str, tuple[int, ...]], other: dict[str, tuple[int, ...]]
     """The names of one side with both sides' X as one, where the other one can be compared with all of X."""
     joined: dict[str, tuple[int, ...]] = {}
     for name, numbers in names.items():
-        whole = SIDE.sub("", name, count=1) if SIDE.match(name) else name
+        whole = side(name)[1]
         as_one = whole if _is_whole(whole, names) and _is_whole(whole, other) else name
         joined[as_one] = (*joined.get(as_one, ()), *numbers)
     return joined
@@ -94,5 +92,5 @@ def _joined(names: dict[str, tuple[int, ...]], other: dict[str, tuple[int, ...]]
 
 def _is_whole(name: str, names: dict[str, tuple[int, ...]]) -> bool:
     """Whether these hold a structure as such or both its sides."""
-    sides = {found[1].lower() for other in names if (found := SIDE.match(other)) and other[found.end() :] == name}
+    sides = {at for at, structure in map(side, names) if at and structure == name}
     return name in names or len(sides) == 2

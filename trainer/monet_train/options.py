@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .prepare import Prepared
     from .splits import Split
 
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="A folder with dataset.json, imagesTr and labelsTr.")]
+WeightsArgument = Annotated[str, typer.Argument(metavar="WEIGHTS", help="A shipped model's name, a .safetensors file, or its folder.")]
 VolumeOption = Annotated[
     int, typer.Option("--volume", min=0, help="Which volume (channel) of a scan with several: in a 4-D file, or nnU-Net's _0000, _0001.")
 ]
@@ -28,10 +30,14 @@ TrainedVolumeOption = Annotated[
 ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
+SidesOption = Annotated[bool, typer.Option("--sides-as-one", help="Left X and right X count as one: compared with X, or with both.")]
 GroupOption = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Who is a patient: the first group of its match in a case's name, as in '(.*)_frame'.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="MODEL", help="Start from a shipped model or a .safetensors file of the same network.")
+]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
 SpacingOption = Annotated[

@@ -97,7 +97,7 @@ class Provenance:
             If a part of it is no JSON.
         """
         settings = effective_settings(self.settings)
-        data = {key: _joined(asdict(source)[key] for source in self.sources) for key in ("name", "reference", "licence", "modality")}
+        data = {key: joined(asdict(source)[key] for source in self.sources) for key in ("name", "reference", "licence", "modality")}
         modality = data.pop("modality")
         record = {
             "modality": modality,
@@ -150,7 +150,7 @@ def _cleaned(value: Any) -> Any:
 _FIXED = ("modality", "licence", "data", "training", "batchnorm_epsilon", "versions", "date", "revision", "use")
 
 
-def _joined(texts: Iterable[str]) -> str:
+def joined(texts: Iterable[str]) -> str:
     """Every different text once; a licence that one of several did not state is not hidden by the others'."""
     different = list(dict.fromkeys(texts))
     return different[0] if len(different) == 1 else "; ".join(text or "not stated" for text in different)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from monet_edge.errors import ModelError, MonetError, OutputError
+from monet_edge.sides import side
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 from monet_edge.weights import Weights
 
@@ -48,13 +49,25 @@ class Transfer:
         }
         return {**known, "frozen": self.frozen}
 
+    def head_rows(self, settings: Settings) -> list[int] | None:
+        """Which of the file's classes each of the run's starts from: of its name, or of both sides; None: a new head, a name is new."""
+        known, labels = self.weights.preprocess.labels, settings.preprocess.labels
+        if (len(known) == 1) != (len(labels) == 1):  # one label is told by a sigmoid, several with their background by a softmax
+            return None
+        names = [name if name in known else side(name)[1] for name in labels]
+        if not {*names} <= {*known}:
+            return None
+        return [0] if len(labels) == 1 else [0, *(1 + known.index(name) for name in names)]
+
     def new_head(self, settings: Settings) -> bool:
-        """True if the run's labels are others than the file's."""
-        return self.weights.preprocess.labels != settings.preprocess.labels
+        """True if the run has labels that the file does not know."""
+        return self.head_rows(settings) is None
 
     def describe(self, settings: Settings) -> str:
         """One line: what is taken over, what is learnt, how fast."""
-        head = f"a new head for {', '.join(settings.preprocess.labels)}" if self.new_head(settings) else "head included"
+        labels = settings.preprocess.labels
+        same = "head included" if labels == self.weights.preprocess.labels else f"its head rearranged for {', '.join(labels)}"
+        head = f"a new head for {', '.join(labels)}" if self.new_head(settings) else same
         rest = "all but the head frozen" if self.frozen else "all layers learn"
         rate = f"learning rate {settings.recipe.learning_rate:g} at most (--set learning_rate)"
         return f"starting from {self.weights.name}, {head}; {rest}, {rate}"
@@ -95,12 +108,15 @@ def take_over(transfer: Transfer, settings: Settings, network: Network, images: 
     A file has no BatchNorm any more, it was merged into the layers. It is made anew with the mean and spread of what the layers give for
     ``images`` (N, C, H, W) of the training, so that normalising by a batch's own changes next to nothing.
     """
-    tensors = transfer.weights.tensors
+    tensors, rows = transfer.weights.tensors, transfer.head_rows(settings)
     for op in network.spec.ops:
         names = {name.rpartition(".")[2]: name for name in tensors if name.rpartition(".")[0] == op.name}
-        if not names or (f"{op.name}." == HEAD and transfer.new_head(settings)):
+        is_head = f"{op.name}." == HEAD
+        if not names or (is_head and rows is None):
             continue
         module, given = network.get_submodule(op.name), {key: torch.tensor(tensors[name]) for key, name in names.items()}
+        if is_head:
+            given = {key: tensor[rows] for key, tensor in given.items()}
         if "bn" not in op.attrs:
             module.load_state_dict(given)
             continue

@@ -235,6 +235,7 @@ function showThreshold(found) {
 const ROWS = {
   name: "label", voxels: "voxels", ml: "ml", box_first: "first voxel", box_last: "last voxel", centroid_mm: "centroid (R, A, S), mm",
   mean: "mean intensity", sd: "SD", minimum: "minimum", maximum: "maximum", touches: "reaches the scan's end",
+  expected_dice: "expected Dice", expected_low: "at least", expected_high: "at most",
 };
 
 function showTable(labels) {

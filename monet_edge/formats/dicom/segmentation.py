@@ -20,7 +20,7 @@ from ...about import DISCLAIMER, __version__
 from ...errors import MonetError, OutputError
 from ...text import printable
 from ...volume import Scan
-from ...volume.labels import colour
+from ...volume.labels import Colour, colours
 from ..contract import Header, Legend, Seal
 from .image import plain
 from .library import INSTALL, reading
@@ -116,7 +116,8 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
         source=MAKER,
     )
     names = legend.labels or tuple(f"label {number}" for number in range(1, int(array.max(initial=1)) + 1))
-    labels = [_segment(number, label, legend.codes.get(label), algorithm) for number, label in enumerate(names, 1)]
+    shown = enumerate(zip(names, colours(names), strict=True), 1)
+    labels = [_segment(number, label, legend.codes.get(label), algorithm, colour) for number, (label, colour) in shown]
     versions: Any = (__version__, legend.key) if legend.key else __version__  # `seal` reads the key
     segmentation = Segmentation(
         source_images=images,
@@ -136,6 +137,7 @@ def _encode(array: np.ndarray, source: Source, legend: Legend, kind: str) -> Byt
         series_description=printable(f"{legend.model or MAKER}, research use only")[:64],
         transfer_syntax_uid=_RLE if kind == "LABELMAP" else ExplicitVRLittleEndian,
     )
+    segmentation.ContentCreatorName = None  # demanded, and nobody drew it (PS3.3 10.9)
     written = BytesIO()  # pydicom seeks
     segmentation.save_as(written, enforce_file_format=True)
     return written
@@ -180,7 +182,7 @@ def _frames(array: np.ndarray, source: Source, images: list[Any]) -> np.ndarray:
     return frames
 
 
-def _segment(number: int, label: str, coded: dict[str, list[str]] | None, algorithm: Any) -> Any:
+def _segment(number: int, label: str, coded: dict[str, list[str]] | None, algorithm: Any, colour: Colour) -> Any:
     """The description of a label: what it is, who found it, how it is shown."""
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentDescription
@@ -198,7 +200,7 @@ def _segment(number: int, label: str, coded: dict[str, list[str]] | None, algori
         tracking_uid=generate_uid(),
         tracking_id=printable(label)[:64],
         anatomic_regions=[known["region"]] if "region" in known else None,
-        display_color=CIELabColor.from_rgb(*colour(number)),
+        display_color=CIELabColor.from_rgb(*colour),
     )
     if "modifier" in known:
         described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [known["modifier"]]

@@ -22,13 +22,13 @@ MASKS = (".seg.nrrd", ".nii.gz")  # the first that is written: it has names and 
 _ABOUT = """
 import json
 from monet_edge.formats import ENDINGS
-from monet_edge.volume.labels import colour
+from monet_edge.volume.labels import colours
 from monet_edge.weights import load, shipped
 models = [load(path) for path in shipped().values()]
 print(json.dumps({"endings": ENDINGS, "models": [
     {"name": one.name, "modality": one.stated("modality"), "licence": one.stated("licence"), "binary": one.spec.classes == 1,
-     "threshold": one.preprocess.threshold, "labels": [[name, *colour(i)] for i, name in enumerate(one.preprocess.labels, 1)]}
-    for one in models]}))
+     "threshold": one.preprocess.threshold, "labels": [[name, *colour] for name, colour in zip(names, colours(names))]}
+    for one in models for names in [one.preprocess.labels]]}))
 """
 
 

@@ -14,7 +14,7 @@ from monet_edge.files import check_folder, refuse_special
 from monet_edge.terminal import progress_bar
 
 from .. import options
-from ..options import ChangesOption, DeviceOption, NetOption, QuietOption, SizeOption
+from ..options import ChangesOption, DeviceOption, FromOption, NetOption, QuietOption, SizeOption
 
 if TYPE_CHECKING:
     from .maps import LabelMaps
@@ -29,31 +29,39 @@ def synth(
     pictures: Annotated[
         tuple[int, Path] | None, typer.Option(metavar="N FILE", help="Draw so many generated slices on a page, and do nothing else.")
     ] = None,
+    negatives: Annotated[
+        tuple[int, Path] | None,
+        typer.Option(metavar="N FOLDER", help="Write N FLAIR scans of every head, none with a tumour, as a data set, and do nothing else."),
+    ] = None,
     net: NetOption = "monet",
     size: SizeOption = 256,
     context: Annotated[int, typer.Option(min=0, help="Neighbouring slices on either side that the network sees too.")] = 2,
     sides: Annotated[bool, typer.Option("--sides", help="Tell left from right: labels such as `left cortex`.")] = False,
     changes: ChangesOption = None,
+    start: FromOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and of all images.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
     quiet: QuietOption = False,
 ) -> None:
     """Train a network for heads of any contrast from label maps alone: images are generated batch by batch."""
-    if sum(goal is not None for goal in (output, pack, pictures)) != 1:
-        raise MonetError("say one of --output RUN (train), --pack FILE and --pictures N FILE")
+    if sum(goal is not None for goal in (output, pack, pictures, negatives)) != 1:
+        raise MonetError("say one of --output RUN (train), --pack FILE, --pictures N FILE and --negatives N FOLDER")
     from monet_edge.architectures import ARCHITECTURES
+    from monet_edge.weights import load
 
     from ..config_text import override
+    from ..transfer import Transfer
     from .generator import Generator
     from .maps import pack as write_pack
+    from .origin import Origin, fold
     from .pictures import draw_page
     from .ranges import Ranges
-    from .train import RECIPE, Origin, export, fit, make_record, make_settings
+    from .train import RECIPE, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
-    _check(output, pack, pictures)
+    _check(output, pack, pictures, negatives)
     maps = _open(labelmaps, quiet)
     done = ""
     if pack is not None:
@@ -63,27 +71,44 @@ def synth(
         count, page = pictures
         draw_page(Generator(maps, record, Ranges()), count, page, seed)
         done = str(page)
+    elif negatives is not None:
+        done = _write_negatives(maps, *negatives, seed, device, quiet)
     elif output is not None:
         origin = Origin(maps.data, maps.licence, maps.key, Ranges())
         settings = make_settings(maps.data, net, record, recipe, seed)
+        transfer = None if start is None else Transfer(load(start))
         title = f"training {net} on generated images of {len(maps.names)} heads"
         with options.following(title, recipe.epochs, quiet) as (log, announce):
-            fit(settings, origin, maps, output, resume=resume, device=device or None, log=log, announce=announce)
+            fit(settings, origin, maps, output, resume=resume, device=device or None, transfer=transfer, log=log, announce=announce)
         words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
-        words += [*(["--sides"] if sides else []), *(word for change in changes or [] for word in ("--set", change))]
-        weights = export(output, output / MODEL, shlex.join(words))
+        words += [*(("--sides",) if sides else ()), *(("--from", transfer.weights.name) if transfer else ())]
+        words += [word for change in changes or [] for word in ("--set", change)]
+        weights = fold(output, shlex.join(words)).write(output / MODEL)
         done = f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}"
     if not quiet:
         print(done)
 
 
-def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | None) -> None:
+def _write_negatives(maps: LabelMaps, count: int, folder: Path, seed: int, device: str, quiet: bool) -> str:
+    from ..train import choose_device
+    from .negatives import write
+
+    with progress_bar(f"generating scans without a tumour of {len(maps.names)} heads", quiet) as bar:
+        write(maps, folder, count, seed, choose_device(device), bar or (lambda done, total: None))
+    return f"{folder}: {count * len(maps.names)} scans. {DISCLAIMER}"
+
+
+def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | None, negatives: tuple[int, Path] | None) -> None:
     """Refuse before the work what could not be written after it."""
     if pictures is not None and pictures[0] < 1:
         raise MonetError(f"--pictures {pictures[0]}: expected at least one slice to draw")
+    if negatives is not None and negatives[0] < 1:
+        raise MonetError(f"--negatives {negatives[0]}: expected at least one scan of every head")
     if output is not None:
         check_folder(output)
         refuse_special(output / MODEL)
+    if negatives is not None:
+        check_folder(negatives[1])
     for path in (pack, pictures[1] if pictures else None):
         if path is not None:
             check_folder(path.parent)

@@ -6,6 +6,8 @@ directions, gets bias, gamma and noise; then the skull is stripped, and the runt
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +36,39 @@ def render(ids: Tensor, draw: Draw, low: float, high: float) -> tuple[Tensor, Te
     labels : (N, S, S) uint8
         Of the middle slice.
     """
+    scan = acquire(ids, draw)
+    voxels = probe(ids, draw, scan.bias, scan.left)
+    middle = scan.found.shape[1] // 2
+    labels = torch.where(scan.visible[:, scan.visible.shape[1] // 2], _of_ids(draw.labels, scan.found[:, middle]), 0)
+    return normalise(scan.slices, voxels, low, high), labels
+
+
+class Acquired(NamedTuple):
+    """What a scanner, and a skull stripping after it, make of a draw.
+
+    Attributes
+    ----------
+    slices : (N, C, S, S) float32
+        Slices with their neighbours, at least 0; 0 where nothing is visible.
+    visible : (N, C, S, S) bool
+        What no stripping took away and the scan holds.
+    found : (N, K, S, S) uint8
+        The ids of the planes.
+    bias : (N, S, S) float32
+        The bias field.
+    left : (N,) float32
+        How much of the texture's SD is left when voxels are blended.
+    """
+
+    slices: Tensor
+    visible: Tensor
+    found: Tensor
+    bias: Tensor
+    left: Tensor
+
+
+def acquire(ids: Tensor, draw: Draw) -> Acquired:
+    """Make the slices of a batch as they leave the scanner; arguments as for `render`."""
     found, spots = look_up(ids, draw)
     context, size = draw.grain.shape[1] // 2, draw.grain.shape[-1]
     offsets = torch.arange(-context, context + 1, device=ids.device).float()
@@ -47,12 +82,8 @@ def render(ids: Tensor, draw: Draw, low: float, high: float) -> tuple[Tensor, Te
     slices = scanner(slices, bias[:, None], draw.gamma[:, None, None, None], draw.noise[:, None, None, None], draw.grain)
     kept = torch.einsum("nck,nkyx->ncyx", through, _of_ids(draw.kept, found).float()) > 0.5
     visible = kept & _inside(draw.window, size)
-    # so much of the texture's SD is left when voxels are blended
     left = torch.stack([matrix.square().sum(-1).mean(-1) for matrix in (through, rows, columns)]).prod(0).sqrt()
-    images = normalise(slices * visible, probe(ids, draw, bias, left), low, high)
-    middle = found.shape[1] // 2
-    labels = torch.where(visible[:, context], _of_ids(draw.labels, found[:, middle]), 0)
-    return images, labels
+    return Acquired(slices * visible, visible, found, bias, left)
 
 
 def coordinates(draw: Draw) -> Tensor:

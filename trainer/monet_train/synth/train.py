@@ -5,58 +5,37 @@ An epoch depends on nothing but the state before it and its number, so that a ru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from monet_edge import limits
-from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError
+from monet_edge.errors import DatasetError, MonetError
 from monet_edge.files import locked
 from monet_edge.preprocess import Preprocess
-from monet_edge.weights import Weights
 
+from .. import transfer as transfers
 from ..config import STRONG, Augmentation, Recipe, Settings
-from ..export import check_output
-from ..fold import fold_run
 from ..losses import one_hot
 from ..network import Network
-from ..provenance import Source
 from ..schedule import one_cycle
 from ..splits import Split, patients, split
 from ..state import State, describe, start, start_at_prior
 from ..step import TrainStep, describe_epoch
-from ..train import Log, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
+from ..train import Log, begin_from, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
+from ..transfer import Transfer
 from .generator import Generator
 from .labels import label_names
 from .maps import LabelMaps
-from .ranges import Ranges
+from .origin import FILE, Origin
+from .origin import check as check_origin
 
 # 40,000 steps; everything that an augmentation does, and more, the generator has done already
 RECIPE = replace(STRONG, name="synth", epochs=160, epoch_steps=250, validate_every=5, augmentation=Augmentation())
-FILE = "synth.json"  # what the run's images were made of
 VALIDATION = 96  # slices of every head that is held out
 FOLDS = 10  # a tenth of the heads, at least one, is held out
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a run's images are made of; ``key`` is the hash of its label maps.
-
-    Attributes
-    ----------
-    data, licence, key : str
-        Of the label maps.
-    ranges : Ranges
-    """
-
-    data: str
-    licence: str
-    key: str
-    ranges: Ranges
 
 
 def make_record(size: int, context: int, sides: bool) -> Preprocess:
@@ -101,6 +80,7 @@ def fit(
     resume: bool = False,
     device: str | None = None,
     compiled: bool | None = None,
+    transfer: Transfer | None = None,
     log: Log = lambda row: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> Network:
@@ -113,7 +93,7 @@ def fit(
         say what is random.
     origin : Origin
     maps : LabelMaps
-    folder, resume, device, compiled, log, announce
+    folder, resume, device, compiled, transfer, log, announce
         As for `monet_train.train.fit`.
 
     Returns
@@ -141,15 +121,20 @@ def fit(
     set_up_torch(settings, place)
     _demand(settings, maps, part, place)
     with out_of_memory(), locked(folder):  # a second run in the same folder would replace this one's checkpoints
-        _check_origin(folder, origin)
+        check_origin(folder, origin)
         state = start(settings, part, folder, place, resume=resume)
-        describe(settings, part, folder, {FILE: _to_json(origin)}, rule)
+        transfers.check(transfer, settings, folder)
+        texts = {FILE: origin.to_json()} | ({transfers.FILE: transfers.to_json(transfer)} if transfer else {})
+        describe(settings, part, folder, texts, rule)
         compiled = place.type == "cuda" if compiled is None else compiled
         maps = maps.to(place)
         training = Generator(maps.choose(part["train"]), settings.preprocess, origin.ranges, compiled)
         held = Generator(maps.choose(part["val"]), settings.preprocess, origin.ranges)
         sample = training.slices(settings.seed, 8)
-        if recipe.prior and not state.history:
+        if transfer is not None:
+            begin_from(state, transfer, settings, sample)
+            announce(transfer.describe(settings))
+        if recipe.prior and not state.history and (transfer is None or transfer.new_head(settings)):
             start_at_prior(state, sample)
         epoch = _epochs(settings, state, training, TrainStep(settings, state, sample, 1, compiled), compiled)
         announce(describe_epoch(None, recipe))
@@ -185,39 +170,6 @@ def _epochs(settings: Settings, state: State, generator: Generator, step: TrainS
         return float(torch.stack(losses).mean())
 
     return epoch
-
-
-def export(run: Path, output: Path, command: str = "") -> Weights:
-    """Fold a finished run into a weights file, its splits beside it; errors as `monet_train.export.export`.
-
-    Its file tells no appearance of training scans: there were none, and any contrast is welcome.
-    """
-    check_output(output)
-    origin = _read_origin(run)
-    source = Source.told(origin["data"], "label maps only, images generated", origin["licence"], "MRI, any contrast")
-    return fold_run(run, source, {"command": command}, {"generated": origin}).write(output)
-
-
-def _read_origin(run: Path) -> dict[str, Any]:
-    """What `fit` wrote, as JSON: an older run may have had other ranges than there are now."""
-    try:
-        origin = json.loads((run / FILE).read_bytes())
-        if not all(isinstance(origin[key], str) for key in ("data", "licence")):
-            raise ValueError("data and licence must be text")
-        return dict(origin)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{run}: not a run of monet-train synth, its {FILE} cannot be read ({error})") from None
-
-
-def _check_origin(folder: Path, origin: Origin) -> None:
-    path = folder / FILE
-    # a folder with config.json is one of a run: without, its writing was cut off
-    if path.exists() and (folder / "config.json").exists() and path.read_bytes() != _to_json(origin).encode():
-        raise OutputError(f"{folder} was started with other label maps or ranges (see its {FILE}). Use the same, or another --output.")
-
-
-def _to_json(origin: Origin) -> str:
-    return json.dumps(asdict(origin), indent=1)
 
 
 def make_settings(data: str, net: str, record: Preprocess, recipe: Recipe, seed: int) -> Settings:
