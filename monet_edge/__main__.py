@@ -2,9 +2,9 @@
 
 import sys
 
-# Seconds that a thread in Python keeps others waiting: kernels and inflating need it for an instant only, but 15 times a slice of 2 ms;
-# with Python's own 0.005 a scan is hardly read while modules are imported.
-SWITCH = 0.0005
+# Seconds that a thread in Python keeps others waiting: kernels and inflating need it for an instant only, but several times a slice of
+# 2 ms; with Python's own 0.005 a scan is hardly read while modules are imported.
+SWITCH = 0.0001
 
 
 def main() -> None:
