@@ -134,8 +134,9 @@ def run_voxels() -> None:
         for width in (1, 7, 33):
             raw = planted(guarded_array(np.arange(3 * width).reshape(3, width).astype(dtype)), "voxels")
             for shape in ((3, width), (2, 5), (7, 40)):
+                target = guarded_array(np.ones((1, *shape), np.float32))
                 for turned in (raw, raw[::-1, ::-1]):
-                    voxels.fill(guarded_array(np.ones(shape, np.float32)), turned, slope=1.0, inter=0.0, low=0.0, high=9.0, floor=1.0)
+                    voxels.fill(target, turned[None], slope=1.0, inter=0.0, low=0.0, high=9.0, floor=1.0)
         found = voxels.Sorted(raw)
         found.select([0, 50])
         found.moments(found.lowest, found.highest)
@@ -160,7 +161,7 @@ for network, height, width in NETWORKS[: 1 if PLANT else None]:
             forbid(memory + gap - (0 if SIDE == "before" else memory % PAGE))
         if PLANT:
             plant(made)
-        made.begin(np.random.default_rng(0).standard_normal(made.memory.image.shape).astype(np.float32))
+        made.begin()[...] = np.random.default_rng(0).standard_normal(made.memory.image.shape)
         at = [0] * threads
         while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every thread has its share of the bands
             at = [code.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]

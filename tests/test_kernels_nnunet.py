@@ -95,7 +95,7 @@ def test_instance_norm_loses_no_digits_to_a_mean_or_to_many_pixels(height, width
     spec = validate(Spec("test", 2, (norm("n", "image"),)))
     tensors = {"n.weight": np.ones(2, np.float32), "n.bias": np.zeros(2, np.float32)}
     program = Program(Plan(spec, tensors, jit.target().isa), jit.load(families()).addresses, height, width)
-    program.begin(image)
+    program.begin()[...] = image
     run(program)
     reference = naive.values(spec, tensors, image)["n"]
     assert np.abs(program.output - reference).max() <= 2e-6 * np.abs(reference).max()

@@ -81,15 +81,15 @@ class Prediction:
         self._open: dict[int, _Slice] = {}
         self._lock = threading.Lock()
 
-    def load(self, item: int) -> np.ndarray:
-        """A tile: (C, H, W) float32."""
+    def load(self, item: int, target: np.ndarray) -> None:
+        """A tile, into (C, H, W) float32."""
         z, place = divmod(item, self.per_slice)
         tile, flip = divmod(place, len(self._flips))
         image = self._image(z)
         with image.lock:  # whoever comes first makes it, for all
             if image.padded is None:
                 image.padded = self._pad(self._slices(z))
-        return np.flip(image.padded[:, *self._sums.tiling.windows[tile]], self._flips[flip])
+        target[...] = np.flip(image.padded[:, *self._sums.tiling.windows[tile]], self._flips[flip])
 
     def store(self, item: int, logits: np.ndarray) -> None:
         """Take the logits of an item; those of a slice's last one are written."""
