@@ -23,7 +23,8 @@ from monet_edge import formats, phantom, weights
 from monet_edge.job import Job
 from monet_edge.options import Options
 from monet_edge.pipeline import Outcome
-from monet_edge.runs import cluster, make_plan, run_all
+from monet_edge.runs import cluster, make_plan
+from monet_edge.runs.run import run_all
 from monet_edge.runs.task import Ended, Task
 
 from . import disk, faults

@@ -8,7 +8,6 @@ A script: nothing of monet-edge is imported. The second prints the seconds of ev
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -75,7 +74,13 @@ def predict(folder: Path, image: str, mask: str, threads: int, rounds: int) -> N
         predictor.predict_from_files_sequential([[image]], [target], overwrite=True)
         seconds.append(time.perf_counter() - start)
         sys.stdout = shown
-    print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print(json.dumps({"seconds": seconds, "peak": peak_memory()}))
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process in bytes; rusage would count what its parent held before the start."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 if __name__ == "__main__":

@@ -86,17 +86,18 @@ def spoil(case: Case, how: Callable[[Image], Image]) -> Case:
 
 def rows(model: Model, dataset: Dataset, names: Sequence[str], how: Callable[[Image], Image] | None = None) -> Iterator[Row]:
     """What `segment` expects of a data set's cases, spoilt or as they are, and what is true."""
-    found = match(model.weights.preprocess.labels, dataset.labels, model.weights.merged)
+    found = match(model.weights.preprocess.labels, dataset.labels, model.weights.merged, sides_as_one=True)
     for name in names:
         case = load(dataset, name)
         case = spoil(case, how) if how else case
         result = model.segment_scan(as_scans(case, dataset.spacing_known))
         truth, mask = found.masks(case.label, result.mask.T)
         for number, pair in enumerate(found.pairs, 1):
-            true, predicted, expected = truth == number, mask == number, result.expected[pair.predicted[0] - 1]
-            if expected is not None and predicted.any():
-                dice = float(2 * (true & predicted).sum() / (true.sum() + predicted.sum()))
-                yield Row(pair.name, expected.dice, dice, expected.low <= dice <= expected.high)
+            true, predicted = truth == number, mask == number
+            dice = float(2 * (true & predicted).sum() / max(true.sum() + predicted.sum(), 1))
+            for expected in (result.expected[one - 1] for one in pair.predicted):
+                if expected is not None and predicted.any():
+                    yield Row(pair.name, expected.dice, dice, expected.low <= dice <= expected.high)
 
 
 def main(data: Annotated[Path, typer.Argument(help="The folder of the data sets.")]) -> None:

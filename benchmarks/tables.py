@@ -293,9 +293,9 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
         median, least = (row[key] - (less[key] if less else 0) for key in ("median", "min"))
         return f"{median:.2f} s ({least:.2f})"
 
-    def two(kind: str, results: dict[str, Any] = results) -> str:
+    def two(kind: str, results: dict[str, Any] = results, isa: str = "native") -> str:
         """Two threads, or processes, against one thread."""
-        rows = [row for row in results.get("cores-native", {}).get("rows", ()) if row["threads"] == 2]
+        rows = [row for row in results.get(f"cores-{isa}", {}).get("rows", ()) if row["threads"] == 2]
         return ratio(rows[0]["one thread, slice" if kind == "slice" else "one thread"], rows[0][kind]) if rows else MISSING
 
     def way(threads: int, part: str, slow: str, fast: str) -> str:
@@ -328,6 +328,7 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["the same on a machine with more cores", "1.9 times", "1.97 times", two("volume", other)],
             ["two processes in their place, which share nothing", "", "", two("processes")],
             ["two threads, one slice, against one", "1.7 times", "1.9 times", two("slice")],
+            ["the same, held to AVX2", "1.7 times", "1.9 times", two("slice", isa="avx2")],
             ["the same on a machine with more cores", "1.7 times", "1.9 times", two("slice", other)],
             ["U-Net-16, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-16")],
             ["U-Net-64, one thread, against OpenVINO fp32", "1.8 times", "2.4 times", against("native", "unet-64")],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-Load = Callable[[int], np.ndarray]
+Load = Callable[[int, np.ndarray], None]
 Store = Callable[[int, np.ndarray], None]
 
 
@@ -17,7 +17,7 @@ def mirrored(load: Load, store: Store, channels: Sequence[int]) -> tuple[Load, S
     Parameters
     ----------
     load : callable
-        ``load(z)`` returns slice z, (C, H, W).
+        ``load(z, image)`` writes slice z into (C, H, W).
     store : callable
         ``store(z, probabilities)``; called by whichever thread has the second of the two.
     channels : sequence of int
@@ -32,9 +32,8 @@ def mirrored(load: Load, store: Store, channels: Sequence[int]) -> tuple[Load, S
     waiting: dict[int, np.ndarray] = {}
     lock = threading.Lock()
 
-    def load_either(i: int) -> np.ndarray:
-        image = load(i // 2)
-        return np.ascontiguousarray(image[..., ::-1]) if i % 2 else image
+    def load_either(i: int, image: np.ndarray) -> None:
+        load(i // 2, image[..., ::-1] if i % 2 else image)
 
     def store_mean(i: int, probability: np.ndarray) -> None:
         straight = probability[exchanged, :, ::-1] if i % 2 else probability

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, prod
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .tiles import Sides, Tiling
 from .volume import Voxels
 
 MAX_SIDE = 1 << 15  # pixels of a resampled slice; a whole body of 2 m has as many of 0.06 mm
+BLOCK = 1 << 16  # pixels of slices that are made at a time: in Python a slice of 64x64 takes longer than in the kernel
 
 Spacing = tuple[float, float, float]  # mm from one voxel to the next along Z, H, W of a canonical volume
 
@@ -86,13 +87,13 @@ def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid
     return Grid(Tiling(resampled, size), neighbours)
 
 
-def make_slice(raw: Voxels, record: Preprocess, statistics: Statistics, tiling: Tiling) -> np.ndarray:
-    """One slice (H, W), normalised and resampled, in the middle of background where it is smaller than a tile: float32."""
-    image = normalise(raw, record, statistics, tiling.shape)
+def make_slices(raw: Voxels, record: Preprocess, statistics: Statistics, tiling: Tiling) -> np.ndarray:
+    """Slices (N, H, W), normalised and resampled, in the middle of background where they are smaller than a tile: float32."""
+    images = normalise(raw, record, statistics, tiling.shape)
     if tiling.shape == tiling.padded:
-        return image
-    padded = np.zeros(tiling.padded, np.float32)
-    padded[tiling.inside] = image
+        return images
+    padded = np.zeros((len(images), *tiling.padded), np.float32)
+    padded[:, *tiling.inside] = images
     return padded
 
 
@@ -100,8 +101,9 @@ class Inputs:
     """What the network sees of a case in canonical order: ``inputs(i)`` is (images * (2 * context + 1), size, size) float32.
 
     Slice by slice, and of each tile by tile: ``i // tiles`` is the slice's number, of a model without a spacing ``i`` itself. Image
-    after image the slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once
-    and kept while the windows around its neighbours may need it, if slices are asked for about in order, by several threads at a time.
+    after image the slice lies between its neighbours; beyond either end the last slice repeats. A slice is normalised and resized once,
+    small ones several at a time, and kept while the windows around its neighbours may need it, if slices are asked for about in order,
+    by several threads at a time.
 
     Parameters
     ----------
@@ -121,8 +123,9 @@ class Inputs:
     ) -> None:
         self.grid = grid or make_grid(record, images[0].stored.shape[1:], None)
         self._images = [(image, record.of(number), found) for number, (image, found) in enumerate(zip(images, statistics, strict=True))]
-        self._room = len(images) * self.room(self.grid, threads)
-        self._kept: dict[tuple[int, int], Future[np.ndarray]] = {}
+        self._each = self._block(self.grid)
+        self._room = len(images) * (self.room(self.grid, threads) // self._each)
+        self._kept: dict[tuple[int, int], Future[np.ndarray]] = {}  # by the block's number and the image's
         self._lock = threading.Lock()
 
     @staticmethod
@@ -131,7 +134,13 @@ class Inputs:
 
         Where more of the volume's slices lie in a window than the most context ever takes, some are made again instead.
         """
-        return 3 * min(grid.reach, MAX_CONTEXT) + 2 * threads + 1
+        each, reach = Inputs._block(grid), min(grid.reach, MAX_CONTEXT)
+        return each * sum((slices + each - 2) // each + 1 for slices in (2 * reach + 2 * threads, reach + 1))  # of blocks that these lie in
+
+    @staticmethod
+    def _block(grid: Grid) -> int:
+        """How many slices are made at a time."""
+        return max(BLOCK // prod(grid.tiling.padded), 1)
 
     @property
     def depth(self) -> int:
@@ -142,30 +151,36 @@ class Inputs:
         return self.depth * len(self.grid.tiling.windows)
 
     def __call__(self, i: int) -> np.ndarray:
+        image = np.empty((len(self._images) * len(self.grid.neighbours), *self.grid.tiling.tile), np.float32)
+        self.load(i, image)
+        return image
+
+    def load(self, i: int, image: np.ndarray) -> None:
+        """The same, written into ``image``."""
         z, tile = divmod(i, len(self.grid.tiling.windows))
         window = self.grid.tiling.windows[tile]
-        channels = self.grid.channels(z, self.depth)
-        return np.stack([self._channel(image, *channel, window) for image in range(len(self._images)) for channel in channels])
+        channels = [(number, *channel) for number in range(len(self._images)) for channel in self.grid.channels(z, self.depth)]
+        for channel, (number, below, weight) in zip(image, channels, strict=True):
+            seen = self._slice(number, below)[window]
+            channel[...] = seen + weight * (self._slice(number, below + 1)[window] - seen) if weight else seen
 
-    def _channel(self, image: int, below: int, weight: np.float32, window: tuple[slice, slice]) -> np.ndarray:
-        seen = self._slice(below, image)[window]
-        return seen + weight * (self._slice(below + 1, image)[window] - seen) if weight else seen
-
-    def _slice(self, z: int, image: int) -> np.ndarray:
+    def _slice(self, number: int, z: int) -> np.ndarray:
+        block, place = divmod(z, self._each)
         with self._lock:
-            found = self._kept.get((z, image))
+            found = self._kept.get((block, number))
             if found is None:
-                made = self._kept[z, image] = Future()
+                made = self._kept[block, number] = Future()
                 if len(self._kept) > self._room:
                     del self._kept[min(self._kept)]
         if found is not None:
-            return found.result()
+            return found.result()[place]
         try:
-            volume, record, statistics = self._images[image]
-            made.set_result(make_slice(volume[z], record, statistics, self.grid.tiling))
+            image, record, statistics = self._images[number]
+            raw = image[block * self._each : (block + 1) * self._each]
+            made.set_result(make_slices(raw, record, statistics, self.grid.tiling))
         except BaseException as error:  # for whoever waits, too
             made.set_exception(error)
-        return made.result()
+        return made.result()[place]
 
 
 def network_input(volume: Voxels, i: int, record: Preprocess, statistics: Statistics, grid: Grid | None = None) -> np.ndarray:

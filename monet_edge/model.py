@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from .options import Options
 from .passes import Progress, grid_of
 from .spec import multiple_of
 from .volume import Scan
-from .ways import Grid, Segmentation, check_case, way_of
+from .ways import Grid, Segmentation, Turn, check_case, way_of
 from .weights import Weights
 from .weights import load as load_weights
 
@@ -256,7 +257,9 @@ class Model:
         """
         return self._way.memory(self.weights, self.engine, [scan] * self.images, options)
 
-    def segment_scan(self, scan: Scan | Sequence[Scan], options: Options = Options(), *, progress: Progress | None = None) -> Segmentation:
+    def segment_scan(
+        self, scan: Scan | Sequence[Scan], options: Options = Options(), *, progress: Progress | None = None, turn: Turn = nullcontext()
+    ) -> Segmentation:
         """Segment a scan slice by slice; only the volume, the mask and the workspaces are in memory.
 
         Parameters
@@ -267,12 +270,14 @@ class Model:
             Of which ``threshold``, ``flip`` and ``probabilities`` count here.
         progress : callable, optional
             Called with the number of slices done, and of all.
+        turn : context manager, optional
+            Entered while the network runs.
         """
         scans = tuple(scan) if isinstance(scan, (list, tuple)) else (scan,)
         if not all(isinstance(one, Scan) for one in scans):
             raise ScanError(f"segment_scan expects a Scan, as monet_edge.formats.read gives it, found {kind(scan)}; segment takes images")
         check_case(scans, self.images)
-        return self._way.segment(self.weights, self.engine, scans, options, progress)
+        return self._way.segment(self.weights, self.engine, scans, options, progress, turn)
 
 
 def load(model: str | Path = DEFAULT, threads: int | None = None) -> Model:

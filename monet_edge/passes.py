@@ -53,7 +53,7 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int]
         Average every tile with its mirror image, whose channels are these, see `flip.mirrored`.
     progress : callable, optional
     """
-    load: Load = inputs
+    load: Load = inputs.load
     merge: Store = Merging(inputs.grid.tiling, store)
     each = len(inputs.grid.tiling.windows) * (1 if flip is None else 2)  # runs of the network a slice
     if flip is not None:
@@ -63,4 +63,4 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int]
         if progress is not None:
             progress(done // each, inputs.depth)
 
-    engine.map(each * inputs.depth, load, merge, report)
+    engine.map(each * inputs.depth, inputs.grid.tiling.tile, load, merge, report)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .model import Model, Progress, Segmentation
 from .options import Options
 from .report.statistics import LabelStatistics, measure
 from .volume import Scan
+from .ways import Turn
 
 
 @dataclass(frozen=True)
@@ -129,30 +130,22 @@ def run(
     *,
     header: Header | None = None,
     progress: Progress | None = None,
-    turn: AbstractContextManager[object] = nullcontext(),
+    turn: Turn = nullcontext(),
 ) -> Outcome:
     """The way of one scan: read, segment, clean, write, measure, draw.
 
-    ``header`` is as `check_job` gave it, if it was asked; ``turn`` is entered while the network runs: others read and write meanwhile.
+    ``header`` is as `check_job` gave it, if it was asked; ``turn`` is entered while the network runs, and whatever is done outside of
+    it others do meanwhile.
     """
-    times: dict[str, float] = {}
-    start = time.perf_counter()
-
-    def lap(stage: str) -> None:
-        nonlocal start
-        now = time.perf_counter()
-        times[stage], start = now - start, now
-
+    clock = _Clock()
     header = header or check_job(job, options, model.weights.stated("modality"))
     scans = model.read_case([header, *map(peek, job.others)], options)
     scan = scans[0]
-    lap("read")
-    with turn:
-        start = time.perf_counter()  # the wait is no work
-        result = model.segment_scan(scans, options, progress=progress)
-    lap("segment")
+    clock.lap("read")
+    result = model.segment_scan(scans, options, progress=progress, turn=clock.waiting(turn))
+    clock.lap("segment")
     mask, warnings = _clean(result, scan, options)
-    lap("clean")
+    clock.lap("clean")
     names, key = model.weights.preprocess.labels, options.key(model.weights.sha256)
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
@@ -161,13 +154,34 @@ def run(
     write(job.mask, mask, scan, format=job.format, overwrite=options.overwrite, **about)
     if job.sidecar is not None:
         bids.write_sidecars(job, names, warnings)
-    lap("write")
-    outcome = Outcome(job, measure(scan, mask, names, result.expected), warnings, times)
-    lap("measure")
+    clock.lap("write")
+    outcome = Outcome(job, measure(scan, mask, names, result.expected), warnings, clock.times)
+    clock.lap("measure")
     if job.preview is not None or job.report is not None:
         _show(outcome, model, scan, mask, result.statistics, options)
-    lap("show")
+    clock.lap("show")
     return outcome
+
+
+class _Clock:
+    """Seconds of every stage."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """A stage ends, and the next begins."""
+        now = time.perf_counter()
+        self.times[stage], self._start = now - self._start, now
+
+    @contextmanager
+    def waiting(self, turn: Turn) -> Iterator[None]:
+        """Enter a turn: the wait for it is no work."""
+        begun = time.perf_counter()
+        with turn:
+            self._start += time.perf_counter() - begun
+            yield
 
 
 def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:

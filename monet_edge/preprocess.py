@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -248,16 +249,16 @@ def span(record: Preprocess, statistics: Statistics) -> tuple[float, float, floa
 
 
 def normalise(raw: Voxels, record: Preprocess, statistics: Statistics, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """One slice (H, W) to float32 in [0, 1], then to another shape; background, NaN and infinities are 0.
+    """Slices (N, H, W), or one (H, W), to float32 in [0, 1], then to another shape; background, NaN and infinities are 0.
 
-    It is what `resize` makes of the slice of its own size, bit for bit, but none is made on the way.
+    It is what `resize` makes of slices of their own size, bit for bit, but none is made on the way.
     """
     low, high, floor = span(record, statistics)
-    shape = shape or raw.stored.shape
-    if not high > low:
-        return np.zeros(shape, np.float32)
-    target = np.empty(shape, np.float32)
-    _kernels().fill(target, raw.stored, slope=raw.slope, inter=raw.inter, low=low, high=high, floor=floor)
+    *several, height, width = raw.stored.shape
+    target = (np.empty if high > low else np.zeros)((*several, *(shape or (height, width))), np.float32)
+    if high > low:
+        targets, slices = (array if several else array[None] for array in (target, raw.stored))
+        _kernels().fill(targets, slices, slope=raw.slope, inter=raw.inter, low=low, high=high, floor=floor)
     return target
 
 
@@ -310,6 +311,7 @@ def to_mask(probability: np.ndarray, threshold: float, out: np.ndarray | None = 
     return target
 
 
+@cache
 def _kernels() -> ModuleType:
     from .engine import voxels  # here: it brings LLVM, which whoever only reads a record does not need
 

@@ -57,9 +57,11 @@ class Agreement:
     def add(self, probability: np.ndarray) -> None:
         """Count a slice (C, H, W) float32: a channel for every label, before them one for the background or none."""
         channels = probability[-self._counts.shape[1] :]
-        counts = [[np.count_nonzero(channel > least) for channel in channels] for least in (LAX, STRICT)]
+        likely = [np.count_nonzero(channel > LAX) for channel in channels]
+        # most structures are not in most slices: of brain's 26 that saves a third of the time
+        certain = [np.count_nonzero(channel > STRICT) if count else 0 for channel, count in zip(channels, likely, strict=True)]
         with self._lock:
-            self._counts += counts
+            self._counts += np.array((likely, certain))
 
     @property
     def dice(self) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -34,12 +34,15 @@ from .about import DEFAULT
 from .errors import ModelError, ResourceError
 from .files import atomic_write, missing
 from .nnunet import record as _nnunet
+from .tensors import Tensors
 
 FORMAT = "monet-edge"
 MAX_BYTES = 4 << 30  # U-Net-64 is 119 MB, a fold of nnU-Net's residual encoder up to 560
+KEPT = 16 << 20  # of a larger file no tensors are kept in memory: to read a MoNet's again takes 20 ms, a third of loading it
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
+NAMED = 5  # structures in a title, at most
 Record = _preprocess.Preprocess | _nnunet.Record
 _TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
@@ -89,8 +92,9 @@ class Weights:
 
     @property
     def kind(self) -> str:
-        """Modality and structures in a few words."""
-        return ", ".join(filter(None, (self.stated("modality"), *self.structures)))
+        """Modality and structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
+        found = self.structures
+        return ", ".join(filter(None, (self.stated("modality"), *(found if len(found) <= NAMED else [f"{len(found)} structures"]))))
 
     @property
     def structures(self) -> list[str]:
@@ -211,7 +215,17 @@ def _load(path: Path) -> Weights:
     if size > MAX_BYTES:
         raise ModelError(f"the file has {size:,} bytes, a weights file at most {MAX_BYTES:,}")
     limits.demand(2 * size, "the weights file")  # the file and its tensors
-    return parse(path.stem, path.read_bytes())
+    with path.open("rb") as file:
+        status, raw = os.fstat(file.fileno()), file.read()
+    weights = parse(path.stem, raw)
+    return replace(weights, tensors=Tensors(path, status, _places(raw, weights.spec))) if size > KEPT else weights
+
+
+def _places(raw: bytes, spec: _spec.Spec) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Where the tensors of an intact file begin, and their shapes."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    entries = json.loads(raw[8:end])
+    return {name: (end + entries[name]["data_offsets"][0], shape) for name, shape in _spec.tensor_shapes(spec).items()}
 
 
 def parse(name: str, raw: bytes) -> Weights:

@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 import naive  # noqa: E402
 from conftest import random_tensors, tiny_nnunet  # noqa: E402
+from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures, spec  # noqa: E402  the checkout's, also where nothing is installed
 
@@ -50,6 +51,7 @@ CASES = {
     "nnU-Net, plain": (tiny_nnunet(residual=False), 20, 30),
     "nnU-Net, of many channels and few pixels": (tiny_nnunet(residual=False, features=[8, 192, 8]), 20, 40),
     "nnU-Net, residual": (tiny_nnunet(residual=True, channels=2), 12, 34),
+    "nnU-Net, uncommon": (uncommon(), 16, 34),
     "attention u-net": (architectures.attention_unet(16, depth=2), 12, 20),
 }
 

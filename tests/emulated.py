@@ -63,7 +63,7 @@ def check_voxels() -> bool:
         volume = rng.integers(0, 120, (3, 19, 37)).astype(dtype)
         for raw in (volume[1], volume[1, ::-1, ::-1], volume[:, 4]):
             comp = np.empty((16, 20), np.float32)
-            voxels.fill(comp, raw, **numbers)
+            voxels.fill(comp[None], raw[None], **numbers)
             ref = naive.network_slice(raw, comp.shape, **numbers)
             probability = np.stack([ref, 1 - ref])
             labels = np.empty((30, 11), np.uint8)

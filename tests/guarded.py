@@ -17,6 +17,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from conftest import random_tensors, tiny_nnunet  # noqa: E402
+from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena, voxels  # noqa: E402
@@ -81,8 +82,10 @@ NETWORKS = [
     (architectures.attention_unet(16, depth=1, classes=2), 6, 50),
     (tiny_nnunet(residual=False), 28, 26),
     (tiny_nnunet(residual=True, channels=20), 12, 50),
+    (uncommon(), 8, 34),
     (Spec("few", 20, (Op("a", "conv", (INPUT,), SAME), Op("b", "conv", ("a",), SAME))), 9, 13),
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
+    (Spec("odd", 20, (Op("down", "conv", (INPUT,), {**DOWN, "kernel": 3}),)), 9, 13),
 ]
 
 
@@ -131,8 +134,9 @@ def run_voxels() -> None:
         for width in (1, 7, 33):
             raw = planted(guarded_array(np.arange(3 * width).reshape(3, width).astype(dtype)), "voxels")
             for shape in ((3, width), (2, 5), (7, 40)):
+                target = guarded_array(np.ones((1, *shape), np.float32))
                 for turned in (raw, raw[::-1, ::-1]):
-                    voxels.fill(guarded_array(np.ones(shape, np.float32)), turned, slope=1.0, inter=0.0, low=0.0, high=9.0, floor=1.0)
+                    voxels.fill(target, turned[None], slope=1.0, inter=0.0, low=0.0, high=9.0, floor=1.0)
         found = voxels.Sorted(raw)
         found.select([0, 50])
         found.moments(found.lowest, found.highest)
@@ -157,7 +161,7 @@ for network, height, width in NETWORKS[: 1 if PLANT else None]:
             forbid(memory + gap - (0 if SIDE == "before" else memory % PAGE))
         if PLANT:
             plant(made)
-        made.begin(np.random.default_rng(0).standard_normal(made.memory.image.shape).astype(np.float32))
+        made.begin()[...] = np.random.default_rng(0).standard_normal(made.memory.image.shape)
         at = [0] * threads
         while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every thread has its share of the bands
             at = [code.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]

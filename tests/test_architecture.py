@@ -61,6 +61,7 @@ FLOORS = [
     ["channels", "fingerprint", "phantom"],
     ["job"],
     ["bids"],
+    ["tensors"],
     ["weights"],
     ["doubts"],
     ["engine.fuse"],

@@ -23,11 +23,14 @@ from monet_edge.errors import MonetError, OutputError, ResourceError
 from monet_edge.job import make_job
 from monet_edge.model import Model
 from monet_edge.options import _BESIDE, Options, RunOptions
-from monet_edge.runs import Found, Here, Part, find_scans, make_plan, parse_part, run_all
+from monet_edge.runs import Found, Part, find_scans, make_plan, parse_part
+from monet_edge.runs.here import Here
+from monet_edge.runs.run import run_all
 from monet_edge.runs.summary import Summary
 from monet_edge.runs.task import Task, do, prepare
 from monet_edge.runs.there import State, state
 from monet_edge.terminal import RunProgress
+from monet_edge.ways import slices
 
 runner = CliRunner()
 SHAPE = (32, 32, 4)
@@ -461,6 +464,25 @@ def test_scans_at_a_time_give_the_masks_of_one_after_the_other(segment, tmp_path
     result = segment("--threads", 3, "--jobs", 3)
     assert result.exit_code == 0, result.output
     assert {name: path.read_bytes() for name, path in masks(tmp_path / "masks").items()} == alone
+
+
+def test_a_scan_is_measured_while_the_network_runs_over_another(archive, tmp_path, weights_file, monkeypatch):
+    measured, another, measure, run_slices = [], threading.Event(), slices.measure, slices.run_slices
+
+    def count(*arguments):
+        measured.append(1)
+        if len(measured) == 2:
+            another.set()
+        return measure(*arguments)
+
+    def wait(*arguments):
+        assert another.wait(20)
+        run_slices(*arguments)
+
+    monkeypatch.setattr(slices, "measure", count)
+    monkeypatch.setattr(slices, "run_slices", wait)
+    plan = make_plan([archive], tmp_path / "masks")
+    assert all(not isinstance(became, Exception) for _, became in run_all(plan, Here(Model(weights.load(weights_file), 1))))
 
 
 def test_more_scans_at_a_time_than_threads_are_refused(segment):

@@ -63,7 +63,7 @@ def test_any_band_may_be_late(plan, threads, keep):
     plan, image = plan
     addresses = jit.load(families()).addresses
     alone = Program(plan, addresses, *image.shape[1:])
-    alone.begin(image)
+    alone.begin()[...] = image
     run(alone, 0)
     shared = Program(plan, addresses, *image.shape[1:], threads, keep)
     end = len(shared.steps[0])
@@ -73,7 +73,7 @@ def test_any_band_may_be_late(plan, threads, keep):
     assert last >= end - 4 * threads
     for late in range(end):
         for thread in (0, 1):  # one goes down, the other up
-            shared.begin(image)
+            shared.begin()[...] = image
             shared.memory.arena[:] = 255
             shared.output[...] = np.nan
             shared.states[late] = 1  # somebody has taken it

@@ -77,8 +77,14 @@ def test_it_is_told_where_it_holds_and_where_it_does_not_only_that_it_does_not(r
 def test_what_was_not_found_calibrates_nothing():
     some, none = np.ones((1, 4, 4), bool), np.zeros((1, 4, 4), bool)
     found, missed = (compare("a", "blob", some, predicted, None) for predicted in (some, none))
-    scores = [replace(found, agreement=0.5), replace(missed, agreement=0.4), found]  # the last one of labels that count as one
+    scores = [replace(found, agreement={"blob": 0.5}), replace(missed, agreement={"blob": 0.4})]
     assert pairs_of(scores) == [Pair("a", "blob", 0.5, 1.0)]
+
+
+def test_either_side_is_held_against_the_dice_of_both():
+    some = np.ones((1, 4, 4), bool)
+    both = replace(compare("a", "ear", some, some, None), agreement={"left ear": 0.5, "right ear": 0.6})
+    assert pairs_of([both]) == [Pair("a", "left ear", 0.5, 1.0), Pair("a", "right ear", 0.6, 1.0)]
 
 
 def test_a_file_is_renewed_in_nothing_but_its_calibration(tmp_path, rng):

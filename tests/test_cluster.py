@@ -24,7 +24,8 @@ from monet_edge.errors import MonetError
 from monet_edge.job import make_job
 from monet_edge.options import Options
 from monet_edge.pipeline import Outcome
-from monet_edge.runs import cluster, make_plan, run_all
+from monet_edge.runs import cluster, make_plan
+from monet_edge.runs.run import run_all
 from monet_edge.runs.task import Task
 
 ROOT = Path(__file__).parents[1]

@@ -31,7 +31,7 @@ def two_labels(shape):
     return mask
 
 
-def voxels_of(path, shape):
+def voxels_of(path, shape, step=3):
     """What a segmentation holds, by pydicom alone and its frames' positions: (columns, rows, slices), slices in order of height."""
     found, mask = pydicom.dcmread(path), np.zeros(shape, np.uint8)
     frames = found.pixel_array.reshape(-1, shape[1], shape[0])
@@ -40,7 +40,7 @@ def voxels_of(path, shape):
         number = 1
         if "SegmentIdentificationSequence" in about:
             number = about.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        plane = mask[:, :, round(height / 3)]
+        plane = mask[:, :, round(height / step)]
         plane[frame.T > 0] = frame.T[frame.T > 0] if found.SegmentationType == "LABELMAP" else number
     return mask
 

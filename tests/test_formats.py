@@ -65,6 +65,12 @@ def test_a_reading_that_has_begun_is_the_scan_or_what_it_failed_of(put):
         formats.read(broken)
 
 
+def test_where_memory_is_short_no_reading_begins(put, monkeypatch):
+    header = formats.peek(put(nifti()))
+    monkeypatch.setattr(limits, "available", lambda: 1 << 29)  # the scan would fit, and what is loaded beside it would not
+    assert formats.begin(header) is header
+
+
 def test_the_only_scan_of_a_run_is_read_while_the_model_is_loaded(put, weights_file, monkeypatch):
     order, load, thread = [], segmenting.load_model, formats.Thread
     monkeypatch.setattr(formats, "Thread", lambda **options: order.append("reading") or thread(**options))

@@ -77,14 +77,16 @@ def test_slices_are_resampled_padded_and_cut(shape, dtype):
 
 @pytest.mark.parametrize("neighbours", ["nearest", "linear"])
 @pytest.mark.parametrize(("thickness", "between"), [(0, 2.0), (2.0, 2.0), (2.0, 5.0), (3.0, 2.0), (1.0, 0.7), (5.0, 0.3), (100.0, 1.0)])
-def test_neighbours_lie_at_their_distance(neighbours, thickness, between):
+@pytest.mark.parametrize("block", [1, 3])
+def test_neighbours_lie_at_their_distance(neighbours, thickness, between, block, monkeypatch):
+    monkeypatch.setattr("monet_edge.inputs.BLOCK", block * 20 * 16)  # padded
     record = replace(RECORD, context=2, thickness=thickness, neighbours=neighbours, spacing=1.0)
     volume = Voxels(np.random.default_rng(1).integers(0, 900, (23, 20, 12)).astype(np.int16))
     spacing = (between, 1.0, 1.0)
     inputs = Inputs([volume], record, [measure(volume)], make_grid(record, (20, 12), spacing))
     for i, ref in enumerate(network_tiles(volume, record, spacing)):
         assert inputs(i).tobytes() == ref.tobytes()
-    assert len(inputs._kept) <= Inputs.room(inputs.grid, 1) <= 3 * preprocess.MAX_CONTEXT + 3
+    assert block * len(inputs._kept) <= Inputs.room(inputs.grid, 1) <= 3 * preprocess.MAX_CONTEXT + 3 + 4 * (block - 1)
 
 
 def test_thickness_alone_leaves_slices_squeezed():

@@ -30,7 +30,7 @@ def test_winograd_any_channels(channels, filters):
     assert_as_defined([conv("c", "image", filters, dilation=2, activation="relu")], channels, 13, 10, "winograd")
 
 
-GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 1, 1), (4, 2, 2, 3), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
+GEMM = [(1, 1, 1, 0), (1, 2, 1, 0), (2, 2, 1, 0), (3, 1, 1, 0), (3, 2, 2, 1), (4, 2, 2, 3), (5, 1, 2, 4), (5, 3, 1, 7), (7, 1, 1, 3)]
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation", "padding"), GEMM)
@@ -59,16 +59,30 @@ def test_transposed_winograd(height, width, channels, filters):
 
 @pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 2), (5, 8), (8, 9), (9, 31), (18, 17), (4, 386)])
 @pytest.mark.parametrize(("channels", "filters"), [(16, 16), (20, 50), (64, 32)])
-def test_strided_winograd(height, width, channels, filters):
-    assert_as_defined([conv("c", "image", filters, 4, 2, padding=1, activation="elu")], channels, height, width, "winograd")
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_strided_winograd(height, width, channels, filters, kernel):
+    assert_as_defined([conv("c", "image", filters, kernel, 2, padding=1, activation="elu")], channels, height, width, "winograd")
 
 
-def test_strided_winograd_at_the_right_edge_does_not_see_the_next_row():
-    spec = Spec("test", 16, (conv("c", "image", 16, 4, 2, padding=1),))
+def test_strided_winograd_is_left_where_its_weights_are_too_many():
+    spec = validate(
+        Spec(
+            "deep",
+            256,
+            (conv("a", "image", 128, 3, 2, padding=1), conv("b", "a", 512, 3, 2, padding=1), conv("c", "b", 512, 3, 2, padding=1)),
+        )
+    )
+    plan = Plan(spec, random_tensors(spec), jit.target().isa)
+    assert [plan.algorithm(layer).name for layer in plan.layers] == ["winograd", "im2col", "im2col"]
+
+
+@pytest.mark.parametrize("kernel", [3, 4])
+def test_strided_winograd_at_the_right_edge_does_not_see_the_next_row(kernel):
+    spec = Spec("test", 16, (conv("c", "image", 16, kernel, 2, padding=1),))
     program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 9, 13, keep=True)
     image = np.ones((16, 9, 13), np.float32)
     image[:, :, 0] = np.nan
-    program.begin(image)
+    program.begin()[...] = image
     run(program)
     assert np.isfinite(program.memory.value("c")[:, :, 4:]).all()
 
@@ -163,7 +177,7 @@ def test_a_wrong_input_is_not_hidden(activation):
     image[0, 1, 7] = np.nan
     spec = validate(Spec("test", 2, (op("a", "add", "image", "image", activation=activation),)))
     program = Program(Plan(spec, {}, jit.target().isa), jit.load(families()).addresses, 3, 20)
-    program.begin(image)
+    program.begin()[...] = image
     run(program)
     assert np.isnan(program.output[0, 1, 7])
     assert np.isfinite(program.output[1]).all()

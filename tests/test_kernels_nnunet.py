@@ -3,7 +3,7 @@
 import naive
 import numpy as np
 import pytest
-from defined import assert_as_defined, conv, conv_transpose, norm, op, run
+from defined import assert_as_defined, conv, conv_transpose, norm, op, run, uncommon
 
 from monet_edge.engine.algorithms import families, winograd_small
 from monet_edge.engine.codegen import jit
@@ -11,7 +11,7 @@ from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
 from monet_edge.spec import Op, Spec, unpair, validate
 
-RECTANGLES = [((3, 3), (2, 2), (1, 1)), ((1, 3), (1, 2), (0, 1)), ((3, 1), (2, 1), (1, 0)), ((1, 3), (2, 3), (2, 0)),
+RECTANGLES = [((3, 3), (2, 2), (0, 0)), ((1, 3), (1, 2), (0, 1)), ((3, 1), (2, 1), (1, 0)), ((1, 3), (2, 3), (2, 0)),
               ((3, 3), (1, 2), (1, 1)), ((4, 4), (2, 2), (0, 1)), ((1, 5), (1, 1), (0, 2))]  # fmt: skip
 
 
@@ -67,6 +67,11 @@ def test_algorithms_are_chosen_for_the_size_that_most_images_have():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 34), (12, 7)])
+def test_what_default_plans_do_not_ask_for(height, width):
+    assert_as_defined(uncommon().ops, 2, height, width)
+
+
 @pytest.mark.parametrize("window", [2, 3, (1, 2), (2, 1), (3, 2)])
 @pytest.mark.parametrize("channels", [3, 16, 33])
 def test_avgpool(window, channels):
@@ -90,7 +95,7 @@ def test_instance_norm_loses_no_digits_to_a_mean_or_to_many_pixels(height, width
     spec = validate(Spec("test", 2, (norm("n", "image"),)))
     tensors = {"n.weight": np.ones(2, np.float32), "n.bias": np.zeros(2, np.float32)}
     program = Program(Plan(spec, tensors, jit.target().isa), jit.load(families()).addresses, height, width)
-    program.begin(image)
+    program.begin()[...] = image
     run(program)
     reference = naive.values(spec, tensors, image)["n"]
     assert np.abs(program.output - reference).max() <= 2e-6 * np.abs(reference).max()

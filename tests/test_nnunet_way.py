@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import formats, limits
+from monet_edge import formats, limits, pipeline
 from monet_edge.cli import app
 from monet_edge.errors import ModelError, ResourceError, ScanError
 from monet_edge.options import Options
@@ -210,3 +210,18 @@ def test_a_spacing_that_is_stated_counts_and_an_unknown_one_is_refused(ready, tm
     assert np.array_equal(found.mask, stored(MODELS / "tiles" / "expected.nii.gz"))
     with pytest.raises(ScanError, match="what its voxels measure is not known, and the model works in millimetres"):
         model.segment_scan(replace(other, spacing_known=False))
+
+
+@pytest.mark.parametrize("name", ["channels", "tiles", "residual"])
+def test_dicom_series_have_nnunets_mask_as_a_segmentation(name, ready, tmp_path):
+    """nnU-Net takes columns, rows and slices as its reader stacks them: of series of the same voxels too."""
+    pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    import dicoms
+    from test_dicom_seg import voxels_of
+
+    model, scans = ready(name)
+    affine = np.diag([-1, -1, 1, 1]) @ scans[0].affine
+    folders = [dicoms.write(tmp_path / f"series{number}", scan.voxels, affine) for number, scan in enumerate(scans)]
+    pipeline.segment(folders, tmp_path / "mask.dcm", model=model)
+    found = voxels_of(tmp_path / "mask.dcm", scans[0].shape, affine[2, 2])
+    assert np.array_equal(found, stored(MODELS / name / "expected.nii.gz"))

@@ -90,6 +90,19 @@ def test_sizes_may_change_from_run_to_run():
     assert engine.run(np.zeros((0, 1, 8, 8), np.float32)).shape == (0, 1, 8, 8)
 
 
+def test_large_workspaces_go_before_the_last_slice_is_shared(monkeypatch):
+    spec = fold_batchnorm(monet(filters=4, depth=1))
+    tensors, images = random_tensors(spec), np.random.default_rng(0).standard_normal((5, 1, 16, 24)).astype(np.float32)
+    expected = Engine(spec, tensors, 1).run(images)
+    engine = Engine(spec, tensors, 2)
+    usual = engine.workspace_bytes(16, 24)
+    monkeypatch.setattr("monet_edge.engine.engine.LARGE", 0)
+    for _ in range(2):
+        assert np.array_equal(engine.run(images), expected)
+        assert not any(engine._idle.values())
+    assert usual - engine.workspace_bytes(16, 24) == Engine(spec, tensors, 1).workspace_bytes(16, 24)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads):
     engine, stored, counted = tiny(threads), [], []
@@ -98,7 +111,7 @@ def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads)
         assert threading.current_thread() is threading.main_thread()
         counted.append(done)
 
-    engine.map(7, lambda i: np.full((1, 8, 8), i, np.float32), lambda i, probability: stored.append((i, probability.shape)), progress)
+    engine.map(7, (8, 8), lambda i, image: image.fill(i), lambda i, probability: stored.append((i, probability.shape)), progress)
     assert sorted(stored) == [(i, (1, 8, 8)) for i in range(7)]
     assert counted == list(range(1, 8))
 
@@ -113,7 +126,7 @@ def test_errors_reach_the_caller_and_the_engine_lives_on(threads, where):
 
     image = np.ones((1, 8, 8), np.float32)
     with pytest.raises(OSError, match="full"):
-        engine.map(6, fail if where == "load" else lambda i: image, fail if where == "store" else lambda i, p: None)
+        engine.map(6, (8, 8), fail if where == "load" else lambda i, image: None, fail if where == "store" else lambda i, p: None)
     assert np.array_equal(engine.run(image[None]), tiny().run(image[None]))
 
 
@@ -134,14 +147,13 @@ def test_a_slice_does_not_wait_for_another_callers_volume():
     engine, image = tiny(2), np.ones((1, 8, 8), np.float32)
     begun, go_on, went_on = threading.Semaphore(0), threading.Event(), []
 
-    def load(i):
+    def load(i, _):
         if i < 5:  # in one of the engine's two threads
             begun.release()
             go_on.wait()
             went_on.append(i)
-        return image
 
-    volume = threading.Thread(target=engine.map, args=(6, load, lambda i, p: None))
+    volume = threading.Thread(target=engine.map, args=(6, (8, 8), load, lambda i, p: None))
     volume.start()
     begun.acquire()
     begun.acquire()
@@ -169,7 +181,7 @@ def test_a_forked_process_starts_threads_of_its_own():
 @pytest.mark.parametrize(("shape", "words"), [((1, 7, 8), "divide by 2"), ((2, 8, 8), "1 channels"), ((8, 8), "shape")])
 def test_a_slice_of_the_wrong_shape_is_refused(shape, words):
     with pytest.raises(SpecError, match=words):
-        tiny().map(1, lambda i: np.zeros(shape, np.float32), lambda i, p: None)
+        tiny().run(np.zeros((1, *shape), np.float32))
 
 
 def test_an_unfolded_network_is_refused():
@@ -190,14 +202,13 @@ def test_ctrl_c_stops_within_a_few_slices(threads):
         from monet_edge.spec import fold_batchnorm
         spec = fold_batchnorm(monet())
         engine = Engine(spec, random_tensors(spec), {threads})
-        image, begun = np.zeros((1, 256, 256), np.float32), []
-        def load(i):
+        begun = []
+        def load(i, image):
             begun.append(i)
             if i == 5:
                 threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
-            return image
         try:
-            engine.map(10**6, load, lambda i, p: None)
+            engine.map(10**6, (256, 256), load, lambda i, p: None)
         except KeyboardInterrupt:
             print(len(begun))
     """

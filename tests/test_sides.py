@@ -2,11 +2,16 @@
 
 import nibabel
 import numpy as np
+import pytest
+from conftest import random_tensors
+from records import make_record
 
-from monet_edge import formats, sides
+from monet_edge import formats, sides, weights
+from monet_edge.architectures import monet
 from monet_edge.report import page
 from monet_edge.report.slices import Finding, legend
 from monet_edge.report.statistics import measure
+from monet_edge.spec import fold_batchnorm
 
 NAMES = ("left thalamus", "Right_thalamus", "brainstem", "right tumour", "leftover")
 
@@ -23,6 +28,19 @@ def test_both_sides_share_a_row_of_the_legend_whatever_stands_between_them():
 
 def test_a_line_of_text_names_a_structure_once_with_its_sides_in_the_order_of_the_labels():
     assert [name for name, _ in sides.structures(("right kidney", "left kidney", "spleen"))] == ["right/left kidney", "spleen"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "title"),
+    [
+        (("right kidney", "left kidney", "spleen"), "CT, right/left kidney, spleen"),
+        ([f"{side} {part}" for part in "abcdef" for side in ("left", "right")], "CT, 6 structures"),
+    ],
+)
+def test_a_title_names_few_structures_and_counts_many(labels, title):
+    spec = fold_batchnorm(monet(1, len(labels) + 1, 4))
+    raw = weights.pack("tiny", spec, random_tensors(spec), make_record(*labels), {"modality": "CT"})
+    assert weights.parse("tiny", raw).kind == title
 
 
 def make_finding(names):

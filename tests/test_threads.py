@@ -40,16 +40,15 @@ def ends(work, *arguments):
 def test_an_engine_may_be_run_from_what_it_calls(threads, inner, where):
     engine, expected, found = tiny(threads), tiny(1).run(IMAGES), {}
 
-    def again(i):
+    def again(i, image):
         if where == "load":
             found[i] = engine.run(IMAGES[:inner])
-        return IMAGES[i]
 
     def keep(i, probability):
         if where == "store":
             found[i] = engine.run(IMAGES[:inner])
 
-    ends(lambda: engine.map(len(IMAGES), again, keep) or True)
+    ends(lambda: engine.map(len(IMAGES), IMAGES.shape[2:], again, keep) or True)
     assert sorted(found) == list(range(len(IMAGES)))
     assert all(np.array_equal(each, expected[:inner]) for each in found.values())
 
@@ -58,13 +57,12 @@ def test_a_volume_does_not_wait_for_another_callers_volume():
     engine, expected, go_on = tiny(2), tiny(1).run(IMAGES), threading.Event()
     begun = threading.Barrier(3)
 
-    def load(i):
+    def load(i, image):
         if i < 2:  # one in each of two threads, the first time
             begun.wait(HANGS)
             go_on.wait(HANGS)
-        return IMAGES[i]
 
-    first = threading.Thread(target=engine.map, args=(len(IMAGES), load, lambda i, p: None), daemon=True)
+    first = threading.Thread(target=engine.map, args=(len(IMAGES), IMAGES.shape[2:], load, lambda i, p: None), daemon=True)
     first.start()
     begun.wait(HANGS)
     try:
@@ -160,8 +158,8 @@ def run(code):
 def test_the_interpreters_exit_does_not_wait_for_a_daemons_volume():
     code = """
     engine, begun = tiny(2), threading.Semaphore(0)
-    load = lambda i: begun.release() or IMAGES[0]
-    threading.Thread(target=engine.map, args=(10**12, load, lambda i, p: None), daemon=True).start()
+    load = lambda i, image: begun.release()
+    threading.Thread(target=engine.map, args=(10**12, IMAGES.shape[2:], load, lambda i, p: None), daemon=True).start()
     for _ in range(20):
         begun.acquire()
     print("ends")

@@ -46,14 +46,14 @@ def test_the_input_is_that_of_numpy_bit_for_bit(dtype, shape):
     for view in views(volume):
         for floor in (-np.inf, centre - spread, float(view[1, 1, 1]) * 1.7 - 3.1):  # a voxel at the floor is background
             numbers = {"slope": 1.7, "inter": -3.1, "low": centre - 2 * spread, "high": centre + spread, "floor": floor}
-            comp = np.full(shape, 9, np.float32)
-            voxels.fill(comp, view[1], **numbers)
-            assert comp.tobytes() == naive.network_slice(view[1], shape, **numbers).tobytes()
+            comp = np.full((len(view), *shape), 9, np.float32)
+            voxels.fill(comp, view, **numbers)
+            assert comp.tobytes() == np.stack([naive.network_slice(raw, shape, **numbers) for raw in view]).tobytes()
 
 
 def test_every_voxel_of_a_row_is_read_whatever_its_length():
     for width in range(1, 70):  # around whole vectors of every instruction set
-        raw = np.arange(3 * width, dtype=np.int16).reshape(3, width)
+        raw = np.arange(3 * width, dtype=np.int16).reshape(1, 3, width)
         comp = np.empty(raw.shape, np.float32)
         voxels.fill(comp, raw, slope=1.0, inter=0.0, low=0.0, high=500.0, floor=-1.0)
         assert comp.tobytes() == naive.normalise(raw, 0.0, 500.0, -1.0).tobytes()
@@ -148,30 +148,32 @@ def test_forms_that_no_file_holds_are_taken_too(dtype):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_a_slice_with_neighbours_is_made_once(threads, monkeypatch):
-    """And what the network sees is what it would see of that slice alone."""
+@pytest.mark.parametrize("block", [1, 5, 99])
+def test_a_slice_with_neighbours_is_made_once(threads, block, monkeypatch):
+    """And what the network sees is what it would see of that slice alone, however many are made at a time."""
+    monkeypatch.setattr(inputs, "BLOCK", block * 16 * 16)
     volume = Voxels(np.random.default_rng(6).integers(0, 900, (40, 20, 24)).astype(np.int16))
     record = make_record("lesion", size=16, context=3)
     statistics, made, lock = measure(volume), [], threading.Lock()
     expected = [network_input(volume, z, record, statistics) for z in range(len(volume))]
-    make_slice = inputs.make_slice
+    make_slices = inputs.make_slices
 
     def count(raw, *args, **kwargs):
         with lock:
-            made.append(int(raw.stored.__array_interface__["data"][0]))
-        return make_slice(raw, *args, **kwargs)
+            made.extend(one.ctypes.data for one in raw.stored)
+        return make_slices(raw, *args, **kwargs)
 
-    monkeypatch.setattr(inputs, "make_slice", count)
+    monkeypatch.setattr(inputs, "make_slices", count)
     seeing = Inputs([volume], record, [statistics], threads=threads)
     seen = {}
 
-    def load(z):
-        seen[z] = seeing(z)
-        return seen[z]
+    def load(z, image):
+        seeing.load(z, image)
+        seen[z] = image.copy()
 
     first = Spec("first", 7, (Op("out", "conv", ("image",), {"filters": 1, "kernel": 1, "stride": 1, "dilation": 1, "padding": 0,
                                                              "bias": False, "activation": "sigmoid"}),))  # fmt: skip
-    Engine(first, {"out.weight": np.ones((1, 7, 1, 1), np.float32)}, threads).map(len(volume), load, lambda z, probability: None)
+    Engine(first, {"out.weight": np.ones((1, 7, 1, 1), np.float32)}, threads).map(len(volume), (16, 16), load, lambda z, p: None)
     assert all(seen[z].tobytes() == expected[z].tobytes() for z in range(len(volume)))
     assert len(set(made)) == len(volume)
     if threads == 1:  # a thread that lags behind may find its neighbours dropped, and makes them again
@@ -188,7 +190,7 @@ def test_the_networks_input_is_of_scaled_intensities():
 
 def test_whoever_waits_for_a_slice_hears_of_its_error(monkeypatch):
     seeing = Inputs([Voxels(np.zeros((4, 8, 8)))], RECORD, [measure(Voxels(np.arange(256.0).reshape(4, 8, 8)))])
-    monkeypatch.setattr(inputs, "make_slice", lambda *_: 1 / 0)
+    monkeypatch.setattr(inputs, "make_slices", lambda *_: 1 / 0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             seeing(1)

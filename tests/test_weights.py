@@ -53,6 +53,21 @@ def test_load_gives_what_was_saved(tmp_path, spec):
         assert not tensor.flags.writeable
 
 
+def test_a_large_file_that_was_changed_since_is_not_read_again(saved, monkeypatch):
+    monkeypatch.setattr(weights, "KEPT", 0)
+    loaded = weights.load(saved)
+    kept = pickle.loads(pickle.dumps(loaded))
+    assert all(np.array_equal(loaded.tensors[name], tensor) for name, tensor in TENSORS.items())
+    saved.write_bytes(saved.read_bytes())
+    os.utime(saved, ns=(0, 0))
+    with pytest.raises(ModelError, match="changed since it was loaded"):
+        loaded.tensors[FIRST]
+    saved.unlink()
+    with pytest.raises(ModelError, match="cannot be read again"):
+        loaded.tensors[FIRST]
+    assert all(np.array_equal(kept.tensors[name], tensor) for name, tensor in TENSORS.items())  # a copy has its own
+
+
 def test_every_bit_counts(saved):
     """A flipped bit is refused: one byte in each of 200 stretches of the file, all its bits."""
     raw = saved.read_bytes()

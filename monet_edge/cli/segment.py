@@ -102,7 +102,7 @@ def _way(found: Weights, threads: int | None, going: RunOptions, quiet: bool) ->
             yield cluster
         return
     from ..limits import usable_cores
-    from ..runs import Here
+    from ..runs.here import Here
 
     threads, jobs = threads or usable_cores(), going.jobs
     if jobs > threads:
@@ -112,15 +112,15 @@ def _way(found: Weights, threads: int | None, going: RunOptions, quiet: bool) ->
 
 def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
     """Do the run, printing what becomes of each scan; exit status 1 if some have failed, 2 if all."""
-    from ..runs import run_all
+    from ..runs.run import run_all
 
     failed, count, left = 0, len(plan.jobs), len(plan.jobs) - len(plan.there.done)
     if plan.records is not None and not quiet:
         print(f"{printable(str(plan.records))} will hold the scans' paths, and can be read by you alone", file=sys.stderr)
     title = f"segmenting {plan.jobs[0].scan.name if count == 1 else f'{left:,} scans'}" if count else ""
     with RunProgress(title, left, quiet) as progress:
-        for job, became in run_all(plan, way, lambda task, done, total: progress.slices(task.job, done, total)):
-            progress.ended(job)
+        for job, became in run_all(plan, way, lambda task, done, total: progress.slices(task.job.mask, done, total)):
+            progress.ended(job.mask)
             if not isinstance(became, Exception):
                 tell(became, quiet)
             elif debug:

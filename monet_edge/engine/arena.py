@@ -121,6 +121,8 @@ class Memory:
     Attributes
     ----------
     shapes : mapping of str to (C, H, W)
+    nbytes : int
+        All of it.
     arena : uint8 array
     image, output : (C, H, W) float32
         The image is a view into a border of zeros.
@@ -129,7 +131,7 @@ class Memory:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.shapes = layout.shapes
+        self.shapes, self.nbytes = layout.shapes, layout.nbytes
         self.arena = aligned_zeros(layout.arena)
         self.image = _bordered(layout.shapes[INPUT], layout.border)
         self.output = aligned_zeros(4 * prod(layout.output)).view(np.float32).reshape(layout.output)

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import prod
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from .plan import Plan
 from .program import Program, lay_out
 from .threads import Threads
 
-CHUNK = 4  # steps between looks at whether to stop: a U-Net-64's take up to 100 ms
+CHUNK = 4 << 16  # pixels of a slice times steps between looks at whether to stop: of 256x256 a U-Net-64's take up to 100 ms each
 SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: to look after every second one costs 4 %
+LARGE = 64 << 20  # bytes of a program that is made anew for every volume, 30 ms: nnU-Net's at 512x512 takes 116 MB
 
-Load = Callable[[int], np.ndarray]
+Sides = tuple[int, int]  # height and width
+Load = Callable[[int, np.ndarray], None]
 Store = Callable[[int, np.ndarray], None]
 
 
@@ -75,26 +78,36 @@ class Engine:
         if images.ndim != 4:
             raise SpecError(f"expected slices as (N, C, H, W), found an array of shape {images.shape}")
         results = np.empty((len(images), self.spec.classes, *images.shape[2:]), np.float32)
-        self.map(len(images), images.__getitem__, results.__setitem__, progress)
+        if images.shape[1] != self.spec.in_channels:
+            raise SpecError(f"expected slices of {self.spec.in_channels} channels as (C, H, W), found shape {images.shape[1:]}")
+
+        def load(i: int, image: np.ndarray) -> None:
+            image[...] = images[i]
+
+        self.map(len(images), images.shape[2:], load, results.__setitem__, progress)
         return results
 
-    def map(self, count: int, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
-        """``store(i, network(load(i)))`` for every i in range(count), over the threads.
+    def map(self, count: int, sides: Sides, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
+        """``store(i, probabilities of slice i)`` for every i in range(count), over the threads.
 
         Parameters
         ----------
         count : int
+        sides : (height, width)
+            Of all slices.
         load : callable
-            ``load(i)`` returns slice i, (C, H, W) float32. Called in a worker thread, and for the last slice in the caller's, first.
+            ``load(i, image)`` writes slice i into (C, H, W) float32, the network's own memory. Called in a worker thread, and for the
+            last slice in the caller's, first.
         store : callable
             ``store(i, probabilities)``, (classes, H, W) float32, valid during the call only. Called in a worker
             thread, and for the last slice in the caller's.
         progress : callable, optional
             Called with the number of finished slices, in the caller's thread.
         """
+        self._check(*sides)
         if count < self.threads or self.threads == 1:
             for i in range(count):
-                self._one(i, load, store, self.threads, threading.Event())
+                self._one(i, (*sides, self.threads), load, store, threading.Event())
                 if progress:
                     progress(i + 1)
             return
@@ -102,7 +115,8 @@ class Engine:
         todo = iter(range(last))
         done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # a slice: 1; a thread without work: 0
         stop = threading.Event()
-        shared = self._program(load(last), self.threads)
+        shared = self._program((*sides, self.threads))
+        load(last, shared.begin())
 
         def work(thread: int) -> None:
             try:
@@ -110,8 +124,9 @@ class Engine:
                     with self._lock:
                         i = next(todo, None)
                     if i is None:
+                        self._let_go(shared)
                         break
-                    self._one(i, load, store, 1, stop)
+                    self._one(i, (*sides, 1), load, store, stop)
                     done.put(1)
                 self._walk(shared, thread, stop)
                 done.put(0)
@@ -131,7 +146,8 @@ class Engine:
                 if found and progress:
                     progress(finished)
         store(last, shared.output)
-        self._keep(shared)
+        if shared.memory.nbytes <= LARGE:
+            self._keep(shared)
         if progress:
             progress(count)
 
@@ -140,63 +156,67 @@ class Engine:
 
         For tests: takes a plan and memory of its own.
         """
-        image = np.ascontiguousarray(image, np.float32)
+        height, width = image.shape[1:]
+        self._check(height, width)
         plan = Plan(self.spec, self._tensors, jit.target().isa, fused)
-        program = Program(plan, jit.load(families(plan.algorithms)).addresses, *self._check(image), keep=True)
-        program.begin(image)
+        program = Program(plan, jit.load(families(plan.algorithms)).addresses, height, width, keep=True)
+        program.begin()[...] = image
         self._execute(program, threading.Event())
         return {layer.name: program.memory.value(layer.name) for layer in plan.layers if not layer.name.endswith(BEFORE)}
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
         alone = lay_out(self._plan, height, width).nbytes
-        return alone if self.threads == 1 else self.threads * alone + lay_out(self._plan, height, width, self.threads).nbytes
+        if self.threads == 1:
+            return alone
+        return (self.threads - (alone > LARGE)) * alone + lay_out(self._plan, height, width, self.threads).nbytes
 
-    def _check(self, image: np.ndarray) -> tuple[int, int]:
-        if image.ndim != 3 or image.shape[0] != self.spec.in_channels:
-            raise SpecError(f"expected a slice of {self.spec.in_channels} channels as (C, H, W), found shape {image.shape}")
-        height, width = image.shape[1:]
+    def _check(self, height: int, width: int) -> None:
         rows, columns = self._multiples
         if height % rows or width % columns or not height or not width:
             sides = f"sides that divide by {rows}" if rows == columns else f"{rows} to divide the rows and {columns} the columns"
             raise SpecError(f"expected {sides}, found {height}x{width}; pad or resize the slice")
-        return height, width
 
-    def _one(self, i: int, load: Load, store: Store, threads: int, stop: threading.Event) -> None:
+    def _one(self, i: int, key: tuple[int, int, int], load: Load, store: Store, stop: threading.Event) -> None:
         """Slice i from ``load`` to ``store``."""
-        program = self._program(load(i), threads)
+        program = self._program(key)
+        load(i, program.begin())
         self._execute(program, stop)
         if not stop.is_set():
             store(i, program.output)
             self._keep(program)
 
-    def _program(self, image: np.ndarray, threads: int) -> Program:
-        """A program, idle or new, with an image in it, ready to run."""
-        image = np.ascontiguousarray(image, np.float32)
-        key = (*self._check(image), threads)
+    def _program(self, key: tuple[int, int, int]) -> Program:
+        """A program for this height, width and number of threads, idle or new."""
         with self._lock:
             self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
             idle = self._idle.setdefault(key, [])
             program = idle.pop() if idle else None
-        if program is None:
-            program = Program(self._plan, self._code.addresses, *key)
-        program.begin(image)
-        return program
+        return program or Program(self._plan, self._code.addresses, *key)
 
     def _keep(self, program: Program) -> None:
         """For the next slice of that size."""
         with self._lock:
             self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
 
+    def _let_go(self, shared: Program) -> None:
+        """Of large programs that have run the last slice of their own, before all threads fill the memory of the one that they share."""
+        with self._lock:
+            idle = self._idle.get((*shared.key[:2], 1), [])
+            idle[:] = [program for program in idle if program.memory.nbytes <= LARGE]
+
     def _execute(self, program: Program, stop: threading.Event) -> None:
         """Run a program, with as many threads as share it."""
+        if len(program.steps) == 1:
+            self._walk(program, 0, stop)
+            return
         with self._threads.beside(self._walk, [(program, thread, stop) for thread in range(1, len(program.steps))], stop):
             self._walk(program, 0, stop)
 
     def _walk(self, program: Program, thread: int, stop: threading.Event) -> None:
         """Run every step of a program that no other thread has taken, in the order of ``thread``."""
         steps, at = program.steps[thread], 0
-        chunk = CHUNK if len(program.steps) == 1 else SHARED_CHUNK
+        chunk = max(CHUNK // prod(program.key[:2]), 1) if len(program.steps) == 1 else SHARED_CHUNK
         while at < len(steps) and not stop.is_set():
             end = min(at + chunk, len(steps))
             reached = self._code.run(steps.ctypes.data, at, end)

@@ -105,7 +105,7 @@ class Race:
     def run(self, image: np.ndarray, counts: bool = True) -> None:
         """One round, which is not kept unless it ``counts``."""
         for program, run in self.programs:
-            program.begin(image)
+            program.begin()[...] = image
             steps = program.steps[0]
             for index, stage in enumerate(program.plan.stages):
                 start = time.perf_counter()

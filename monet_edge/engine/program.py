@@ -67,10 +67,10 @@ class Program:
         _, height, width = self.memory.shapes[INPUT]
         return height, width, len(self.steps)
 
-    def begin(self, image: np.ndarray) -> None:
-        """Before every run: the image, (C, H, W), and nothing done yet."""
-        self.memory.image[...] = image
+    def begin(self) -> np.ndarray:
+        """Before every run: nothing is done yet. Gives the place of the image, (C, H, W) float32, which the caller fills."""
         self.states[:] = 0
+        return self.memory.image
 
     def _bands(self, stage: Layer, addresses: Mapping[str, int], threads: int) -> np.ndarray:
         """The steps of one stage, but for the scratch: one for each band of rows, from the top down."""

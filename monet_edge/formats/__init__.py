@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import numpy as np
 
+from .. import limits
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..volume import Scan
@@ -55,6 +57,7 @@ SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of w
 OTHERS = tuple(ending for format in FORMATS for ending in format.other_endings)  # of files that are no scans of their own
 _NAMED = (*OTHERS, *SCANS)
 _RESULTS = ("uint8", "float32")  # masks, probabilities
+_LOADED = 1 << 30  # bytes, of addresses at least, that what is imported and loaded beside a scan may take
 
 
 def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
@@ -178,8 +181,12 @@ def writer(name: str | None = None, format: str | None = None) -> Writer:
 def begin(header: Header, volume: int | None = None) -> Header:
     """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
 
-    While a model is loaded: for a scan of 80 MB that is half the time of inflating it.
+    While the engine is imported and a model loaded: for a scan of 80 MB that is as long as inflating it. Where memory is short,
+    nothing is begun: whoever reads it then knows what all of the work takes, and says so.
     """
+    room = limits.available()
+    if room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED:
+        return header
     begun: Future[Scan] = Future()
 
     def work() -> None:

@@ -17,6 +17,7 @@ from .packing import GZIP, MARKS, TEXT, ZLIB, Compressed, Numbers
 
 START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
 _CHUNK = 1 << 20  # bytes unpacked at a time
+_PACKED = 1 << 19  # bytes of a file taken at a time; of a scan they give about as much as a chunk: other threads wait for Python meanwhile
 _HEAD = 4  # bytes of a member's header up to gzip's flags
 _FLAGS = b"\x1f"  # the highest that there is
 
@@ -53,7 +54,7 @@ class Stream:
         while self._member is not None:
             packed, self._start = self._start, b""
             if not packed and self._member.needs_input:
-                packed = self.file.read(1 << 16)
+                packed = self.file.read(_PACKED)
                 if not packed:
                     self._member.end()
             piece = self._member.unpack(packed, most)

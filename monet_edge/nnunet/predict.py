@@ -24,15 +24,15 @@ class Sums:
 
     def __init__(self, tiling: Tiling) -> None:
         self.tiling = tiling
-        self._gaussian = (gaussian(tiling.tile) * PEAK).astype(np.float16)
+        self._gaussian = (gaussian(tiling.tile) * PEAK).astype(np.float16).astype(np.float32)
 
     @cached_property
     def _weights(self) -> np.ndarray:
         """(H, W) float32, of the padded image."""
-        total = np.zeros(self.tiling.padded, np.float16)
-        for window in self.tiling.windows:
-            total[window] += self._gaussian
-        return total.astype(np.float32)
+        total = np.zeros((1, *self.tiling.padded), np.float16)
+        for tile in range(len(self.tiling.windows)):
+            self.add(total, tile, np.ones((1, *self.tiling.tile), np.float32))
+        return total[0].astype(np.float32)
 
     def begin(self, outputs: int) -> np.ndarray:
         """Empty sums of logits: (outputs, H, W) float16, padded."""
@@ -40,16 +40,17 @@ class Sums:
 
     def add(self, sums: np.ndarray, tile: int, logits: np.ndarray) -> None:
         """Add the logits of a tile, (outputs, H, W) float32; they are overwritten."""
-        logits *= self._gaussian.astype(np.float32)
-        part = sums[:, *self.tiling.windows[tile]]
-        logits += part
-        part[...] = logits
+        for plane, total in zip(logits, sums[:, *self.tiling.windows[tile]], strict=True):  # one by one: they stay in the cache
+            plane *= self._gaussian
+            plane += total
+            total[...] = plane
 
     def mean(self, sums: np.ndarray, folds: int) -> np.ndarray:
         """The logits of a slice without its padding, averaged over folds: (heads, H, W) float16."""
-        part = sums[:, *self.tiling.inside]
-        each = (part.astype(np.float32) / self._weights[self.tiling.inside]).astype(np.float16)
-        each = each.reshape(folds, -1, *each.shape[1:])
+        means = np.empty((len(sums), *self.tiling.shape), np.float16)
+        for mean, plane in zip(means, sums[:, *self.tiling.inside], strict=True):
+            mean[...] = plane.astype(np.float32) / self._weights[self.tiling.inside]
+        each = means.reshape(folds, -1, *means.shape[1:])
         total = each[0]
         for other in each[1:]:
             total = total + other
@@ -80,15 +81,15 @@ class Prediction:
         self._open: dict[int, _Slice] = {}
         self._lock = threading.Lock()
 
-    def load(self, item: int) -> np.ndarray:
-        """A tile: (C, H, W) float32."""
+    def load(self, item: int, target: np.ndarray) -> None:
+        """A tile, into (C, H, W) float32."""
         z, place = divmod(item, self.per_slice)
         tile, flip = divmod(place, len(self._flips))
         image = self._image(z)
         with image.lock:  # whoever comes first makes it, for all
             if image.padded is None:
                 image.padded = self._pad(self._slices(z))
-        return np.flip(image.padded[:, *self._sums.tiling.windows[tile]], self._flips[flip])
+        target[...] = np.flip(image.padded[:, *self._sums.tiling.windows[tile]], self._flips[flip])
 
     def store(self, item: int, logits: np.ndarray) -> None:
         """Take the logits of an item; those of a slice's last one are written."""

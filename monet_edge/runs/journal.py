@@ -19,13 +19,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import system
 from ..errors import MonetError, OutputError
 from .find import Part
 from .record import as_utf8
-from .task import Ended
+
+if TYPE_CHECKING:
+    from .task import Ended
 
 SUFFIX = ".jsonl"
 

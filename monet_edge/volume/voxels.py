@@ -24,7 +24,7 @@ class Voxels:
     def __len__(self) -> int:
         return len(self.stored)
 
-    def __getitem__(self, index: int | tuple[slice | int, ...] | np.ndarray) -> Voxels:
+    def __getitem__(self, index: int | slice | tuple[slice | int, ...] | np.ndarray) -> Voxels:
         """A part, scaled alike: a view where NumPy gives one."""
         return Voxels(self.stored[index], self.slope, self.inter)
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from . import nnunet, slices
-from .contract import Grid, Segmentation, Way, check_case
+from .contract import Grid, Segmentation, Turn, Way, check_case
 
-__all__ = ["WAYS", "Grid", "Segmentation", "Way", "check_case", "way_of"]
+__all__ = ["WAYS", "Grid", "Segmentation", "Turn", "Way", "check_case", "way_of"]
 
 WAYS = (slices.WAY, nnunet.WAY)
 

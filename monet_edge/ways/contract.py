@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..volume import Scan, geometry
 from ..weights import Weights
 
 Grid = Header | Scan  # what is known of a scan before, and after, it is read
+Turn = AbstractContextManager[object]  # who waits for it computes when others are done
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,13 @@ class Way:
     memory : callable
         ``memory(weights, engine, grids, options)``: bytes that segmenting scans of these grids takes at its worst moment, they included.
     segment : callable
-        ``segment(weights, engine, scans, options, progress)``: the `Segmentation`; the scans have one grid, see `check_case`.
+        ``segment(weights, engine, scans, options, progress, turn)``: the `Segmentation`; the scans have one grid, see `check_case`.
+        ``turn`` is entered while the network runs, and for nothing else.
     """
 
     record: type
     memory: Callable[[Weights, Engine, Sequence[Grid], Options], int]
-    segment: Callable[[Weights, Engine, Sequence[Scan], Options, Progress | None], Segmentation]
+    segment: Callable[[Weights, Engine, Sequence[Scan], Options, Progress | None, Turn], Segmentation]
 
 
 def check_case(grids: Sequence[Grid], images: int) -> None:

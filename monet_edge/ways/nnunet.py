@@ -26,7 +26,7 @@ from ..passes import Progress
 from ..tiles import Tiling
 from ..volume import Orientation, Scan, Voxels, geometry, orient
 from ..weights import Weights
-from .contract import Grid, Segmentation, Way
+from .contract import Grid, Segmentation, Turn, Way
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def memory(weights: Weights, engine: Engine, grids: Sequence[Grid], options: Opt
     )
 
 
-def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
+def segment(
+    weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None, turn: Turn
+) -> Segmentation:
     """See `contract.Way`."""
     record = _record(weights)
     grids = grids_of(record, scans[0], options)
@@ -148,7 +150,8 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
         if progress is not None:
             progress(done // each, count)
 
-    engine.map(count * each, prediction.load, prediction.store, report)
+    with turn:
+        engine.map(count * each, record.patch, prediction.load, prediction.store, report)
     statistics = [measure(image, engine.threads) for image in images]
     warnings = [warning for scan in scans for warning in scan.warnings]
     return Segmentation(mask, labels.kept, statistics[0], (*warnings, *_doubts(weights, statistics, mask, options)))

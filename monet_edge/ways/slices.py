@@ -18,7 +18,7 @@ from ..preprocess import Preprocess
 from ..quality import Agreement, expect
 from ..volume import Scan, geometry, orient
 from ..weights import Weights
-from .contract import Grid, Segmentation, Way
+from .contract import Grid, Segmentation, Turn, Way
 
 
 def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Options) -> int:
@@ -36,7 +36,9 @@ def memory(weights: Weights, engine: Engine, scans: Sequence[Grid], options: Opt
     )
 
 
-def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None) -> Segmentation:
+def segment(
+    weights: Weights, engine: Engine, scans: Sequence[Scan], options: Options, progress: Progress | None, turn: Turn
+) -> Segmentation:
     """See `contract.Way`.
 
     Raises
@@ -69,7 +71,8 @@ def segment(weights: Weights, engine: Engine, scans: Sequence[Scan], options: Op
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not all(preprocess.blank(record.of(i), found) for i, found in enumerate(statistics)):  # else the mask stays empty: nothing is seen
-        run_slices(engine, inputs, store, flip, progress)
+        with turn:
+            run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
     strange = tuple(unlike(weights, scans, statistics, options))

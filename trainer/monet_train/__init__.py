@@ -13,6 +13,7 @@ export, provenance      a trained network as a weights file; what is said of whe
 evaluate                how good it is on scans
 nnunet                  nnU-Net's model folders as a Spec and tensors
 card, figures           what is told and drawn of it
+quality/                how sure it is against how right, so that a scan's Dice can be expected
 cli/, options           the command line `monet-train`
 synth/                  images generated from label maps, to train without scans
 federated/              hospitals that train together

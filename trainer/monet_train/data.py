@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from monet_edge.inputs import Grid, make_grid, make_slice
+from monet_edge.inputs import Grid, make_grid, make_slices
 from monet_edge.preprocess import Preprocess, resize
 from monet_edge.tiles import Tiling
 
@@ -152,8 +152,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
 
 def slices_of(case: Case, record: Preprocess, tiling: Tiling) -> np.ndarray:
     """All slices of a case as the network sees them, without their neighbours, not yet in tiles: (Z, M, H, W) float32."""
-    images = [(image, record.of(number), found) for number, (image, found) in enumerate(zip(case.images, case.statistics, strict=True))]
-    return np.array([[make_slice(image[z], alone, found, tiling) for image, alone, found in images] for z in range(len(case.label))])
+    images = enumerate(zip(case.images, case.statistics, strict=True))
+    return np.stack([make_slices(image, record.of(number), found, tiling) for number, (image, found) in images], axis=1)
 
 
 def labels_of(case: Case, record: Preprocess, merged: bool, tiling: Tiling) -> np.ndarray:

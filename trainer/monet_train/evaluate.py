@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,8 @@ class Score:
         Voxels.
     truth_ml, predicted_ml : float or None
         Where the spacing is known.
-    agreement : float or None
-        How far the network agrees with itself, see `monet_edge.quality`; None of labels that count as one.
+    agreement : mapping of str to float
+        How far the network agrees with itself, see `monet_edge.quality`: of the label, or of each that counts as one with others.
     """
 
     case: str
@@ -76,7 +76,7 @@ class Score:
     predicted: int
     truth_ml: float | None
     predicted_ml: float | None
-    agreement: float | None = None
+    agreement: Mapping[str, float] = field(default_factory=dict)
 
 
 class TorchEngine:
@@ -201,11 +201,11 @@ def score(model: Model, case: Case, found: Match, spacing_known: bool, *, flip: 
     flip : bool
     """
     result = model.segment_scan(as_scans(case, spacing_known), Options(flip=flip))
+    labels = model.weights.preprocess.labels
     truth, mask = found.masks(case.label, result.mask.T)
     for number, pair in enumerate(found.pairs, 1):
         compared = compare(case.name, pair.name, truth == number, mask == number, case.steps if spacing_known else None)
-        counted = len(pair.predicted) == 1 and result.agreement
-        yield replace(compared, agreement=result.agreement[pair.predicted[0] - 1]) if counted else compared
+        yield replace(compared, agreement={labels[one - 1]: result.agreement[one - 1] for one in pair.predicted if result.agreement})
 
 
 def as_scans(case: Case, spacing_known: bool) -> list[volume.Scan]:
@@ -221,13 +221,14 @@ def compare(name: str, label: str, truth: np.ndarray, predicted: np.ndarray, ste
     counts = int(truth.sum()), int(predicted.sum())
     status = ("empty", "invented", "missed", "found")[2 * (counts[0] > 0) + (counts[1] > 0)]
     dice = 2 * int((truth & predicted).sum()) / sum(counts) if any(counts) else 1.0
-    ml: tuple[float | None, ...] = (None, None)
+    ml: tuple[float | None, float | None] = (None, None)
     if steps is None:
         slices = [surface_distances(t, p, (1.0, 1.0)) for t, p in zip(truth, predicted, strict=True) if t.any() or p.any()]
         hausdorff, hausdorff95 = np.mean(slices, axis=0) if slices else (0.0, 0.0)
     else:
         hausdorff, hausdorff95 = surface_distances(truth, predicted, steps)
-        ml = tuple(count * geometry.voxel_ml(_columns(steps)) for count in counts)
+        one = geometry.voxel_ml(_columns(steps))
+        ml = (counts[0] * one, counts[1] * one)
     unit = "px" if steps is None else "mm"
     return Score(name, institution(name), label, status, dice, float(hausdorff), float(hausdorff95), unit, *counts, *ml)
 
@@ -315,7 +316,8 @@ def to_csv(scores: Sequence[Score]) -> str:
     writer = csv.DictWriter(text, [field.name for field in fields(Score)], lineterminator="\n")
     writer.writeheader()
     for score in scores:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else harmless(value) for key, value in asdict(score).items()})
+        shown = {key: f"{value:.6g}" if isinstance(value, float) else harmless(value) for key, value in asdict(score).items()}
+        writer.writerow({**shown, "agreement": " / ".join(f"{value:.6g}" for value in score.agreement.values())})
     return text.getvalue()
 
 

@@ -1,12 +1,12 @@
-"""Winograd F(4x4, 3x3) for three convolutions: 3x3 with stride 1, 4x4 with stride 2, and its transpose.
+"""Winograd F(4x4, 3x3) for four convolutions: 3x3 with stride 1, 3x3 and 4x4 with stride 2, and the transpose of the last.
 
-A strip of tiles is transformed, multiplied position by position, and transformed back. All three go by the same 36 positions of
+A strip of tiles is transformed, multiplied position by position, and transformed back. All go by the same 36 positions of
 6x6 tiles. 3x3 is taken as it is; a dilation of n is n * n convolutions without one on the grids ``x[i::n, j::n]``: only the
 tile's steps change. The others are made of 2x2 convolutions, padded to 3x3 with zeros first or last; a filter that starts with
 a zero has a zero at the point 0, one that ends with one has it at infinity, and those products are left out: 25 of 36 remain.
 
 - The transposed one: each of the four *phases* of its output is a 2x2 convolution of its input.
-- The one with stride 2: its output is the sum of four 2x2 convolutions of the input's even and odd rows and columns, which
+- Those with stride 2: their output is the sum of four 2x2 convolutions of the input's even and odd rows and columns, which
   are read as images of their own (*polyphase*).
 """
 
@@ -21,11 +21,11 @@ from ..arena import Fields, Memory
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import pack_matrix
 from ..codegen.jit import Kernel
-from ..codegen.layout import aligned, place_lanes
+from ..codegen.layout import aligned, blocks, place_lanes
 from ..codegen.memory import min64
 from ..codegen.simd import BLOCK, BYTES, Isa
 from ..codegen.step import SOURCES, TARGET, readers, source_base, source_pixel, source_row, step, table
-from ..codegen.transforms import LINE, TILE, gemm_tiles, transform_filters, winograd_input, winograd_output, winograd_patch
+from ..codegen.transforms import LINE, TILE, gemm_tiles, pack_filters, transform_filters, winograd_input, winograd_output, winograd_patch
 from ..fuse import Layer
 from .contract import Algorithm, Network, Packed
 
@@ -37,6 +37,8 @@ STEP = step(
     "strip",  # tiles worked on at a time
     "V", "M", "tile",  # scratch: transformed inputs, their products with the weights, one tile at an edge or before its epilogue
 )  # fmt: skip
+
+STRIDED = 16 << 20  # bytes of the weights of 3x3 with stride 2, at most
 
 PRODUCT = table("position", "first", "stride", "blocks")  # a matrix product: of which of the 36 positions, with which input blocks
 product_position, product_first, product_stride, product_blocks = readers("product", PRODUCT)
@@ -52,18 +54,25 @@ def suits(layer: Layer, network: Network) -> bool:
 
     OpenVINO's direct convolution takes 2.0 to 3.3 times as long on all 3x3 of these (Zen 5, one thread, single layers). One tile
     is not worth its weights, which are four times as many: 512 channels at 4x4 take 3.5 ms, with im2col 1.3 (Emerald Rapids).
+    3x3 with stride 2 has 81 products for im2col's 144: 32 to 64 channels, 512x512 to 256x256, take 15 ms instead of 26, 128 to 256 at
+    a quarter of that 14 instead of 19, but 256 to 512 17 instead of 19, with nine times the weights (a Xeon with AMX).
     """
-    return form(layer.op) is not None and network.pixels(layer) > 16
+    packer = form(layer.op)
+    if packer is None or network.pixels(layer) <= 16:
+        return False
+    if packer is pack_strided and layer.op["kernel"] == 3:
+        return 81 * BLOCK * BYTES * network.blocks(*layer.inputs) * network.blocks(layer.name) <= STRIDED
+    return True
 
 
 Packer = Callable[[np.ndarray, np.ndarray, Isa], tuple[np.ndarray, np.ndarray]]  # weight, lanes, isa -> products, packed weights
 
 
 def form(op: Op) -> Packer | None:
-    """How the weights of a convolution are packed, None if it is not one of the three."""
+    """How the weights of a convolution are packed, None if it is not one of the four."""
     if op.kind == "conv" and op["kernel"] == 3 and op["stride"] == 1 and op["padding"] == op["dilation"]:
         return pack_3x3
-    if op.kind == "conv" and op["kernel"] == 4 and op["stride"] == 2 and op["padding"] == op["dilation"] == 1:
+    if op.kind == "conv" and op["kernel"] in (3, 4) and op["stride"] == 2 and op["padding"] == op["dilation"] == 1:
         return pack_strided
     if op.kind == "deconv" and op["kernel"] == 4 and op["stride"] == 2 and op["padding"] == 1:
         return pack_transposed
@@ -101,9 +110,8 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 def pack_3x3(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
     """(out, in, 3, 3), stride 1: 36 products with all blocks."""
-    matrices = place_lanes(transform_filters(weight), lanes)
-    blocks = matrices.shape[1] // BLOCK
-    return _table([(position, 0, 1, blocks) for position in range(36)]), pack_matrix(matrices, isa).ravel()
+    count = blocks(int(lanes[-1]) + 1)
+    return _table([(position, 0, 1, count) for position in range(36)]), pack_filters(weight, transform_filters, lanes, isa).ravel()
 
 
 def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
@@ -124,23 +132,25 @@ def pack_transposed(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np
 
 
 def pack_strided(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
-    """(out, in, 4, 4), stride 2, padding 1: 36 products with the blocks that count in each.
+    """(out, in, 4, 4), or (out, in, 3, 3), stride 2, padding 1: 36 products with the blocks that count in each.
 
     Output row i is a sum over rows i, i + 1 of the even ones, taps (-, 1, 3), and rows i - 1, i of the odd ones, taps (0, 2, -).
+    Of 3x3 there is no tap 3: nothing is left at infinity, and a product of no blocks is zero.
     The input's blocks come in the order (odd row, block, odd column), see `polyphase`: those of the even or odd rows are side by
     side and those of the even or odd columns two apart, so what has a zero at a position is never read.
     """
+    missing = 4 - weight.shape[2]
+    weight = np.pad(weight, ((0, 0), (0, 0), (0, missing), (0, missing))) if missing else weight
     halves = [
         transform_filters(_padded(weight, ((1, 3), (0, 2))[py], ((1, 3), (0, 2))[px], 1 - py, 1 - px)) for py in range(2) for px in range(2)
     ]
     placed = np.stack([place_lanes(half, lanes) for half in halves])  # (4, 36, lanes, out)
     blocks, out = placed.shape[2] // BLOCK, placed.shape[3]
     ordered = placed.reshape(2, 2, 6, 6, blocks, BLOCK, out).transpose(2, 3, 0, 4, 1, 5, 6)  # (6, 6, odd row, block, odd column, 16, out)
+    count = [slice(1, 2), *[slice(0, 2)] * 4, slice(0, 1 - missing)]  # at the point 0 only the odd ones, at infinity only the even ones
     products, packed = [], []
-    for i in range(6):
-        rows = slice(int(i == 0), 1 + (i < 5))  # at the point 0 only the odd rows count, at infinity only the even ones
-        for j in range(6):
-            columns = slice(int(j == 0), 1 + (j < 5))
+    for i, rows in enumerate(count):
+        for j, columns in enumerate(count):
             chosen = ordered[i, j, rows, :, columns]
             first, stride = rows.start * 2 * blocks + columns.start, 1 if chosen.shape[2] == 2 else 2
             products.append((i * 6 + j, first, stride, chosen[..., 0, 0].size))
@@ -179,14 +189,15 @@ def polyphase(sources: np.ndarray, stride: int) -> np.ndarray:
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
     in_stride, out_stride, dilation = strides(layer.op)
     _, height, width = memory.shapes[layer.inputs[0]]
-    places, _ = memory.once(tile_places, height, width, in_stride, dilation, y0 // out_stride, y1 // out_stride)
+    columns = memory.shapes[layer.name][2] // out_stride
+    places, _ = memory.once(tile_places, height, width, columns, in_stride, dilation, y0 // out_stride, y1 // out_stride)
     return {"places": places, "tiles": len(places)}
 
 
 def tile_places(
-    height: int, width: int, stride: int, dilation: int, y0: int, y1: int, side: int = 4
+    height: int, width: int, columns: int, stride: int, dilation: int, y0: int, y1: int, side: int = 4
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Where the tiles are that make rows [y0, y1) of an output, in order of rows.
+    """Where the tiles are that make rows [y0, y1) of an output of so many columns, in order of rows.
 
     ``y0`` begins a row of tiles, so that the tiles, and with them every bit of the result, do not depend on how the rows are
     shared out.
@@ -206,17 +217,16 @@ def tile_places(
     keep : tuple of arrays
         What the addresses in it point to.
     """
-    width_out = width // stride
-    ys, xs = _starts(y0, y1, dilation, side), _starts(0, width_out, dilation, side)
-    rows, columns = _lines(ys, height, stride, dilation, side), _lines(xs, width, stride, dilation, side)
+    ys, xs = _starts(y0, y1, dilation, side), _starts(0, columns, dilation, side)
+    down, right = _lines(ys, height, stride, dilation, side), _lines(xs, width, stride, dilation, side)
     places = np.zeros((len(ys), len(xs)), PLACE)
     places["y"], places["x"] = ys[:, None], xs
     places["height"] = np.minimum(side, -((ys - y1) // dilation))[:, None]
-    places["width"] = np.minimum(side, -((xs - width_out) // dilation))
-    edge = (rows["inside"] == 0).any((1, 2))[:, None] | (columns["inside"] == 0).any((1, 2))
-    places["rows"] = edge * (rows.ctypes.data + np.arange(len(ys)) * rows.strides[0])[:, None]
-    places["columns"] = edge * (columns.ctypes.data + np.arange(len(xs)) * columns.strides[0])
-    return places.ravel(), (rows, columns)
+    places["width"] = np.minimum(side, -((xs - columns) // dilation))
+    edge = (down["inside"] == 0).any((1, 2))[:, None] | (right["inside"] == 0).any((1, 2))
+    places["rows"] = edge * (down.ctypes.data + np.arange(len(ys)) * down.strides[0])[:, None]
+    places["columns"] = edge * (right.ctypes.data + np.arange(len(xs)) * right.strides[0])
+    return places.ravel(), (down, right)
 
 
 def _starts(first: int, end: int, dilation: int, side: int) -> np.ndarray:
@@ -246,7 +256,9 @@ def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
     in_stride, out_stride, dilation = strides(op)
     if out_stride == 2:
         return (y0 - 2) // 2, y1 // 2 + 1
-    return y0 * in_stride - op["padding"] - in_stride + 1, y1 * in_stride - op["padding"] + dilation * (op["kernel"] - 1)
+    if in_stride == 2:
+        return y0 * 2 - 2, y1 * 2 + 2
+    return y0 - op["padding"], y1 - op["padding"] + dilation * (op["kernel"] - 1)
 
 
 def winograd(s):  # type: ignore[no-untyped-def]  # Numba infers

@@ -8,13 +8,11 @@ from __future__ import annotations
 from ...spec import Op
 from ..arena import Fields, Memory
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
-from ..codegen.gemm import pack_matrix
 from ..codegen.jit import Kernel
-from ..codegen.layout import aligned, place_lanes
 from ..codegen.memory import min64
 from ..codegen.simd import BLOCK, BYTES
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
-from ..codegen.transforms import SMALL_TILE, gemm_small_tiles, small_input, small_output, small_patch, transform_small_filters
+from ..codegen.transforms import SMALL_TILE, gemm_small_tiles, pack_filters, small_input, small_output, small_patch, transform_small_filters
 from ..fuse import Layer
 from .contract import Algorithm, Network, Packed, nhwc16
 from .winograd import place_columns, place_height, place_rows, place_width, place_x, place_y, tile_places
@@ -38,15 +36,15 @@ def suits(layer: Layer, network: Network) -> bool:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
-    matrices = place_lanes(transform_small_filters(network.weight(layer)), network.lanes(layer.inputs))
+    weights = pack_filters(network.weight(layer), transform_small_filters, network.lanes(layer.inputs), network.isa)
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
     scratch = {"V": SMALL_TILE * inputs * STRIP, "M": SMALL_TILE * outputs * STRIP, "tile": SMALL_TILE}
-    return Packed({"weights": aligned(pack_matrix(matrices, network.isa).ravel())} | network.epilogue(layer), scratch)
+    return Packed({"weights": weights} | network.epilogue(layer), scratch)
 
 
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
     _, height, width = memory.shapes[layer.inputs[0]]
-    places, _ = memory.once(tile_places, height, width, 1, 1, y0, y1, SIDE)
+    places, _ = memory.once(tile_places, height, width, width, 1, 1, y0, y1, SIDE)
     return {"places": places, "tiles": len(places)}
 
 

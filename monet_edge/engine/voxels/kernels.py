@@ -131,10 +131,10 @@ def _tap(v: Vectors, taps: Any, index: Any) -> list[Any]:
 
 
 def _emit_feed(
-    v: Vectors, form: Any, source: Any, row: Any, step: Any, width: Any, parameters: Any, vertical: Any, horizontal: Any, doubles: Any,
-    lines: Any, target: Any, target_row: Any, target_height: Any, target_width: Any,
+    v: Vectors, form: Any, count: Any, source: Any, plane: Any, row: Any, step: Any, width: Any, parameters: Any, vertical: Any,
+    horizontal: Any, doubles: Any, lines: Any, target: Any, target_plane: Any, target_row: Any, target_height: Any, target_width: Any,
 ) -> None:  # fmt: skip
-    """A slice as the network sees it; every stored row is normalised once, whatever the sizes.
+    """Slices as the network sees them; every stored row is normalised once, whatever the sizes.
 
     Scratch is a row in float64 and three in float32.
     """
@@ -142,11 +142,17 @@ def _emit_feed(
     length = v.times(width, 4)
     mixed = builder.add(lines, v.times(length, 2))
 
-    def make(index: Any, line: Any) -> None:
-        v.call(numbers, form, builder.add(source, builder.mul(index, row)), step, width, doubles)
+    def make(start: Any, index: Any, line: Any) -> None:
+        v.call(numbers, form, builder.add(start, builder.mul(index, row)), step, width, doubles)
         v.call(normalise, doubles, parameters, line, width)
 
-    def one(y: Any, held: list[Any]) -> list[Any]:
+    def one_slice(z: Any, _: list[Any]) -> list[Any]:
+        start, place = builder.add(source, builder.mul(z, plane)), builder.add(target, builder.mul(z, target_plane))
+        held = [lines, v.integer(-1), builder.add(lines, length), v.integer(-1)]
+        v.loop(target_height, 1, held, lambda y, held: one(start, place, y, held))
+        return []
+
+    def one(start: Any, place: Any, y: Any, held: list[Any]) -> list[Any]:
         line, line_row, other, other_row = held
         lower, upper, weight = _tap(v, vertical, y)
         same = builder.icmp_signed("==", lower, line_row)  # else it may be what was the upper one before
@@ -154,15 +160,15 @@ def _emit_feed(
             builder.select(same, a, b) for a, b in ((line, other), (line_row, other_row), (other, line), (other_row, line_row))
         )
         with builder.if_then(builder.icmp_signed("!=", lower, line_row)):
-            make(lower, line)
+            make(start, lower, line)
         two = builder.icmp_signed("!=", lower, upper)
         with builder.if_then(builder.and_(two, builder.icmp_signed("!=", upper, other_row))):
-            make(upper, other)
+            make(start, upper, other)
         v.call(blend, line, builder.select(two, other, line), weight, mixed, width)
-        v.call(resample, mixed, horizontal, builder.add(target, builder.mul(y, target_row)), target_width)
+        v.call(resample, mixed, horizontal, builder.add(place, builder.mul(y, target_row)), target_width)
         return [line, lower, other, builder.select(two, upper, other_row)]
 
-    v.loop(target_height, 1, [lines, v.integer(-1), builder.add(lines, length), v.integer(-1)], one)
+    v.loop(count, 1, [], one_slice)
 
 
 def _emit_label(
@@ -213,7 +219,7 @@ def _emit_label(
 
 count_keys = Micro("count_keys", 13, _emit_count_keys, calls=(min64, keys))
 sum_keys = Micro("sum_keys", 14, _emit_sum_keys, calls=(min64, keys))
-feed = Micro("feed", 14, _emit_feed, calls=(numbers, normalise, blend, resample))
+feed = Micro("feed", 17, _emit_feed, calls=(numbers, normalise, blend, resample))
 label = Micro("label", 16, _emit_label, calls=(above, clear, blend, resample, scatter, threshold, likeliest))
 FAMILY: jit.Families = {"voxels": (count_keys, sum_keys, feed, label)}
 
@@ -226,4 +232,4 @@ def _function(micro: Micro) -> Any:
 
 def run(micro: Micro, *arguments: int | np.ndarray) -> None:
     """Call one of `FAMILY` without the GIL; arrays are given by their addresses."""
-    _function(micro)(*(one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments))
+    _function(micro)(*[one.ctypes.data if isinstance(one, np.ndarray) else one for one in arguments])

@@ -5,6 +5,7 @@ Every operation is NumPy's, in its precision and order, so that the reference in
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -146,17 +147,25 @@ def _emit_likeliest(v: Vectors, source: Any, plane: Any, classes: Any, target: A
     """The first class with the largest probability; those of a class are ``plane`` bytes after those of the class before."""
     builder = v.builder
 
-    def body(_: Any, at: list[Any]) -> list[Any]:
+    def several(_: Any, at: list[Any], lanes: int) -> list[Any]:
         def compare(index: Any, best: list[Any]) -> list[Any]:
-            value = builder.load(v.at(at[0], builder.mul(index, plane)), typ=FLOAT, align=4)
+            value = builder.load(v.at(at[0], builder.mul(index, plane)), typ=_kind(FLOAT, lanes), align=4)
             more = builder.fcmp_ordered(">", value, best[0])
-            return [builder.select(more, value, best[0]), builder.select(more, index, best[1])]
+            return [builder.select(more, value, best[0]), builder.select(more, _splat(v, builder.trunc(index, I32), lanes), best[1])]
 
-        first = builder.load(at[0], typ=FLOAT, align=4)
-        builder.store(builder.trunc(v.loop(classes, 1, [first, v.integer(0)], compare)[1], I8), at[1], align=1)
-        return [v.at(at[0], 4), v.at(at[1], step)]
+        first = builder.load(at[0], typ=_kind(FLOAT, lanes), align=4)
+        none = ir.Constant(_kind(I32, lanes), [0] * lanes if lanes > 1 else 0)
+        labels = builder.trunc(v.loop(classes, 1, [first, none], compare)[1], _kind(I8, lanes))
+        place = at[1]
+        for lane in range(lanes):
+            one = builder.extract_element(labels, ir.Constant(I32, lane)) if lanes > 1 else labels
+            builder.store(one, place, align=1)
+            place = v.at(place, step)
+        return [v.at(at[0], 4 * lanes), place]
 
-    v.loop(count, 1, [v.pointer(source), v.pointer(target)], body)
+    at, whole = [v.pointer(source), v.pointer(target)], builder.and_(count, v.integer(-v.isa.lanes))
+    for stop, lanes in ((whole, v.isa.lanes), (builder.sub(count, whole), 1)):
+        at = v.loop(stop, lanes, at, partial(several, lanes=lanes))
 
 
 normalise = Micro("normalise", 4, _emit_normalise)

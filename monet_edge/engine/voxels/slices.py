@@ -13,13 +13,13 @@ from .stored import form_of, known
 
 
 def fill(target: np.ndarray, raw: np.ndarray, *, slope: float, inter: float, low: float, high: float, floor: float) -> None:
-    """Normalise and resize one slice.
+    """Normalise and resize slices.
 
     Parameters
     ----------
-    target : (H', W') float32
+    target : (N, H', W') float32
         C order.
-    raw : (H, W)
+    raw : (N, H, W)
         As stored: any real dtype of at most 64 bits in either byte order, any strides.
     slope, inter : float
         Scaled intensity = raw * slope + inter.
@@ -29,14 +29,15 @@ def fill(target: np.ndarray, raw: np.ndarray, *, slope: float, inter: float, low
         What is not above it, is NaN or infinite, becomes 0.
     """
     raw = known(raw)
-    height, width = raw.shape
-    step, start, columns = raw.strides[1], raw.ctypes.data, taps(width, target.shape[1])
+    count, height, width = raw.shape
+    plane, row, step = raw.strides
+    start, columns = raw.ctypes.data, taps(width, target.shape[2])
     if step < 0:  # rows are read as they lie in memory, and turned when they are resized
         step, start, columns = -step, start + (width - 1) * step, _turned(columns, width)
     parameters = np.array([slope, inter, low, high - low, floor])
     run(
-        feed, form_of(raw.dtype), start, raw.strides[0], step, width, parameters, taps(height, target.shape[0]), columns,
-        np.empty(width), np.empty(3 * width, np.float32), target, target.strides[0], *target.shape,
+        feed, form_of(raw.dtype), count, start, plane, row, step, width, parameters, taps(height, target.shape[1]), columns,
+        np.empty(width), np.empty(3 * width, np.float32), target, *target.strides[:2], *target.shape[1:],
     )  # fmt: skip
 
 

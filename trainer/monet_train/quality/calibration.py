@@ -29,9 +29,12 @@ class Pair:
 
 
 def pairs_of(scores: Iterable[Score]) -> list[Pair]:
-    """The pairs among scores: what was not found has no mask to expect anything of, and of joined labels nothing is counted."""
+    """The pairs among scores; of labels that count as one, each is held against the Dice of all. What was not found is left out."""
     return [
-        Pair(score.case, score.label, score.agreement, score.dice) for score in scores if score.agreement is not None and score.predicted
+        Pair(score.case, label, agreement, score.dice)
+        for score in scores
+        if score.predicted
+        for label, agreement in score.agreement.items()
     ]
 
 

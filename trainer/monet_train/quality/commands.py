@@ -12,7 +12,7 @@ from monet_edge import DISCLAIMER
 from monet_edge.files import check_folder
 
 from .. import options
-from ..options import QuietOption, TrainedVolumeOption
+from ..options import QuietOption, SidesOption, TrainedVolumeOption
 
 if TYPE_CHECKING:
     from monet_edge.model import Model
@@ -32,6 +32,7 @@ def calibrate(
     also: Annotated[
         list[Path] | None, typer.Option(metavar="DATASET", help="From elsewhere, all of it: below a correlation of 0.5 nothing is shown.")
     ] = None,
+    sides_as_one: SidesOption = False,
     volume: TrainedVolumeOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -52,8 +53,8 @@ def calibrate(
     if "generated" in ready.provenance:
         validation = _generated(model, dataset, held, quiet)
     else:
-        validation = _scanned(model, options.read(dataset, channels, quiet), held, quiet)
-    elsewhere = {other.name: _scanned(model, other, list(other.pairs), quiet) for other in others}
+        validation = _scanned(model, options.read(dataset, channels, quiet), held, sides_as_one, quiet)
+    elsewhere = {other.name: _scanned(model, other, list(other.pairs), sides_as_one, quiet) for other in others}
     renewed = renew(weights, validation, elsewhere)
     if not quiet:
         for data, found in renewed.provenance["quality_measured"].items():
@@ -62,12 +63,12 @@ def calibrate(
         print(f"{shown}{weights}: sha256 {renewed.sha256}. {DISCLAIMER}")
 
 
-def _scanned(model: Model, dataset: Dataset, names: Sequence[str], quiet: bool) -> list[Pair]:
+def _scanned(model: Model, dataset: Dataset, names: Sequence[str], sides_as_one: bool, quiet: bool) -> list[Pair]:
     from ..evaluate import evaluate
     from .calibration import pairs_of
 
     with options.counting(f"segmenting {len(names)} cases of {dataset.name}", len(names), quiet) as progress:
-        return pairs_of(evaluate(model, dataset, names, progress=progress))
+        return pairs_of(evaluate(model, dataset, names, sides_as_one=sides_as_one, progress=progress))
 
 
 def _generated(model: Model, labelmaps: Path, held: Sequence[str], quiet: bool) -> list[Pair]:

@@ -6,6 +6,7 @@ ranges      how far the random goes
 draw        everything random about a batch
 render      label maps and draws to images and labels: a pure function
 generator   batches by seed; generated slices to validate on
+heads       whole generated heads, to measure what is calibrated on scans
 origin      what a run's images were made of, for its folder and its file
 train       the loop, made of what `monet_train` has
 negatives   FLAIR scans of heads without a tumour, as a data set for a network that looks for one

@@ -154,11 +154,13 @@ def with_lesions(ids: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def brightness(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Brightness of a FLAIR: means (CLUSTERS, tissues) and SDs (tissues,).
 
-    How much brighter grey matter is than white differs widely; without fat saturation the scalp is the brightest of all.
+    How much brighter grey matter is than white differs widely. The scalp is the brightest of all, or with fat saturation it is dark,
+    as muscle may be too: then the brain is the brightest.
     """
     white = _FLAIR[WHITE_MATTER]
     means = np.where(_BRAIN, white + random.uniform(0.3, 1.1) * (_FLAIR - white), _FLAIR) + random.normal(0, 0.02, len(_FLAIR))
-    means[_FAT] *= random.uniform(0.8, 2.2)
+    means[OUTER] *= random.uniform(0.4, 1.1)
+    means[_FAT] *= random.uniform(0.4, 2.5)
     means[LESION] = white + random.uniform(0.12, 0.45)
     means[0] = random.choice([0.0, 0.0, random.uniform(0, 0.01)])
     clusters = np.repeat(means[None], CLUSTERS, 0)
