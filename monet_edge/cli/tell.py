@@ -29,7 +29,7 @@ def models(debug: DebugOption = False) -> None:
         from ..weights import load, shipped
 
         first, last = Column("model", no_wrap=True), Column("use", no_wrap=True)  # on a narrow terminal the others give way
-        labels = Column("labels", min_width=len("structures"))
+        labels = Column("labels", overflow="fold")  # nothing of a name is cut off
         table = Table(first, "modality", labels, "Dice", "licence", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
