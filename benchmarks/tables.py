@@ -220,8 +220,10 @@ def resolutions(found: Mapping[str, Any] | None) -> str:
     return table(["what", "measured", "must"], shown)
 
 
-def spacing(found: Row) -> str:
+def spacing(found: Row | None) -> str:
     """Dice of two networks, one that squeezes and one that works in millimetres, on copies of the same scans: mean and least case."""
+    if not found:
+        return "Not measured yet."
     names = ("squeezed", "millimetres")
     shown = [[row["copy"], *(f"{_mean(row[name]):.3f} ({min(row[name]):.3f})" for name in names)] for row in found["rows"]]
     head = ["scans", "squeezed", f"pixels of {found['settings']['mm']:g} mm"]

@@ -80,7 +80,8 @@ def results(name: str) -> str:
     """What a part of the benchmarks recorded, as its table."""
     from benchmarks import tables
 
-    return str(getattr(tables, name)(json.loads((HERE.parent / "benchmarks" / "results" / f"{name}.json").read_text())))
+    path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
+    return str(getattr(tables, name)(json.loads(path.read_text()) if path.exists() else None))
 
 
 def apps() -> dict[str, typer.Typer]:

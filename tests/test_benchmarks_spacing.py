@@ -55,4 +55,5 @@ def test_both_are_trained_alike_and_scored_on_every_copy(folder, tmp_path):
 
 def test_the_page_tells_what_is_recorded():
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
-    assert f"<!-- results: spacing -->\n{tables.spacing(json.loads(RECORD.read_text()))}\n<!-- end -->" in page, "see docs/generate.py"
+    recorded = json.loads(RECORD.read_text()) if RECORD.exists() else None
+    assert f"<!-- results: spacing -->\n{tables.spacing(recorded)}\n<!-- end -->" in page, "see docs/generate.py"

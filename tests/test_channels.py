@@ -23,10 +23,11 @@ from monet_edge.volume import Voxels
 from monet_train import prepare as prepared_cases
 from monet_train.augment import augment
 from monet_train.config import DEPTHS, STRONG, Augmentation, Settings, effective_settings, make_preprocess, training_spec
+from monet_train.config_text import to_json
 from monet_train.data import build, memory_of
 from monet_train.dataset import all_channels, load, read
 from monet_train.federated.site import open_site
-from monet_train.prepare import open_prepared, prepare
+from monet_train.prepare import VERSION, key, open_prepared, prepare
 from monet_train.train import check_images
 
 TWO = make_preprocess(("lesion",), ("FLAIR", "mirrored"), size=64, low=[-2.0, -1.0], high=[4.0, 3.0])
@@ -152,6 +153,14 @@ def test_an_order_of_channels_is_another_case(both, tmp_path):
     other = prepare(read(dataset.folder, (1, 0)), tmp_path / "p")
     assert {*other.keys.values()}.isdisjoint(prepared.keys.values())
     np.testing.assert_array_equal(other.load("case_000").images[0].stored, prepared.load("case_000").images[1].stored)
+
+
+def test_every_channels_file_is_in_a_cases_key(tmp_path):
+    folder = write_dataset(tmp_path / "data", 1, "nnunet")
+    before = key(read(folder, (0, 1)), "case_000", VERSION), key(read(folder), "case_000", VERSION)
+    shutil.copy(folder / "imagesTr" / "case_000_0000.nii.gz", folder / "imagesTr" / "case_000_0001.nii.gz")
+    after = key(read(folder, (0, 1)), "case_000", VERSION), key(read(folder), "case_000", VERSION)
+    assert (after[0] == before[0], after[1] == before[1]) == (False, True)
 
 
 def test_a_folder_prepared_before_there_could_be_several_is_read(tmp_path):
@@ -381,7 +390,6 @@ def test_a_site_with_other_images_does_not_take_part(both, tmp_path):
     for record in (RECORD, replace(TWO, image="mirrored", others=(replace(TWO.others[0], name="FLAIR"),))):
         with pytest.raises(DatasetError, match=r"the images of a case are 2 \(FLAIR, mirrored\), the network takes"):
             check_images(record, prepared)
-    from monet_train.config_text import to_json
-
     with pytest.raises(DatasetError, match="the network takes 1"):
         open_site(to_json(replace(settings, preprocess=RECORD)), str(prepared.folder), "", "cpu")
+    assert open_site(to_json(settings), str(prepared.folder), "", "cpu").step.training.images.shape[1] == 2

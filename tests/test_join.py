@@ -6,7 +6,7 @@ import pytest
 import synthetic
 
 from monet_edge.errors import DatasetError, OutputError
-from monet_train.dataset import read
+from monet_train.dataset import all_channels, read
 from monet_train.join import join
 from monet_train.prepare import VERSION, key
 
@@ -53,3 +53,21 @@ def test_a_folder_that_holds_something_is_left_alone(two, tmp_path):
         join(two, two[0].folder)
     with pytest.raises(DatasetError, match="nothing to join"):
         join(two[:1], tmp_path / "both")
+
+
+def test_all_channels_of_both_are_joined(two, tmp_path):
+    two = [read(found.folder, (0, 1)) for found in two]
+    join(two, tmp_path / "both")
+    both = read(tmp_path / "both", all_channels(tmp_path / "both"))
+    assert (both.modalities, len(both.pairs), both.warnings) == (("FLAIR", "mirrored"), 4, ())
+    assert {key(both, name, VERSION) for name in both.pairs} == {key(part, name, VERSION) for part in two for name in part.pairs}
+
+
+def test_channels_in_another_order_are_not_joined(tmp_path):
+    one, other = (synthetic.write_dataset(tmp_path / name, 1) for name in ("one", "other"))
+    about = other / "dataset.json"
+    about.write_text(about.read_text().replace('"FLAIR"', '"x"').replace('"mirrored"', '"FLAIR"').replace('"x"', '"mirrored"'))
+    with pytest.raises(DatasetError, match=r"expected data sets of the same channels .* found FLAIR, mirrored .* and mirrored, FLAIR"):
+        join([read(one, (0, 1)), read(other, (0, 1))], tmp_path / "both")
+    with pytest.raises(DatasetError, match=r"from 0 on, in one order, found mirrored \(volumes 1\) and FLAIR \(volumes 1\)"):
+        join([read(one, (1,)), read(other, (1,))], tmp_path / "both")

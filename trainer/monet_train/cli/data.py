@@ -32,13 +32,14 @@ def join(
     datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="Data sets of the same labels, two or more.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The folder to make: links to the data sets, and a dataset.json.")],
     name: Annotated[str, typer.Option(help="What to call it. Default: the names of all.")] = "",
+    volume: VolumeOption = "0",
     quiet: QuietOption = False,
 ) -> None:
     """Make one data set of several, such as patients and healthy people: nothing is copied, and the licences of all are stated."""
     from ..join import join as join_datasets
 
     check_folder(output)
-    found = [options.read(dataset, (0,), quiet) for dataset in datasets]
+    found = [options.read(dataset, options.volumes(dataset, volume), quiet) for dataset in datasets]
     join_datasets(found, output, name)
     if not quiet:
         print(f"{output}: {sum(len(part.pairs) for part in found)} cases of {len(found)} data sets")
