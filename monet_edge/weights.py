@@ -92,9 +92,13 @@ class Weights:
 
     @property
     def kind(self) -> str:
-        """Modality and structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
-        found = self.structures
-        return ", ".join(filter(None, (self.stated("modality"), *(found if len(found) <= NAMED else [f"{len(found)} structures"]))))
+        """Modality and contents."""
+        return ", ".join(filter(None, (self.stated("modality"), self.contents)))
+
+    @property
+    def contents(self) -> str:
+        """Its structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
+        return ", ".join(self.structures) if len(self.structures) <= NAMED else f"{len(self.structures)} structures"
 
     @property
     def structures(self) -> list[str]:

@@ -175,6 +175,7 @@ def test_models_and_info(weights_file):
     assert result.exit_code == 0
     assert "brain-flair" in result.stdout
     assert "non-commercial" in result.stdout
+    assert "│ 14 " in result.stdout  # structures of brain, too many to name
     result = runner.invoke(app, ["info", str(weights_file)])
     assert result.exit_code == 0
     assert monet_edge.load(weights_file).weights.sha256 in result.stdout

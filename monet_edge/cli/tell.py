@@ -29,12 +29,13 @@ def models(debug: DebugOption = False) -> None:
         from ..weights import load, shipped
 
         first, last = Column("model", no_wrap=True), Column("use", no_wrap=True)  # on a narrow terminal the others give way
-        table = Table(first, "modality", "labels", "Dice", "licence", last, caption=DISCLAIMER)
+        labels = Column("labels", overflow="fold")  # nothing of a name is cut off
+        table = Table(first, "modality", labels, "Dice", "licence", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
             licence = weights.stated("licence").partition(" (")[0]
             use = "non-commercial" if "NC" in licence else ""
-            table.add_row(name, weights.stated("modality"), ", ".join(weights.structures), weights.stated("dice"), licence, use)
+            table.add_row(name, weights.stated("modality"), weights.contents, weights.stated("dice"), licence, use)
         Console().print(table)
 
 

@@ -238,11 +238,14 @@ const ROWS = {
   expected_dice: "expected Dice", expected_low: "at least", expected_high: "at most",
 };
 
+const COLUMNS = 4; // more labels would have no room: then each has a row
+
 function showTable(labels) {
   const cell = (value) => (value === null || value.length === 0 ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
-  at("table").replaceChildren(
-    ...Object.entries(ROWS).map(([key, title]) => element("tr", "", element("th", title), ...labels.map((label) => element("td", cell(label[key]))))),
-  );
+  const heads = Object.values(ROWS).map((title) => element("th", title));
+  const columns = [heads, ...labels.map((label) => Object.keys(ROWS).map((key) => element("td", cell(label[key]))))];
+  const rows = labels.length > COLUMNS ? columns : heads.map((_, row) => columns.map((column) => column[row]));
+  at("table").replaceChildren(...rows.map((cells) => element("tr", "", ...cells)));
 }
 
 function showLinks() {
