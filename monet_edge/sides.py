@@ -29,11 +29,14 @@ def mirrored(names: Sequence[str]) -> list[int]:
 
 
 def rows(names: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """Labels 1, 2, ... as a legend has them, under a name: both sides of a structure share a row."""
+    """Labels 1, 2, ... as a legend has them, under a name: both sides of a structure share a row where one label follows the other.
+
+    The ventricles of a heart, with the myocardium between them, are two structures.
+    """
     found: dict[tuple[bool, str], list[int]] = {}
     exchanged = mirrored(names)
     for label, name in enumerate(names, 1):
-        both = exchanged[label] != label
+        both = abs(exchanged[label] - label) == 1
         found.setdefault((both, side(name)[1] if both else name), []).append(label)
     return [(structure, labels) for (_, structure), labels in found.items()]
 

@@ -47,6 +47,7 @@ def uncommon():
         conv_transpose("g", "f", 20, 5, 1, 2),
         op("h", "avgpool", "g", kernel=2),
         norm("i", "h", "elu"),
+        conv_transpose("j", "i", 5, (2, 4), (2, 4), 0),
     ]
     return validate(Spec("uncommon", 2, tuple(ops)))
 

@@ -51,7 +51,7 @@ CASES = {
     "nnU-Net, plain": (tiny_nnunet(residual=False), 20, 30),
     "nnU-Net, of many channels and few pixels": (tiny_nnunet(residual=False, features=[8, 192, 8]), 20, 40),
     "nnU-Net, residual": (tiny_nnunet(residual=True, channels=2), 12, 34),
-    "nnU-Net, uncommon": (uncommon(), 16, 34),
+    "nnU-Net, uncommon": (uncommon(), 16, 36),
     "attention u-net": (architectures.attention_unet(16, depth=2), 12, 20),
 }
 

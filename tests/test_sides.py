@@ -20,9 +20,13 @@ def test_a_mirror_exchanges_what_has_both_sides_and_nothing_else():
     assert sides.mirrored(NAMES) == [0, 2, 1, 3, 4, 5]
 
 
-def test_both_sides_share_a_row_of_the_legend_whatever_stands_between_them():
+def test_both_sides_share_a_row_of_the_legend_where_one_follows_the_other():
     assert sides.rows(NAMES) == [("thalamus", [1, 2]), ("brainstem", [3]), ("right tumour", [4]), ("leftover", [5])]
-    assert sides.rows(("right ventricle", "myocardium", "left ventricle")) == [("ventricle", [1, 3]), ("myocardium", [2])]
+    assert sides.rows(("right ventricle", "myocardium", "left ventricle")) == [
+        ("right ventricle", [1]),
+        ("myocardium", [2]),
+        ("left ventricle", [3]),
+    ]
     assert sides.rows(("left kidney", "right kidney", "kidney")) == [("kidney", [1, 2]), ("kidney", [3])]
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from . import layout
 from .gemm import emit_gemm, pack_matrix
-from .layout import aligned_zeros, blocks, place_lanes
 from .simd import BLOCK, BYTES, I32, Isa, Micro, Vectors
 from .step import table
 
@@ -41,12 +41,12 @@ FILTERS = 64  # transformed at a time, a multiple of every `gemm`'s columns: in 
 
 def pack_filters(weight: np.ndarray, transform: Callable[[np.ndarray], np.ndarray], lanes: np.ndarray, isa: Isa) -> np.ndarray:
     """(out, in, 3, 3) as ``transform`` gives it, packed for `gemm`, position by position: (positions, K * N) float32, aligned."""
-    rows = blocks(int(lanes[-1]) + 1) * BLOCK
-    size = rows * blocks(len(weight)) * BLOCK
+    rows = layout.blocks(int(lanes[-1]) + 1) * BLOCK
+    size = rows * layout.blocks(len(weight)) * BLOCK
     for start in range(0, len(weight), FILTERS):
-        part = pack_matrix(place_lanes(transform(weight[start : start + FILTERS]), lanes), isa)
+        part = pack_matrix(layout.place_lanes(transform(weight[start : start + FILTERS]), lanes), isa)
         if start == 0:
-            packed = aligned_zeros(4 * len(part) * size).view(np.float32).reshape(len(part), size)
+            packed = layout.aligned_zeros(4 * len(part) * size).view(np.float32).reshape(len(part), size)
         packed[:, rows * start : rows * start + part.shape[1]] = part
     return packed
 
