@@ -517,12 +517,13 @@ def test_no_more_is_begun_than_fits_into_memory(archive, tmp_path, weights_file,
 
 def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weights_file, monkeypatch):
     plan, model = make_plan([archive], tmp_path / "masks"), Model(weights.load(weights_file), 1)
-    busy, real = threading.Semaphore(1), Model.read_scan
+    busy, real, refused = threading.Semaphore(1), Model.read_case, []
 
-    def read_scan(self, header, options):
+    def read_case(self, headers, options):
         if not busy.acquire(blocking=False):
+            refused.append(headers)
             raise ResourceError("others are at work")
-        return real(self, header, options)
+        return real(self, headers, options)
 
     def segment_scan(*arguments, **options):
         time.sleep(0.02)
@@ -530,9 +531,10 @@ def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weigh
         busy.release()
         return found
 
-    monkeypatch.setattr(Model, "read_scan", read_scan)
+    monkeypatch.setattr(Model, "read_case", read_case)
     monkeypatch.setattr(model, "segment_scan", segment_scan, raising=False)
     assert [became for _, became in run_all(plan, Here(model)) if isinstance(became, Exception)] == []
+    assert refused
 
 
 @pytest.mark.slow
