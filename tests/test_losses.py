@@ -85,7 +85,7 @@ class Told(torch.nn.Module):
 def told(probability, labels, cases):
     """What `validate` says of probabilities (N, K, S, S), labels (N, S, S) and the slices' cases, fed two at a time."""
     number = torch.arange(len(labels))
-    images = number.float()[:, None, None].expand(labels.shape)
+    images = number.float()[:, None, None, None].expand(-1, 1, *labels.shape[1:])
     labels = torch.from_numpy(labels.astype(np.uint8))
     names = tuple(map(str, sorted(set(cases))))
     return validate(Told(probability), Slices(images, labels, labels, number[:, None], torch.tensor(cases), torch.zeros(1), names), batch=2)

@@ -19,6 +19,8 @@ from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write, locked, write_together
 from monet_edge.model import load
 from monet_edge.options import Options, RunOptions
+from monet_edge.runs.here import Here
+from monet_edge.runs.run import run_all
 
 
 def no_fcntl(patch):
@@ -93,7 +95,7 @@ def ref(weights_file, tmp_path_factory):
 
 def test_a_scan_is_segmented_and_recorded_whatever_the_system_lacks(hidden, ref, weights_file, tmp_path):
     plan = runs.make_plan([ref[0]], tmp_path / "mask.nii.gz", Options(preview=True), RunOptions(run_record=tmp_path / "run.json"))
-    ((_, outcome),) = runs.run_all(plan, runs.Here(load(weights_file)))
+    ((_, outcome),) = run_all(plan, Here(load(weights_file)))
     assert outcome.job.mask.read_bytes() == ref[1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.nii.gz", "mask_preview.png", "run.json"]
     found = (limits.usable_cores() >= 1, limits.available(), system.peak_memory(), system.cpu())

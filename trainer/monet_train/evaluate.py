@@ -23,6 +23,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from monet_edge import volume
+from monet_edge.engine.engine import Load, Sides, Store
 from monet_edge.errors import DatasetError, MonetError
 from monet_edge.files import write_together
 from monet_edge.model import Model
@@ -94,10 +95,12 @@ class TorchEngine:
         """Probabilities (N, classes, H, W) of images (N, C, H, W)."""
         return self.network(torch.from_numpy(images).to(self.device)).cpu().numpy()
 
-    def map(self, count: int, load: Callable[[int], np.ndarray], store: Callable[[int, np.ndarray], None], report: Report = None) -> None:
-        """Load, predict and store so many slices, one after the other."""
+    def map(self, count: int, sides: Sides, load: Load, store: Store, report: Report = None) -> None:
+        """Load, predict and store so many slices, one after the other; see `monet_edge.engine.Engine.map`."""
+        image = np.empty((1, self.network.spec.in_channels, *sides), np.float32)
         for i in range(count):
-            store(i, self.run(load(i)[None])[0])
+            load(i, image[0])
+            store(i, self.run(image)[0])
             if report is not None:
                 report(i + 1)
 
