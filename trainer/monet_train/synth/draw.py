@@ -8,10 +8,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .labels import BRAIN_OF_ID, FLUID_OF_ID, IDS, LESION, MEANS, OUTER, RING_OF_ID, RINGS, TISSUE_OF_ID, WHITE_MATTER, label_table
+from .labels import (
+    AIR,
+    BRAIN_OF_ID,
+    CONTRASTS,
+    DEEP,
+    FLUID_OF_ID,
+    IDS,
+    LESION,
+    MEANS,
+    OUTER,
+    RING_OF_ID,
+    RINGS,
+    TISSUE_OF_ID,
+    WHITE_MATTER,
+    label_table,
+)
 from .maps import LabelMaps
 from .ranges import Ranges
 
@@ -44,6 +60,14 @@ class Draw:
         Which label every id has.
     means, sds : (N, CLUSTERS, IDS), (N, IDS) float32
         Brightness of every id.
+    shades : (N, IDS) float32
+        How much brighter every id is where the field of shade is 1.
+    shade : (N, 2, g, g) float32
+        Normal control values of that field, of first and last plane.
+    myelin : (N, IDS) float32
+        How much of white matter's brightness every id takes on where it touches it.
+    reach : (N,) float32
+        How far from white matter it does so: the SD of a Gaussian, mm.
     kept : (N, IDS) bool
         False where a skull stripping takes it away.
     window : (N, 4) float32
@@ -60,7 +84,7 @@ class Draw:
         Normal, of the scanner.
     probes : (N, P) int64
         Voxels of the head, as places in its flat map.
-    probe_texture, probe_grain, probe_spots : (N, P) float32
+    probe_texture, probe_grain, probe_spots, probe_shade : (N, P) float32
         Normal.
     probe_pixels : (N, P) int64
         Where in the bias field a probe lies.
@@ -76,6 +100,10 @@ class Draw:
     labels: Tensor
     means: Tensor
     sds: Tensor
+    shades: Tensor
+    shade: Tensor
+    myelin: Tensor
+    reach: Tensor
     kept: Tensor
     window: Tensor
     thickness: Tensor
@@ -90,6 +118,7 @@ class Draw:
     probe_texture: Tensor
     probe_grain: Tensor
     probe_spots: Tensor
+    probe_shade: Tensor
     probe_pixels: Tensor
 
 
@@ -152,6 +181,10 @@ def draw(maps: LabelMaps, generator: torch.Generator, count: int, size: int, con
         labels=torch.from_numpy(label_table(sides)).to(device)[mirrored.long()],
         means=means,
         sds=sds,
+        shades=_by_tissue(random, ranges.shaded, -ranges.shade, ranges.shade, ~AIR),
+        shade=_pair(random, 1, 20, change=1.0),
+        myelin=_by_tissue(random, ranges.myelinated, 0.0, ranges.myelin, DEEP),
+        reach=random.uniform(low=ranges.reach[0], high=ranges.reach[1]),
         kept=_stripping(random, ranges),
         window=_window(random, ranges, size),
         thickness=thickness,
@@ -166,6 +199,7 @@ def draw(maps: LabelMaps, generator: torch.Generator, count: int, size: int, con
         probe_texture=random.normal(PROBES),
         probe_grain=random.normal(PROBES),
         probe_spots=random.normal(PROBES),
+        probe_shade=random.normal(PROBES),
         probe_pixels=(random.uniform(PROBES) * size**2).long().clamp_max(size**2 - 1),
     )
 
@@ -212,7 +246,8 @@ def _brightness(random: Random, ranges: Ranges) -> tuple[Tensor, Tensor]:
     real = torch.from_numpy(MEANS).to(device)
     tissue, outer = torch.from_numpy(TISSUE_OF_ID).to(device), torch.from_numpy(OUTER).to(device)
     share = random.uniform(len(real)).clamp_min(1e-6).log().neg() ** 3  # mostly one contrast, seldom an even mixture
-    share = share / share.sum(1, keepdim=True)
+    t1 = torch.eye(len(real), device=device)[CONTRASTS.index("T1")]
+    share = torch.where(random.chance(ranges.t1, 1), t1, share / share.sum(1, keepdim=True))
     means = share @ real + random.uniform(1, low=ranges.jitter[0], high=ranges.jitter[1]) * random.normal(real.shape[1])
     anyhow = ~random.chance(ranges.contrast, 1)
     means = torch.where(anyhow, random.uniform(real.shape[1]), means).clamp(0, 1)
@@ -225,6 +260,13 @@ def _brightness(random: Random, ranges: Ranges) -> tuple[Tensor, Tensor]:
     clusters[:, 1:3] = torch.where(outer, (clusters[:, 1:3] + ranges.clusters * random.normal(2, len(outer))).clamp(0, 1), clusters[:, 1:3])
     clusters[:, 3, WHITE_MATTER] = torch.where(random.chance(ranges.lesions), means[:, LESION], means[:, WHITE_MATTER])
     return clusters[:, :, tissue], sds[:, tissue]
+
+
+def _by_tissue(random: Random, probability: float, low: float, high: float, tissues: np.ndarray) -> Tensor:
+    """A number for every id, one for all of a tissue: evenly from low to high in some scans, for some tissues, else 0."""
+    device = random.generator.device
+    some = torch.from_numpy(tissues).to(device) & random.chance(probability, 1)
+    return (random.uniform(len(tissues), low=low, high=high) * some)[:, torch.from_numpy(TISSUE_OF_ID).to(device)]
 
 
 def _stripping(random: Random, ranges: Ranges) -> Tensor:

@@ -85,6 +85,9 @@ TISSUES = (
 )
 WHITE_MATTER = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 2)
 LESION = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 25)
+# What holds myelin towards its edges: nuclei and stem. Cortex does so too, but is as thin as a voxel or two.
+DEEP = np.array([tissue.structure in ("thalamus", "caudate", "putamen", "pallidum", "brainstem", *STRUCTURES[9:13]) for tissue in TISSUES])
+AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
 
@@ -102,6 +105,7 @@ def is_brain(numbers: np.ndarray) -> np.ndarray:
     return (numbers > 0) & (numbers < EXTRACEREBRAL) & (numbers != _FLUID_AROUND)
 
 
+WHITE_PLACES = tuple(int(np.flatnonzero(number == NUMBERS)[0]) for number in (2, 41))  # in NUMBERS
 BRAIN_OF_ID = np.repeat(is_brain(NUMBERS), DEPTHS)
 FLUID_OF_ID = np.repeat(NUMBERS == _FLUID_AROUND, DEPTHS)
 

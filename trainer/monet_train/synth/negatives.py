@@ -16,6 +16,7 @@ import nibabel
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 
 from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write
@@ -159,7 +160,7 @@ def brightness(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """
     white = _FLAIR[WHITE_MATTER]
     means = np.where(_BRAIN, white + random.uniform(0.3, 1.1) * (_FLAIR - white), _FLAIR) + random.normal(0, 0.02, len(_FLAIR))
-    means[OUTER] *= random.uniform(0.4, 1.1)
+    means[OUTER] *= random.uniform(0.4, 1.1) * np.exp(random.normal(0, 0.4, OUTER.sum()))
     means[_FAT] *= random.uniform(0.4, 2.5)
     means[LESION] = white + random.uniform(0.12, 0.45)
     means[0] = random.choice([0.0, 0.0, random.uniform(0, 0.01)])
@@ -183,12 +184,12 @@ def _of_scan(one: Draw, planes: np.ndarray, step: float, random: np.random.Gener
     below = height.long().flatten()
     spots = knots[below] + (height - height.floor()) * (knots[below + 1] - knots[below])
     along = torch.linspace(0, 1, count, device=device)[:, None, None, None]
-    bend = one.bend[:, :3] + along * (one.bend[:, 3:] - one.bend[:, :3])
     centre = one.centre.repeat(count, 1)
     centre[:, 0] = torch.from_numpy(planes).to(centre)
     changed = {
         "centre": centre,
-        "bend": torch.cat([bend, bend], 1),
+        "bend": _through(one.bend, along),
+        "shade": _through(one.shade, along),
         "spots": torch.stack([spots, spots], 1),
         "bias": one.bias + along * (WHOLE.bias / 2) * Random(generator, 1).normal(1, 4, 4),
         "means": means.expand(count, -1, -1),
@@ -199,6 +200,13 @@ def _of_scan(one: Draw, planes: np.ndarray, step: float, random: np.random.Gener
     }
     shared = {field.name: getattr(one, field.name).expand(count, *getattr(one, field.name).shape[1:]) for field in fields(one)}
     return Draw(**{**shared, **changed})
+
+
+def _through(controls: Tensor, along: Tensor) -> Tensor:
+    """Control points (1, 2 F, g, g) of a scan's first and last slice at all of its slices, each of which has one plane: (Z, 2 F, g, g)."""
+    first, last = controls.chunk(2, dim=1)
+    here = first + along * (last - first)
+    return torch.cat([here, here], 1)
 
 
 def _eight_bits(slices: np.ndarray) -> np.ndarray:

@@ -27,10 +27,18 @@ class Ranges:
         Probability of a left-right flip; sides are exchanged with it.
     contrast : float
         Probability of brightness near a real contrast instead of quite random.
+    t1 : float
+        Probability that a real contrast is T1 and no mixture.
     jitter : (float, float)
         SD of the brightness of tissues around a real contrast.
     texture : float
         SD of brightness within a tissue.
+    shaded, shade : float
+        Probability of tissues that are darker here and brighter there; and by how much, as the SD of a smooth field.
+    myelinated, myelin : float
+        Probability of deep structures that resemble white matter where they touch it; and how much they do, 1 as if they were it.
+    reach : (float, float)
+        How far that goes, as the SD of a Gaussian, mm.
     dark_air, noisy_air : float
         Probability of air of exactly 0, and of air as bright as anything (MP2RAGE).
     clusters : float
@@ -63,8 +71,14 @@ class Ranges:
     bend: float = 4.0
     mirror: float = 0.5
     contrast: float = 0.5
+    t1: float = 0.3
     jitter: tuple[float, float] = (0.02, 0.12)
     texture: float = 0.1
+    shaded: float = 0.5
+    shade: float = 0.08
+    myelinated: float = 0.5
+    myelin: float = 0.9
+    reach: tuple[float, float] = (1.5, 4.0)
     dark_air: float = 0.5
     noisy_air: float = 0.05
     clusters: float = 0.15

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .draw import Draw
+from .labels import DEPTHS, WHITE_PLACES
 
 BACKGROUND = 0.03  # of the 99.5th percentile: `monet_edge.intensities.measure`
 SPOTS = (-0.5, 0.5, 1.5)  # from one cluster to the next; a fifteenth of a lesioned white matter lies above the last
@@ -75,7 +76,8 @@ def acquire(ids: Tensor, draw: Draw) -> Acquired:
     pixels = (torch.arange(size, device=ids.device) - size // 2).float()
     through = acquisition(draw.planes, offsets, draw.thickness[:, 0], draw.phase[:, 0], draw.blur[:, 0])
     rows, columns = (acquisition(pixels[None], pixels, draw.thickness[:, i], draw.phase[:, i], draw.blur[:, i]) for i in (1, 2))
-    tissue = brightness(draw, found, cluster(spots), draw.texture)
+    shade = _between(draw.shade, *draw.texture.shape[1:3])[:, :, 0]
+    tissue = brightness(draw, found, cluster(spots), draw.texture, shade, myelin(draw, found))
     slices = torch.einsum("nck,nkyx->ncyx", through, tissue)
     slices = torch.matmul(torch.matmul(rows[:, None], slices), columns[:, None].mT)
     bias = F.interpolate(draw.bias, (size, size), mode="bicubic", align_corners=False)[:, 0].exp()
@@ -130,10 +132,33 @@ def cluster(spots: Tensor) -> Tensor:
     return sum(((spots > edge).long() for edge in SPOTS), torch.zeros_like(spots, dtype=torch.int64))
 
 
-def brightness(draw: Draw, found: Tensor, clusters: Tensor, texture: Tensor) -> Tensor:
-    """Brightness of voxels with ids, clusters and normal texture of one shape (N, ...); never below 0."""
+def brightness(draw: Draw, found: Tensor, clusters: Tensor, texture: Tensor, shade: Tensor, white: Tensor | float = 0.0) -> Tensor:
+    """Brightness of voxels with ids, clusters, normal texture and shade, and a share of white matter's brightness, of one shape (N, ...).
+
+    Never below 0.
+    """
     means = _of_ids(draw.means.flatten(1), clusters * draw.means.shape[2] + found.long())
-    return (means + _of_ids(draw.sds, found) * texture).clamp_min(0)
+    of_white = draw.means[:, 0, WHITE_PLACES[0] * DEPTHS].view(-1, *[1] * (found.dim() - 1))
+    means = means + white * (of_white - means)
+    return (means + _of_ids(draw.sds, found) * texture + _of_ids(draw.shades, found) * shade).clamp_min(0)
+
+
+def myelin(draw: Draw, found: Tensor) -> Tensor:
+    """How much of white matter's brightness the voxels of every plane take on: (N, K, S, S) float32, the more the nearer it is.
+
+    A nucleus has no edge where fibres enter it: the thalamus is the brighter the more lateral. Its border must be known by its shape.
+    """
+    pixels = torch.arange(found.shape[-1], device=found.device).float()
+    plane, line = _gaussian(draw.planes, draw.reach), _gaussian(pixels[None], draw.reach)[:, None]
+    places = found // DEPTHS
+    white = ((places == WHITE_PLACES[0]) | (places == WHITE_PLACES[1])).float()
+    near = torch.einsum("nkj,njyx->nkyx", plane, line @ white @ line.mT)
+    return _of_ids(draw.myelin, found) * (2 * near).clamp_max(1)  # beside a flat border half of what is near is white
+
+
+def _gaussian(places: Tensor, sd: Tensor) -> Tensor:
+    """A blur of values at places (N or 1, F) by an SD (N,): a matrix (N, F, F) whose rows sum to 1."""
+    return torch.softmax(-(places[:, :, None] - places[:, None]).square() / (2 * sd.square()[:, None, None]), dim=-1)
 
 
 def acquisition(fine: Tensor, wanted: Tensor, thickness: Tensor, phase: Tensor, blur: Tensor) -> Tensor:
@@ -173,7 +198,7 @@ def scanner(slices: Tensor, bias: Tensor, gamma: Tensor, noise: Tensor, grain: T
 def probe(ids: Tensor, draw: Draw, bias: Tensor, left: Tensor) -> Tensor:
     """Voxels from all over the head as the scan would have them: (N, P) float32."""
     found = ids.reshape(-1)[draw.probes]
-    tissue = brightness(draw, found, cluster(draw.probe_spots), draw.probe_texture * left[:, None])
+    tissue = brightness(draw, found, cluster(draw.probe_spots), draw.probe_texture * left[:, None], draw.probe_shade)
     shade = torch.gather(bias.flatten(1), 1, draw.probe_pixels)
     return scanner(tissue, shade, draw.gamma[:, None], draw.noise[:, None], draw.probe_grain) * _of_ids(draw.kept, found)
 
