@@ -146,6 +146,56 @@ def test_thick_slices_blend_their_neighbours(maps):
     assert (signs == signs[:, :1]).all()  # from one tissue towards the other
 
 
+def test_a_nucleus_is_the_brighter_the_nearer_white_matter_is(maps):
+    """No step is left at the border where it takes on all, half of it where it takes on half; far inside it is as it was."""
+    split = maps.ids.clone()
+    half = split.shape[2] // 2
+    white, thalamus = (int(np.flatnonzero(number == labels.NUMBERS)[0]) * labels.DEPTHS for number in (2, 10))
+    split[:, :, :half], split[:, :, half:] = white, thalamus
+    drawn = one_draw(maps, heads.STILL)
+    found, spots = render.look_up(split, drawn)
+    inside, pixel = found[0, 4, :, SIZE // 2] == thalamus, SIZE // 2
+
+    def column(share):
+        shares = drawn.myelin.clone()
+        shares[:, [white, thalamus]] = torch.tensor([0.0, share])
+        lent = render.myelin(replace(drawn, myelin=shares, reach=torch.full((6,), 2.0)), found)
+        still = torch.zeros_like(lent)
+        return render.brightness(drawn, found, render.cluster(spots), still, still, lent)[0, 4, :, pixel]
+
+    plain, half_way, full = (column(share) for share in (0.0, 0.5, 1.0))
+    of_white, of_thalamus = (float(drawn.means[0, 0, one]) for one in (white, thalamus))
+    assert torch.equal(plain[inside].unique(), torch.tensor([of_thalamus]))
+    for share, values in ((0.5, half_way), (1.0, full)):
+        steps = values[inside].diff().sign() * np.sign(of_thalamus - of_white)
+        assert (steps >= 0).all()
+        assert float(values[inside][0]) == pytest.approx(
+            of_thalamus + share * (of_white - of_thalamus), abs=0.25 * abs(of_white - of_thalamus)
+        )
+        assert float(values[inside][7]) == pytest.approx(of_thalamus, abs=1e-3)
+    assert torch.equal(full[~inside & (found[0, 4, :, pixel] == white)].unique(), torch.tensor([of_white]))
+
+
+def test_a_shaded_tissue_varies_smoothly(maps):
+    """A tissue that was even: neighbours differ little, places far apart much; its labels are what they were."""
+    even = torch.full_like(maps.ids, int(np.flatnonzero(labels.NUMBERS == 2)[0]) * labels.DEPTHS)
+    drawn = one_draw(maps, replace(heads.STILL, shaded=1.0, shade=0.1))
+    slices = render.acquire(even, drawn).slices[:, 1, 24:40, 24:40]
+    reach = slices.amax((1, 2)) - slices.amin((1, 2))
+    assert (reach > 0).all()
+    assert (slices.diff(dim=1).abs().amax((1, 2)) < reach).all()
+    assert (reach < 8 * drawn.shades.abs().amax(1)).all()
+    plain, shaded = (render.render(maps.ids, one, 0.5, 99.0)[1] for one in (replace(drawn, shades=0 * drawn.shades), drawn))
+    assert torch.equal(plain, shaded)
+
+
+def test_some_scans_are_even_and_some_borders_clear(maps):
+    drawn = one_draw(maps, Ranges(), count=200)
+    for values, share in ((drawn.shades, 0.5), (drawn.myelin, 0.5)):
+        assert float((values != 0).any(1).float().mean()) == pytest.approx(share, abs=0.15)
+    assert not drawn.myelin[:, ~labels.DEEP[labels.TISSUE_OF_ID]].any()
+
+
 def test_normalisation_is_the_runtimes(rng):
     """All voxels given, the same numbers; background, a bright tail and a stripped brain included."""
     record = make_record(SIZE, 0, False)
