@@ -232,7 +232,9 @@ class Model:
             Naming the file, what is needed and what there is.
         """
         work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
-        if not begun:
+        if begun:
+            self.engine.prepare(*self.weights.preprocess.sides)
+        else:
             self._demand_memory(headers, work, options)
         scans = tuple(formats.read(header, options.volume) for header in headers)
         if begun:  # the first volume has found its memory already
