@@ -182,10 +182,12 @@ def begin(header: Header, volume: int | None = None) -> Header:
     """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
 
     While the engine is imported and a model loaded: for a scan of 80 MB that is as long as inflating it. Where memory is short,
-    nothing is begun: whoever reads it then knows what all of the work takes, and says so.
+    nothing is begun: whoever reads it then knows what all of the work takes, and says so. Nor of several volumes while nobody has said
+    which: they may be the images of one case.
     """
     room = limits.available()
-    if room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED:
+    short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
+    if short or (volume is None and header.volumes > 1):
         return header
     begun: Future[Scan] = Future()
 
