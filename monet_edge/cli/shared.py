@@ -30,7 +30,7 @@ app = make_app("Segment medical scans on this computer's CPU, offline.")
 
 def model_names(incomplete: str) -> list[str]:
     """For the shell's completion."""
-    from ..weights import shipped
+    from ..registry import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
 

@@ -26,7 +26,8 @@ def models(debug: DebugOption = False) -> None:
         from rich.console import Console
         from rich.table import Column, Table
 
-        from ..weights import load, shipped
+        from ..registry import shipped
+        from ..weights import load
 
         first, last = Column("model", no_wrap=True), Column("use", no_wrap=True)  # on a narrow terminal the others give way
         labels = Column("labels", overflow="fold")  # nothing of a name is cut off
@@ -51,8 +52,9 @@ def info(
         import json
         from dataclasses import asdict
 
+        from ..registry import find
         from ..spec import count_floats, count_macs
-        from ..weights import find, load
+        from ..weights import load
 
         if timed and not plan:
             raise MonetError("--time shows its times in the table of --plan: give both")
