@@ -209,7 +209,7 @@ class Model:
         self._demand_memory(scans, "segmenting the image", options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans
 
-    def _volumes(self, image: Image) -> tuple[Scan, ...]:
+    def _volumes(self, image: nibabel.spatialimages.SpatialImage) -> tuple[Scan, ...]:
         """The images of a case that are the volumes of one in memory."""
         if image.shape[3] != self.images:
             found = f"the model takes {self.images} images of a case, found {image.shape[3]} in an image of shape {image.shape}"
