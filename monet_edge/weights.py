@@ -41,7 +41,6 @@ KEPT = 16 << 20  # of a larger file no tensors are kept in memory: to read a MoN
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
-NAMED = 5  # structures in a title, at most
 Record = _preprocess.Preprocess | _nnunet.Record
 _TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
@@ -96,8 +95,8 @@ class Weights:
 
     @property
     def contents(self) -> str:
-        """Its structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
-        return ", ".join(self.structures) if len(self.structures) <= NAMED else f"{len(self.structures)} structures"
+        """Its structures in a few words: a title has room for `sides.NAMED` of them, of more it tells how many."""
+        return ", ".join(self.structures) if len(self.structures) <= sides.NAMED else f"{len(self.structures)} structures"
 
     @property
     def structures(self) -> list[str]:
