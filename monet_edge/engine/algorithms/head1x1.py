@@ -36,6 +36,7 @@ def suits(layer: Layer, network: Network) -> bool:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights (1, in, 1, 1) as one vector (lanes of the inputs' blocks,), and the bias."""
     weights = place_lanes(network.weight(layer)[:, :, 0, 0].T, network.lanes(layer.inputs))[:, 0]
     bias = network.epilogue(layer)["parameters"]
     fields = {"weights": aligned(weights), "bias": bias, "activation": ACTIVATIONS.index(layer.activation)}
@@ -43,6 +44,7 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """The plane (H, W) that it writes, and bytes to its next row."""
     return {"width": memory.output.shape[2], "output": memory.output, "output_row": memory.output.strides[1]} | memory.sources(layer.inputs)
 
 

@@ -45,10 +45,12 @@ def code(activation: str, added: bool) -> int:
 
 
 def suits(layer: Layer, network: Network) -> bool:
+    """Instance normalisation, activations that stand alone, and sums that LeakyReLU follows."""
     return layer.op.kind in ("instance_norm", ACTIVATION) or (layer.op.kind == "add" and layer.activation == LEAKY)
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """(blocks, 5, 16) float32: a place for the mean, factor, shift, the activation's slope, epsilon; what follows as a number."""
     count = network.channels[layer.name]
     norm = np.zeros((5, blocks(count) * BLOCK), np.float32)
     norm[1, :count], norm[4] = 1.0, 1.0
@@ -62,10 +64,12 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def locate_statistics(layer: Layer, memory: Memory) -> Fields:
+    """The value that is measured, its width, and where mean and variance go."""
     return {"source_width": memory.shapes[layer.inputs[0]][2]} | memory.target(layer.name) | memory.sources(layer.inputs)
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """Where values are and, for a norm, the statistics of its input and the height that they are of."""
     fields = memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
     if layer.statistics:
         fields |= memory.at("statistics", layer.statistics) | {"height": memory.shapes[layer.name][1]}
