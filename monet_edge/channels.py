@@ -11,7 +11,6 @@ from .formats import Header, stem
 
 _NUMBERED = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 DIGITS = 4
-Volume = tuple[Header, int | None]  # a file, and which of its volumes
 
 
 def number_of(path: Path, images: int) -> tuple[str, int] | None:
@@ -29,8 +28,8 @@ def case_files(path: Path, images: int) -> tuple[Path, ...]:
     return tuple(path.with_name(f"{named[0]}_{number:0{DIGITS}}{ending}") for number in range(images))
 
 
-def case_volumes(files: Sequence[Header], images: int, volume: int | None) -> tuple[Volume, ...]:
-    """Where every image of a case is: in a file of its own, of which ``volume`` chooses one of several; or all in one, volume by volume.
+def case_images(files: Sequence[Header], images: int, volume: int | None) -> tuple[Header, ...]:
+    """The file of every image of a case: its own, of whose volumes ``volume`` chooses one, or always the same, whose volumes they are.
 
     Raises
     ------
@@ -38,7 +37,7 @@ def case_volumes(files: Sequence[Header], images: int, volume: int | None) -> tu
         If one file holds more volumes than the model takes images, or fewer.
     """
     if len(files) != 1 or images == 1:
-        return tuple((file, volume) for file in files)
+        return tuple(files)
     (file,) = files
     if file.volumes != images:
         found = f"the model takes {images} images of a case, found {file.volumes} volume{'s' if file.volumes > 1 else ''} in this file"
@@ -46,7 +45,7 @@ def case_volumes(files: Sequence[Header], images: int, volume: int | None) -> tu
         raise ScanError(f"{file.path}: {found}", f"Give one file of {images} volumes, or {named}, in the order that info tells.")
     if volume is not None:
         raise ScanError(f"{file.path}: its {images} volumes are the images that the model takes of a case", "Leave {volume} out.")
-    return tuple((file, number) for number in range(images))
+    return (file,) * images
 
 
 def case_name(path: Path, images: int) -> str:

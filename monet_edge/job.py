@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .channels import case_name, case_volumes
+from .channels import case_images, case_name
 from .errors import OutputError
 from .files import missing, refuse_input
 from .formats import Header, peek, stem, writer
@@ -99,7 +99,7 @@ def check_job(job: Job, options: Options, modality: str = "", images: int = 1) -
         If a result is an input itself, exists already, or cannot be written where it should go.
     """
     header = peek(job.scan, options.series, modality)
-    case_volumes([header, *map(peek, job.others)], images, options.volume)
+    case_images([header, *map(peek, job.others)], images, options.volume)
     check = writer(str(job.mask), job.format).check
     if check is not None:
         check(header)

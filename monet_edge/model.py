@@ -14,7 +14,7 @@ import numpy as np
 
 from . import formats, limits, preprocess
 from .about import DEFAULT
-from .channels import case_files, case_volumes
+from .channels import case_files, case_images
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .inputs import Inputs
@@ -243,10 +243,13 @@ class Model:
             Naming the file, what is needed and what there is.
         """
         work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
-        volumes = case_volumes(headers, self.images, options.volume)
+        images = case_images(headers, self.images, options.volume)
         if not begun:
-            self._demand_memory([header for header, _ in volumes], work, options)
-        scans = tuple(formats.read(header, volume) for header, volume in volumes)
+            self._demand_memory(images, work, options)
+        if len(images) > len(headers):
+            scans = formats.read_all(headers[0])
+        else:
+            scans = tuple(formats.read(header, options.volume) for header in headers)
         if begun:  # the first volume has found its memory already
             self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans

@@ -41,6 +41,7 @@ __all__ = [
     "list_series",
     "peek",
     "read",
+    "read_all",
     "seal",
     "stem",
     "to_image",
@@ -147,8 +148,17 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
-    return replace(found, spacing_known=header.spacing_known)
+    return _read(header, (volume or 0,))[0]
+
+
+def read_all(header: Header) -> tuple[Scan, ...]:
+    """Read all volumes of a scan, in one pass through its file; raises what `read` does."""
+    return _read(header, range(header.volumes))
+
+
+def _read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volumes)
+    return tuple(replace(scan, spacing_known=header.spacing_known) for scan in found)
 
 
 def writer(name: str | None = None, format: str | None = None) -> Writer:

@@ -52,7 +52,7 @@ def from_image(image: Any, volume: int | None = None) -> Scan:
         found = peek(Path(file))
         if (found.shape, found.volumes) != (checked.shape, checked.volumes):
             raise ScanError(f"{file}: its shape is {found.shape}, the image loaded from it has {checked.shape}: it has changed since")
-        scan = read(found, volume or 0)
+        (scan,) = read(found, (volume or 0,))
         return replace(scan, affine=affine, header=header, oriented=checked.oriented)
     return Scan(None, _voxels(image, checked.shape, volume), 1.0, 0.0, affine, header, checked.warnings, checked.oriented)
 
