@@ -18,6 +18,7 @@ from monet_edge import cli, formats, preprocess, weights
 from monet_edge.errors import DatasetError, ModelError, MonetError
 from monet_edge.inputs import Inputs, make_grid, network_input
 from monet_edge.intensities import measure
+from monet_edge.options import Options
 from monet_edge.preprocess import SLICINGS, Channel
 from monet_edge.volume import Voxels
 from monet_train import prepare as prepared_cases
@@ -294,6 +295,10 @@ def as_volumes(place, name, folder, count=2):
 def test_volumes_of_one_file_are_the_images_in_their_order(place, tmp_path):
     """In a folder, by name, through Python, from memory: the mask of two files, byte for byte."""
     model, names = place / "two.safetensors", ("case_000", "case_001")
+    ready = monet_edge.load(model, threads=1)
+    case = [formats.read(place / "data" / "imagesTr" / f"case_000_000{i}.nii.gz") for i in (0, 1)]
+    threshold = float(np.median(ready.segment_scan(case, Options(probabilities=True)).probability))  # so little a training finds nothing
+    options = ["--threshold", str(threshold), "--probabilities"]
     for folder, take in (("files", shutil.copy), ("volumes", None)):
         (tmp_path / folder).mkdir()
         for name in names:
@@ -301,21 +306,22 @@ def test_volumes_of_one_file_are_the_images_in_their_order(place, tmp_path):
                 as_volumes(place, name, tmp_path / folder)
             else:
                 [take(place / "data" / "imagesTr" / f"{name}_000{i}.nii.gz", tmp_path / folder) for i in (0, 1)]
-        done = CliRunner().invoke(cli.app, ["segment", str(tmp_path / folder), "-m", str(model), "-o", str(tmp_path / f"{folder} out")])
-        assert "2 of 2 scans segmented" in done.output
-    made = [[(tmp_path / f"{folder} out" / f"{name}_seg.nii.gz").read_bytes() for name in names] for folder in ("files", "volumes")]
+        words = ["segment", str(tmp_path / folder), "-m", str(model), "-o", str(tmp_path / f"{folder} out"), *options]
+        assert "2 of 2 scans segmented" in CliRunner().invoke(cli.app, words).output
+    made = [{path.name: path.read_bytes() for path in (tmp_path / f"{folder} out").iterdir()} for folder in ("files", "volumes")]
     assert made[0] == made[1]
+    assert len(made[0]) == 4  # masks and probabilities
     scan = tmp_path / "volumes" / "case_000.nii.gz"
-    done = CliRunner().invoke(cli.app, ["segment", str(scan), "-m", str(model)])
+    done = CliRunner().invoke(cli.app, ["segment", str(scan), "-m", str(model), *options])
     assert done.exit_code == 0, done.output
-    assert (tmp_path / "volumes" / "case_000_seg.nii.gz").read_bytes() == made[0][0]
-    monet_edge.segment(scan, tmp_path / "one.nii.gz", model=model)
-    assert (tmp_path / "one.nii.gz").read_bytes() == made[0][0]
-    loaded, image = monet_edge.load(model, threads=1), nibabel.load(scan)
-    mask = np.asarray(nibabel.load(tmp_path / "one.nii.gz").dataobj)
+    assert (tmp_path / "volumes" / "case_000_seg.nii.gz").read_bytes() == made[0]["case_000_seg.nii.gz"]
+    monet_edge.segment(scan, tmp_path / "one.nii.gz", model=model, threshold=threshold, probabilities=True)
+    assert (tmp_path / "one.nii.gz").read_bytes() == made[0]["case_000_seg.nii.gz"]
+    image, mask = nibabel.load(scan), np.asarray(nibabel.load(tmp_path / "one.nii.gz").dataobj)
+    assert 0.3 < mask.mean() < 0.7
     held = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
     for given in (scan, image, held, [image.slicer[..., 0], image.slicer[..., 1]]):
-        assert np.array_equal(loaded.segment(given).dataobj, mask)
+        assert np.array_equal(ready.segment(given, threshold=threshold).dataobj, mask)
 
 
 @pytest.mark.parametrize(
