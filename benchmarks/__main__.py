@@ -149,7 +149,7 @@ def spacing_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs; the same one to go on.")],
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
 ) -> None:
-    """Train two small networks, squeezed and in millimetres, and score them on other scanners' scans: 20 minutes on one core.
+    """Train two small networks, squeezed and in millimetres, and score them on other scanners' scans: 10 minutes on one core.
 
     Its table is in docs/tutorial.md: python docs/generate.py tutorial.md.
     """
