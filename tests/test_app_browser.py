@@ -28,7 +28,7 @@ TAB, ENTER = {"key": "Tab", "windowsVirtualKeyCode": 9}, {"key": "Enter", "windo
 
 def tiny(path, *labels):
     """A model of random weights."""
-    spec = fold_batchnorm(monet(classes=len(labels) if len(labels) > 1 else 1, filters=4, depth=1))
+    spec = fold_batchnorm(monet(classes=len(labels) + 1 if len(labels) > 1 else 1, filters=4, depth=1))
     provenance = {"modality": EVIL, "licence": EVIL, "dice": EVIL}
     weights.save(path, spec, random_tensors(spec), make_record(*labels), provenance)
     return path
