@@ -28,10 +28,19 @@ PARTS = ("network", "layers", "cores", "startup")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def _known_isa(isa: str) -> str:
+    if isa not in machine.ISAS:
+        raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}")
+    return isa
+
+
+IsaOption = Annotated[str, typer.Option(callback=_known_isa, help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")]
+
+
 @app.callback(invoke_without_command=True)
 def run(
     context: typer.Context,
-    isa: Annotated[str, typer.Option(help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")] = "native",
+    isa: IsaOption = "native",
     quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(PARTS)}.")] = None,
     seconds: Annotated[int, typer.Option(min=2, help="Of taking turns, for all runners of a network together.")] = SECONDS,
@@ -41,8 +50,6 @@ def run(
     """Measure us and the peers, interleaved, and write README.md."""
     if context.invoked_subcommand:
         return
-    if isa not in machine.ISAS:
-        raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}", param_hint="--isa")
     steps = {
         "network": lambda: _networks(isa, 2 if quick else seconds),
         "layers": lambda: _layers(isa, quick),
@@ -66,6 +73,7 @@ def disk_command(
     rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 5,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(disk.PARTS)}.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. Default: 2 and 1.")] = None,
+    isa: IsaOption = "native",
     quick: Annotated[bool, typer.Option("--quick", help="Small scans; not for publication.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
 ) -> None:
@@ -76,13 +84,13 @@ def disk_command(
     if unknown := set(part or ()) - set(disk.PARTS):
         raise typer.BadParameter(f"expected {', '.join(disk.PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
     sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "smalls": 2} if quick else {}
-    path = results / "disk-native.json"
+    path = results / f"disk-{isa}.json"
     for count in threads or (2, 1):
         for name in part or disk.PARTS:
-            typer.echo(f"measuring {name}, {count} thread(s) ...")
+            typer.echo(f"measuring {name}, {count} thread(s), {isa} ...")
             found = machine.describe()
-            row = measure.in_process("disk", "native", count, rounds=rounds, parts=[name], **sizes)
-            record(path, found, merged(path, found, row), rounds=rounds)
+            row = measure.in_process("disk", isa, count, rounds=rounds, parts=[name], **sizes)
+            record(path, found, merged(path, found, row), isa=isa, rounds=rounds)
     if results == RESULTS:
         _write_readme()
 

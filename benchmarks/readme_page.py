@@ -33,7 +33,7 @@ def page(results: dict[str, Any], other: dict[str, Any]) -> str:
         other_cores=section("cores", tables.cores, title=False, results=other),
         other_networks=section("network", tables.networks, title=False, results=other),
         startup=section("startup", tables.startup, title=False),
-        disk=section("disk", tables.disk, title=False),
+        disk=section("disk", tables.disk),
         nnunet=section("nnunet", tables.nnunet, title=False),
         int8=tables.int8(results["int8"]) if "int8" in results else "Not measured yet.",
         resolutions=tables.resolutions(results.get("resolutions")),
