@@ -86,7 +86,8 @@ TISSUES = (
 WHITE_MATTER = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 2)
 LESION = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 25)
 # What holds myelin towards its edges: nuclei and stem. Cortex does so too, but is as thin as a voxel or two.
-DEEP = np.array([tissue.structure in ("thalamus", "caudate", "putamen", "pallidum", "brainstem", *STRUCTURES[9:13]) for tissue in TISSUES])
+_NUCLEI = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "ventral diencephalon", "accumbens")
+DEEP = np.array([tissue.structure in (*_NUCLEI, "brainstem") for tissue in TISSUES])
 AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
