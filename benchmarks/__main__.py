@@ -83,7 +83,7 @@ def disk_command(
     """
     if unknown := set(part or ()) - set(disk.PARTS):
         raise typer.BadParameter(f"expected {', '.join(disk.PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
-    sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "smalls": 2} if quick else {}
+    sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "head": (8, 96, 96), "smalls": 2} if quick else {}
     path = results / f"disk-{isa}.json"
     for count in threads or (2, 1):
         for name in part or disk.PARTS:

@@ -30,12 +30,19 @@ from .startup import COMMAND
 CT = (150, 512, 512)  # Z, H, W
 SMALL, SMALLS = (64, 67, 79), 48
 DEEP = (300, 512, 512)  # whose memory is measured
-SEGMENTER, SMALL_SEGMENTER = "brain-flair", "hippocampus"
-PARTS = ("one", "many", "deep")  # a large scan, many small ones, the memory of a very large one
+HEAD = (256, 256, 256)  # of 1 mm
+SEGMENTER, SMALL_SEGMENTER, HEAD_SEGMENTER = "brain-flair", "hippocampus", "brain"
+PARTS = ("one", "many", "deep", "head")  # a large scan, many small ones, the memory of a very large one, a whole head
 
 
 def measure(
-    threads: int, rounds: int, parts: Sequence[str] = PARTS, ct: Sequence[int] = CT, deep: Sequence[int] = DEEP, smalls: int = SMALLS
+    threads: int,
+    rounds: int,
+    parts: Sequence[str] = PARTS,
+    ct: Sequence[int] = CT,
+    deep: Sequence[int] = DEEP,
+    head: Sequence[int] = HEAD,
+    smalls: int = SMALLS,
 ) -> dict[str, Any]:
     """Time the command, its slices and the peer.
 
@@ -47,8 +54,8 @@ def measure(
         Of turns, after one that fills the caches.
     parts : sequence of str
         Out of `PARTS`.
-    ct, deep : (Z, H, W)
-        Of the scan that is timed, and of the one whose memory is measured.
+    ct, deep, head : (Z, H, W)
+        Of the scan that is timed, of the one whose memory is measured, and of the one that is taken for a head.
     smalls : int
         Small volumes in one call.
 
@@ -56,9 +63,10 @@ def measure(
     -------
     dict
         ``one`` and ``many``: seconds of ``command``, ``slices`` (in `Model.predict`, in a process of their own) and, where OpenVINO
-        is there, ``peer``, as `measure.summarise` gives them, and ``dice`` of its mask with ours; ``deep``: peak and volume in bytes.
+        is there, ``peer``, as `measure.summarise` gives them, and ``dice`` of its mask with ours; ``deep``: peak and volume in bytes;
+        ``head``: seconds, and ``peak``.
     """
-    found: dict[str, Any] = {"threads": threads, "ct": list(ct), "deep_shape": list(deep), "smalls": smalls}
+    found: dict[str, Any] = {"threads": threads, "ct": list(ct), "deep_shape": list(deep), "head_shape": list(head), "smalls": smalls}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in parts:
@@ -78,6 +86,10 @@ def measure(
         if "deep" in parts:
             phantom.save(phantom.make(shape=(deep[0], deep[1], deep[2]))[0], folder / "deep" / "scan.nii.gz")
             found["deep"] = {"peak": _command(folder / "deep", SEGMENTER, threads)["peak"], "volume": 2 * int(np.prod(deep))}
+        if "head" in parts:
+            phantom.save(phantom.make(shape=(head[0], head[1], head[2]))[0], folder / "head" / "scan.nii.gz")
+            taken = [_command(folder / "head", HEAD_SEGMENTER, threads) for _ in range(rounds + 1)][1:]
+            found["head"] = summarise([one["seconds"] for one in taken]) | {"peak": max(one["peak"] for one in taken)}
     return found
 
 

@@ -157,6 +157,9 @@ def disk(rows: Sequence[Row]) -> str:
             shape = "x".join(map(str, row["deep_shape"][::-1]))
             over = f"{peak - volume:.0f} MB more"
             shown.append([f"peak memory of the command, {shape} int16", n, f"{peak:.0f} MB", f"{volume:.0f} MB is the volume", over])
+        if "head" in row:
+            shape, peak = "x".join(map(str, row["head_shape"][::-1])), row["head"]["peak"] / 1e6
+            shown.append([f"`monet-edge segment` of {shape} voxels of 1 mm, `brain`", n, seconds(row["head"]), "", f"peak {peak:.0f} MB"])
     return table(["whole process, warm kernels, medians (minima)", "", "takes", "beside", "which is"], shown)
 
 

@@ -73,10 +73,11 @@ def test_a_second_core_is_measured_against_one_in_the_same_rounds():
 
 @pytest.mark.slow
 def test_the_command_is_measured_beside_its_slices_and_a_peer():
-    found = disk.measure(threads=1, rounds=1, ct=(6, 96, 96), deep=(8, 96, 96), smalls=2)
+    found = disk.measure(threads=1, rounds=1, ct=(6, 96, 96), deep=(8, 96, 96), head=(8, 96, 96), smalls=2)
     assert all(found[part][title]["rounds"] == 1 for part in ("one", "many") for title in ("command", "slices"))
     assert found["one"].get("dice", 1) > 0.9  # a fast wrong answer would show; without OpenVINO there is no peer
     assert found["deep"]["peak"] > found["deep"]["volume"] == 2 * 8 * 96 * 96
+    assert found["head"]["median"] > 0 and found["head"]["peak"] > 0
 
 
 def test_the_whole_way_is_told_as_times_of_its_slices():
