@@ -25,7 +25,12 @@ OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores
 SHORT = "short"  # folder in RESULTS: trainings by the paper's recipe with epochs of once over all slices
 PARTS = ("network", "layers", "cores", "startup")
 ARCHIVE = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")  # each recorded apart, so that one can be repeated
-TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
+TITLES = {
+    "native": "Every instruction this CPU has",
+    "avx512": "Both sides held to AVX-512, without AMX",
+    "avx2": "Both sides held to AVX2",
+    "sse4.2": "Both sides held to SSE4.2",
+}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -43,11 +43,11 @@ def _bits(v: Vectors, value: int) -> ir.Constant:
     return ir.Constant(v.integers, [value] * v.isa.lanes)
 
 
-def _split_line(v: Vectors, first: Any, second: Any, target: Any, offset: int = 0) -> None:
+def _split_line(v: Vectors, first: Any, second: Any, target: Any) -> None:
     """Two vectors to a line of each of three tiles, number by number in turn."""
     for part, (low, high) in enumerate(zip(_split(v, v.load(first)), _split(v, v.load(second)), strict=True)):
         line = v.builder.or_(v.builder.lshr(low, _bits(v, 16)), high)
-        v.store(v.builder.bitcast(line, v.type), target, offset + part * TILE)
+        v.store(v.builder.bitcast(line, v.type), target, part * TILE)
 
 
 class _Tiles:
@@ -164,8 +164,12 @@ def _multiply(v: Vectors, tiles: _Tiles, count: int, first: Any, depth: Any, pai
         return v.at(v.at(u, builder.mul(builder.lshr(column, v.integer(5)), panel)), builder.add(inside, v.times(first, step)))
 
     def split_weights(u: Any, target: Any, begin: int, end: int) -> None:
-        for k in range(begin, end):
-            _split_line(v, v.at(u, k * line), v.at(u, (k + BLOCK) * line), target, k * BYTES)
+        def k(_: Any, carried: list[Any]) -> list[Any]:
+            u, target = carried
+            _split_line(v, u, v.at(u, BLOCK * line), target)
+            return [v.at(u, line), v.at(target, BYTES)]
+
+        v.loop(v.integer(end - begin), 1, [v.at(u, begin * line), v.at(target, begin * BYTES)], k)
 
     def column(index: Any, carried: list[Any]) -> list[Any]:
         start = column_start(index)
