@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import string
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,8 @@ import typer
 from monet_edge.model import Model
 from monet_edge.weights import load as load_weights
 
-from . import chart, disk, int8, machine, measure, network, paper, paper_page, peers, tables
+from . import chart, disk, int8, machine, measure, network, paper, paper_page, peers, readme_page, tables
+from .readme_page import ARCHIVE
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -24,21 +24,23 @@ HELD_ROUNDS = 60  # the same under an older instruction set: two minutes
 OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
 SHORT = "short"  # folder in RESULTS: trainings by the paper's recipe with epochs of once over all slices
 PARTS = ("network", "layers", "cores", "startup")
-ARCHIVE = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")  # each recorded apart, so that one can be repeated
-TITLES = {
-    "native": "Every instruction this CPU has",
-    "avx512": "Both sides held to AVX-512, without AMX",
-    "avx2": "Both sides held to AVX2",
-    "sse4.2": "Both sides held to SSE4.2",
-}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _known_isa(isa: str) -> str:
+    if isa not in machine.ISAS:
+        raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}")
+    return isa
+
+
+IsaOption = Annotated[str, typer.Option(callback=_known_isa, help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")]
 
 
 @app.callback(invoke_without_command=True)
 def run(
     context: typer.Context,
-    isa: Annotated[str, typer.Option(help=f"Instruction set for both sides: {', '.join(machine.ISAS)}.")] = "native",
+    isa: IsaOption = "native",
     quick: Annotated[bool, typer.Option("--quick", help="A few rounds only; not for publication.")] = False,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(PARTS)}.")] = None,
     seconds: Annotated[int, typer.Option(min=2, help="Of taking turns, for all runners of a network together.")] = SECONDS,
@@ -48,8 +50,6 @@ def run(
     """Measure us and the peers, interleaved, and write README.md."""
     if context.invoked_subcommand:
         return
-    if isa not in machine.ISAS:
-        raise typer.BadParameter(f"expected one of {', '.join(machine.ISAS)}, found {isa}", param_hint="--isa")
     steps = {
         "network": lambda: _networks(isa, 2 if quick else seconds),
         "layers": lambda: _layers(isa, quick),
@@ -73,6 +73,7 @@ def disk_command(
     rounds: Annotated[int, typer.Option(min=1, help="Of turns, after one that fills the caches.")] = 5,
     part: Annotated[list[str] | None, typer.Option(help=f"Measure only this part, repeatable: {', '.join(disk.PARTS)}.")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable. Default: 2 and 1.")] = None,
+    isa: IsaOption = "native",
     quick: Annotated[bool, typer.Option("--quick", help="Small scans; not for publication.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON; the page is written from its default only.")] = RESULTS,
 ) -> None:
@@ -83,13 +84,13 @@ def disk_command(
     if unknown := set(part or ()) - set(disk.PARTS):
         raise typer.BadParameter(f"expected {', '.join(disk.PARTS)}, found {', '.join(sorted(unknown))}", param_hint="--part")
     sizes: dict[str, Any] = {"ct": (6, 96, 96), "deep": (8, 96, 96), "smalls": 2} if quick else {}
-    path = results / "disk-native.json"
+    path = results / f"disk-{isa}.json"
     for count in threads or (2, 1):
         for name in part or disk.PARTS:
-            typer.echo(f"measuring {name}, {count} thread(s) ...")
+            typer.echo(f"measuring {name}, {count} thread(s), {isa} ...")
             found = machine.describe()
-            row = measure.in_process("disk", "native", count, rounds=rounds, parts=[name], **sizes)
-            record(path, found, merged(path, found, row), rounds=rounds)
+            row = measure.in_process("disk", isa, count, rounds=rounds, parts=[name], **sizes)
+            record(path, found, merged(path, found, row), isa=isa, rounds=rounds)
     if results == RESULTS:
         _write_readme()
 
@@ -126,7 +127,7 @@ def int8_command(
 
 
 def _write_readme() -> None:
-    (HERE / "README.md").write_text(readme(load(RESULTS), load(RESULTS / OTHER)), encoding="utf-8")
+    (HERE / "README.md").write_text(readme_page.page(load(RESULTS), load(RESULTS / OTHER)), encoding="utf-8")
 
 
 @app.command("resolutions")
@@ -156,7 +157,7 @@ def spacing_command(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the runs; the same one to go on.")],
     results: Annotated[Path, typer.Option(help="Folder of the recorded JSON.")] = RESULTS,
 ) -> None:
-    """Train two small networks, squeezed and in millimetres, and score them on other scanners' scans: 20 minutes on one core.
+    """Train two small networks, squeezed and in millimetres, and score them on other scanners' scans: 10 minutes on one core.
 
     Its table is in docs/tutorial.md: python docs/generate.py tutorial.md.
     """
@@ -182,7 +183,7 @@ def archive_command(
         found = machine.describe()
         record(results / f"archive-{name}.json", found, measure.in_process("archive", "native", 2, part=name, quick=quick, rounds=rounds))
     if results == RESULTS:
-        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+        _write_readme()
 
 
 @app.command("nnunet")
@@ -200,7 +201,7 @@ def nnunet_command(
             rows.append(measure.in_process("nnunet", "native", threads, patch=side, **given))
     record(results / "nnunet-native.json", found, rows)
     if results == RESULTS:
-        (HERE / "README.md").write_text(readme(load(results), load(results / OTHER)), encoding="utf-8")
+        _write_readme()
 
 
 @app.command("paper")
@@ -335,44 +336,6 @@ def load(folder: Path) -> dict[str, Any]:
 def pictures(folder: Path) -> set[str]:
     """Names of the recorded pictures."""
     return {path.name for path in folder.glob("*.png")}
-
-
-def readme(results: dict[str, Any], other: dict[str, Any]) -> str:
-    """README.md: the template with a table in every place that has results, of the first machine and the other."""
-
-    def section(part: str, write: Any, title: bool = True, results: dict[str, Any] = results) -> str:
-        texts = []
-        for isa in machine.ISAS:
-            found = results.get(f"{part}-{isa}")
-            if found:
-                head = f"### {TITLES[isa]}\n\n" if title else ""
-                texts.append(f"{head}{write(found['rows'])}\n\n{tables.caption(found['machine'])}")
-        return "\n\n".join(texts) or "Not measured yet."
-
-    text = string.Template((HERE / "template.md").read_text()).substitute(
-        targets=tables.targets(results, other),
-        networks=section("network", tables.networks),
-        layers=section("layers", lambda rows: f"{tables.proof(rows['proof'])}\n\n{tables.layers(rows['layers'])}"),
-        cores=section("cores", tables.cores),
-        other_cores=section("cores", tables.cores, title=False, results=other),
-        other_networks=section("network", tables.networks, title=False, results=other),
-        startup=section("startup", tables.startup, title=False),
-        disk=section("disk", tables.disk, title=False),
-        nnunet=section("nnunet", tables.nnunet, title=False),
-        int8=tables.int8(results["int8"]) if "int8" in results else "Not measured yet.",
-        resolutions=tables.resolutions(results.get("resolutions")),
-        archive=_archive(results),
-    )
-    return text.rstrip() + "\n"
-
-
-def _archive(results: dict[str, Any]) -> str:
-    """The table of runs over many scans, of the parts that are recorded, each machine beneath once."""
-    found = {name: results[f"archive-{name}"] for name in ARCHIVE if f"archive-{name}" in results}
-    if not found:
-        return "Not measured yet."
-    captions = {part["machine"]["cpu"]: tables.caption(part["machine"]) for part in found.values()}
-    return "\n\n".join([tables.archive({name: part["rows"] for name, part in found.items()}), *captions.values()])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From disk to disk: the whole command as a process, beside the time of its slices, and beside the same job as a user would write it.
 
 Every figure is that of a fresh process with its kernels compiled already; contestants take turns, in one run, one after the other.
+What they are held to, instruction set and threads of every library, they inherit from the process that measures.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from scipy import ndimage
 
 from monet_edge.intensities import measure
 from monet_edge.model import Model
+from monet_edge.registry import shipped
 from monet_edge.volume import Voxels
 from monet_edge.weights import load as load_weights
-from monet_edge.weights import shipped
 from monet_train.dataset import Case, Dataset, load, read
 from monet_train.evaluate import as_scans
 from monet_train.labels import match

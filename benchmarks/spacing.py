@@ -46,9 +46,9 @@ def settings_of(prepared: Prepared, spacing: float, size: int = SIZE, epochs: in
 
 
 def trained(settings: Settings, prepared: Prepared, part: Split, folder: Path) -> Model:
-    """A network trained so, as its weights file; a run that was finished before is taken as it is."""
+    """A network trained so, as its weights file; a run that was finished before is taken as it is, one that was stopped goes on."""
     if not (folder / "final.safetensors").exists():
-        fit(settings, prepared, part, folder, device="cpu")
+        fit(settings, prepared, part, folder, resume=True, device="cpu")
     path = folder / "model.safetensors"
     fold_run(folder, Source.of(prepared), {}, {}).write(path)
     return Model(weights.load(path))

@@ -11,8 +11,9 @@ from . import fingerprint, preprocess
 from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
+from .registry import shipped
 from .volume import Scan, orient
-from .weights import Weights, load, shipped
+from .weights import Weights, load
 
 
 def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:

@@ -60,6 +60,8 @@ def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Write several files that belong together, replacing what is there: all of them, or none and everything is as before.
 
+    Of two processes that write the same files at once the second waits: what is there in the end is all of one.
+
     Raises
     ------
     OutputError
@@ -69,6 +71,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         refuse_special(path)
     replaced: dict[Path, Path | None] = {}
     with ExitStack() as stack:
+        for folder in sorted({path.parent for path in contents}):
+            _hold(folder, stack)
         try:
             new = {path: _temporary(path, content, stack) for path, content in contents.items()}
             old = {path: _backup(path, stack) if path.exists() else None for path in contents}
@@ -85,6 +89,14 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 paths = ", ".join(map(str, contents))
                 raise OutputError(f"{paths}: cannot be written: {error.strerror or error}; all are as they were") from None
             raise
+
+
+def _hold(folder: Path, stack: ExitStack) -> None:
+    """Wait until nobody else holds a folder, and hold it; no file tells of it. Where folders have no locks, as on Windows, nobody waits."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)
+        system.lock(handle)
 
 
 def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:

@@ -47,7 +47,7 @@ class Grid:
         next one. Beyond either end of the volume its last slice repeats.
         """
         places = (min(max(z + away, 0), depth - 1) for away in self.neighbours)
-        return [(floor(place), np.float32(place - floor(place))) for place in places]
+        return [(int(place), np.float32(place % 1)) for place in places]
 
 
 def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid:

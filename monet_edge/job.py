@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .channels import case_name
+from .channels import case_images, case_name
 from .errors import OutputError
 from .files import missing, refuse_input
 from .formats import Header, peek, stem, writer
@@ -29,7 +29,7 @@ class Job:
     sidecar : mapping or None
         What a .json beside the mask says of it, in a data set of BIDS.
     others : tuple of Path
-        For models that take several images of a case, those after ``scan``, in their order.
+        For models that take several images of a case, those after ``scan``, in their order; none if ``scan`` holds them all.
     """
 
     scan: Path
@@ -79,7 +79,7 @@ def make_job(scan: Path, output: Path | None, options: Options, others: tuple[Pa
     )
 
 
-def check_job(job: Job, options: Options, modality: str = "") -> Header:
+def check_job(job: Job, options: Options, modality: str = "", images: int = 1) -> Header:
     """Refuse before any work what could not be done or written after it; gives the first scan's header, for whoever reads on.
 
     Parameters
@@ -88,17 +88,18 @@ def check_job(job: Job, options: Options, modality: str = "") -> Header:
     options : Options
     modality : str
         Of the model, in its own words: see `formats.peek`.
+    images : int
+        That the model takes of a case.
 
     Raises
     ------
     ScanError
-        If a scan is not there, or its header not that of a scan: said first, a mistyped folder is not the result's.
+        If a scan is not there, its header not that of a scan, or the case not whole: said first, a mistyped folder is not the result's.
     OutputError
         If a result is an input itself, exists already, or cannot be written where it should go.
     """
     header = peek(job.scan, options.series, modality)
-    for other in job.others:
-        peek(other)
+    case_images([header, *map(peek, job.others)], images, options.volume)
     check = writer(str(job.mask), job.format).check
     if check is not None:
         check(header)

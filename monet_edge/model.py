@@ -14,7 +14,7 @@ import numpy as np
 
 from . import formats, limits, preprocess
 from .about import DEFAULT
-from .channels import case_files
+from .channels import case_files, case_images
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .inputs import Inputs
@@ -161,7 +161,8 @@ class Model:
         Parameters
         ----------
         image : nibabel image, str or Path, or a sequence of them
-            Of a model that takes several images of a case: all in their order, or the path of one of them, see `channels`.
+            Of a model that takes several images of a case: all in their order, the path of one of them, see `channels`, or one image
+            or file whose volumes they are.
         volume, threshold, flip, spacing :
             As in `Options`.
 
@@ -201,9 +202,19 @@ class Model:
             return self.read_case([formats.peek(Path(file)) for file in images], options)
         if options.volume is not None:
             raise ScanError("volume chooses one of a file's; of an image in memory give one volume: image.slicer[..., volume]")
-        scans = tuple(map(formats.from_image, images))
+        if len(images) == 1 < self.images and len(getattr(images[0], "shape", ())) == 4:
+            scans = self._volumes(images[0])
+        else:
+            scans = tuple(map(formats.from_image, images))
         self._demand_memory(scans, "segmenting the image", options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans
+
+    def _volumes(self, image: nibabel.spatialimages.SpatialImage) -> tuple[Scan, ...]:
+        """The images of a case that are the volumes of one in memory."""
+        if image.shape[3] != self.images:
+            found = f"the model takes {self.images} images of a case, found {image.shape[3]} in an image of shape {image.shape}"
+            raise ScanError(found, f"Give a list of {self.images} images, or one of shape (X, Y, Z, {self.images}).")
+        return tuple(formats.from_image(image, number) for number in range(self.images))
 
     @property
     def images(self) -> int:
@@ -220,7 +231,7 @@ class Model:
         Parameters
         ----------
         headers : sequence of Header
-            From `formats.peek`, one for each of the model's `images`.
+            From `formats.peek`, one for each of the model's `images`, or one of a file that holds them all.
         options : Options
             Of which ``volume`` chooses one of several; others take memory, see `limits.peak`.
 
@@ -232,9 +243,13 @@ class Model:
             Naming the file, what is needed and what there is.
         """
         work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
+        images = case_images(headers, self.images, options.volume)
         if not begun:
-            self._demand_memory(headers, work, options)
-        scans = tuple(formats.read(header, options.volume) for header in headers)
+            self._demand_memory(images, work, options)
+        if len(images) > len(headers):
+            scans = formats.read_all(headers[0])
+        else:
+            scans = tuple(formats.read(header, options.volume) for header in headers)
         if begun:  # the first volume has found its memory already
             self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans

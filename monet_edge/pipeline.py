@@ -79,8 +79,8 @@ def segment(
     Parameters
     ----------
     scan : path, or a sequence of them
-        In any of `formats.FORMATS`. Of a model that takes several images of a case: all in their order, or one that is named as
-        nnU-Net names them (``case_0000.nii.gz``), beside which the others lie.
+        In any of `formats.FORMATS`. Of a model that takes several images of a case: all in their order, one that is named as
+        nnU-Net names them (``case_0000.nii.gz``), beside which the others lie, or a file that holds them as its volumes.
     output : path, optional
         The mask's file. Default: ``<stem>_seg.nii.gz`` beside the scan.
     model : str, path or Model
@@ -118,7 +118,7 @@ def segment(
     found = model.weights if isinstance(model, Model) else weights.load(model)
     files = case_files(Path(scans[0]), found.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
     job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
-    header = check_job(job, chosen, found.stated("modality"))
+    header = check_job(job, chosen, found.stated("modality"), found.preprocess.images)
     ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
 
@@ -138,7 +138,7 @@ def run(
     it others do meanwhile.
     """
     clock = _Clock()
-    header = header or check_job(job, options, model.weights.stated("modality"))
+    header = header or check_job(job, options, model.weights.stated("modality"), model.images)
     scans = model.read_case([header, *map(peek, job.others)], options)
     scan = scans[0]
     clock.lap("read")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+NAMED = 5  # structures that a line has room for, at most
 _SIDE = re.compile(r"(left|right)[ _-]+(?=\S)", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
 

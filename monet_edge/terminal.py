@@ -165,7 +165,7 @@ class RunProgress:
             self._show()
         if self._bar is not None and self._ended == self._count:
             self._bar.stop()
-        if self._bar is None and not self._quiet and time.monotonic() > self._said + self.EVERY:
+        if self._bar is None and not self._quiet and self._ended < self._count and time.monotonic() > self._said + self.EVERY:
             self._said = time.monotonic()
             print(f"{self._ended:,} of {self._count:,} scans, {self._left()}", file=sys.stderr, flush=True)
 

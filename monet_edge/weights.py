@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,10 @@ from . import limits, sides
 from . import preprocess as _preprocess
 from . import quality as _quality
 from . import spec as _spec
-from .about import DEFAULT
 from .errors import ModelError, ResourceError
-from .files import atomic_write, missing
+from .files import atomic_write
 from .nnunet import record as _nnunet
+from .registry import find
 from .tensors import Tensors
 
 FORMAT = "monet-edge"
@@ -42,7 +41,6 @@ KEPT = 16 << 20  # of a larger file no tensors are kept in memory: to read a MoN
 MAX_HEADER = 4 << 20  # bytes of JSON; Attention U-Net's are 20 KB
 MAX_VALUE = 1 << 32  # floats of one value of the network, 16 GB; U-Net-64 at 4096x4096 makes 2e9
 MAX_MACS = 1e13  # a slice; U-Net-64 at 1024x1024 has 7.7e11, some ten seconds
-NAMED = 5  # structures in a title, at most
 Record = _preprocess.Preprocess | _nnunet.Record
 _TEXTS = ("format", "spec", "preprocess", "fingerprint", "provenance")
 
@@ -97,8 +95,8 @@ class Weights:
 
     @property
     def contents(self) -> str:
-        """Its structures in a few words: a title has room for `NAMED` of them, of more it tells how many."""
-        return ", ".join(self.structures) if len(self.structures) <= NAMED else f"{len(self.structures)} structures"
+        """Its structures in a few words: a title has room for `sides.NAMED` of them, of more it tells how many."""
+        return ", ".join(self.structures) if len(self.structures) <= sides.NAMED else f"{len(self.structures)} structures"
 
     @property
     def structures(self) -> list[str]:
@@ -151,48 +149,6 @@ class Weights:
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
         return found
-
-
-def shipped() -> dict[str, Path]:
-    """The models that come with the package, or as the package ``monet-edge-weights`` beside it, by name; the default one first."""
-    here = Path(__file__).parent
-    beside = find_spec("monet_edge_weights")  # looked for, not imported: it holds files only
-    folders = [here / "shipped", *map(Path, beside.submodule_search_locations or () if beside else ()), here.parent / "weights"]
-    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
-    found = {path.stem: path for path in folder.glob("*.safetensors")}
-    return {name: found[name] for name in sorted(found, key=lambda name: (name != DEFAULT, name))}
-
-
-def find(model: str) -> Path:
-    """The file of a shipped model's name, of a path, or the only one in a folder, as model hubs keep it.
-
-    Raises
-    ------
-    ModelError
-        If it is none of these.
-    """
-    models = shipped()
-    names = ", ".join(models) or "none: pip install monet-edge-weights"
-    if model in models:
-        return models[model]
-    path = Path(model)
-    if model and os.path.isdir(path):
-        return _only(path)
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{model}: no such model. Shipped are {names}; or give the path of a .safetensors file.")
-    if not os.path.isfile(path):
-        raise ModelError(f"{path}: {missing(path)}. Shipped models are {names}.")
-    return path
-
-
-def _only(folder: Path) -> Path:
-    try:
-        files = sorted(folder.glob("*.safetensors"))
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    if len(files) != 1:
-        raise ModelError(f"{folder}: expected one .safetensors file in this folder, found {len(files)}; name the file")
-    return files[0]
 
 
 def load(model: str | Path) -> Weights:
@@ -253,7 +209,8 @@ def parse(name: str, raw: bytes) -> Weights:
         raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
     record = _read_record(metadata["preprocess"])
-    fingerprint = _read_fingerprint(metadata["fingerprint"], record.images)
+    looks = _json(metadata["fingerprint"], "its fingerprint")
+    fingerprint = None if looks is None else _fingerprint.from_record(looks, record.images)
     provenance = _provenance(metadata["provenance"])
     _codes.check(provenance.get("codes", {}), record.labels)
     _quality.check(provenance.get("quality", {}), record.labels)
@@ -275,11 +232,18 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) ->
     return digest.hexdigest()
 
 
-def _read_record(text: str) -> Record:
+def _json(text: str, what: str) -> Any:
+    """What a text says; NaN, which Python's reader takes, is no JSON."""
     try:
         found = json.loads(text)
+        json.dumps(found, allow_nan=False)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"the preprocessing record is not JSON: {error}") from None
+        raise ModelError(f"{what} is not JSON: {error}") from None
+    return found
+
+
+def _read_record(text: str) -> Record:
+    found = _json(text, "the preprocessing record")
     if isinstance(found, dict) and found.get("way") == _nnunet.NAME:
         return _nnunet.from_record(found)
     return _preprocess.from_json(text)
@@ -289,23 +253,11 @@ def _write_record(record: Record) -> str:
     return _nnunet.to_json(record) if isinstance(record, _nnunet.Record) else _preprocess.to_json(record)
 
 
-def _read_fingerprint(text: str, images: int) -> _fingerprint.Fingerprint | None:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"its fingerprint is not JSON: {error}") from None
-    return None if record is None else _fingerprint.from_record(record, images)
-
-
 def _provenance(text: str) -> dict[str, Any]:
-    try:
-        provenance = json.loads(text)
-        text = json.dumps(provenance, ensure_ascii=False, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"its provenance is not JSON: {error}") from None
+    provenance = _json(text, "its provenance")
     if not isinstance(provenance, dict):
         raise ModelError("its provenance must be a JSON object")
-    if not text.isprintable():
+    if not json.dumps(provenance, ensure_ascii=False).isprintable():
         raise ModelError("its provenance holds characters that cannot be printed")
     for key in ("modality", "licence", "dice"):
         if not isinstance(provenance.get(key, ""), str):

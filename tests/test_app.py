@@ -119,6 +119,7 @@ def test_a_model_of_several_labels_has_no_threshold():
     assert found.likely is None
     assert tell(found)["thresholds"] is None
     assert [label["name"] for label in tell(found)["labels"]] == ["anterior", "posterior"]
+    assert tell(found)["legend"] == [{"name": "anterior", "sides": [["", 1]]}, {"name": "posterior", "sides": [["", 2]]}]
 
 
 @pytest.mark.parametrize(

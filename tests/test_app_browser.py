@@ -16,7 +16,10 @@ import served
 
 from monet_edge import formats, load, phantom, weights
 from monet_edge.architectures import monet
+from monet_edge.report.statistics import measure
 from monet_edge.spec import fold_batchnorm
+from monet_edge.text import digits
+from monet_edge.volume.labels import colours
 
 pytestmark = pytest.mark.skipif(browser.FOUND is None, reason="no Chromium on this machine")
 EVIL = "<img src=x onerror=window.evil=1>\"'&"
@@ -25,7 +28,7 @@ TAB, ENTER = {"key": "Tab", "windowsVirtualKeyCode": 9}, {"key": "Enter", "windo
 
 def tiny(path, *labels):
     """A model of random weights."""
-    spec = fold_batchnorm(monet(classes=len(labels) if len(labels) > 1 else 1, filters=4, depth=1))
+    spec = fold_batchnorm(monet(classes=len(labels) + 1 if len(labels) > 1 else 1, filters=4, depth=1))
     provenance = {"modality": EVIL, "licence": EVIL, "dice": EVIL}
     weights.save(path, spec, random_tensors(spec), make_record(*labels), provenance)
     return path
@@ -34,7 +37,8 @@ def tiny(path, *labels):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return [tiny(folder / "tiny.safetensors", "blob"), tiny(folder / "evil.safetensors", EVIL)]
+    sided = tiny(folder / "sided.safetensors", "right part", "left part", "stem")
+    return [tiny(folder / "tiny.safetensors", "blob"), tiny(folder / "evil.safetensors", EVIL), sided]
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +230,19 @@ def test_labels_named_by_others_are_text(page, scan, tmp_path):
     finish(page)
     assert EVIL in text(page, "legend")
     assert EVIL in text(page, "table")
+
+
+def test_both_sides_of_a_structure_share_a_row(page, scan, models, tmp_path):
+    arrive(page, plain(scan, tmp_path))
+    page.click("input[value=sided]")
+    page.click("#run")
+    finish(page)
+    rows = page.run("[...document.querySelectorAll('#legend tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
+    read, names = formats.read(scan), ("right part", "left part", "stem")
+    ml = [digits(label.ml) for label in measure(read, load(models[2]).segment_scan(read).mask, names)]
+    assert rows == [["", "ml", "left", "right"], ["", "part", ml[1], ml[0]], ["", "stem", f"{ml[2]} ml"]]
+    shades = page.run("[...document.querySelectorAll('#legend tr:nth-child(2) rect')].map((box) => box.getAttribute('fill'))")
+    assert shades == [f"rgb({','.join(map(str, shade))})" for shade in colours(["right part", "left part"])]
 
 
 def test_a_broken_file_is_told_and_the_next_one_is_taken(page, scan, tmp_path):

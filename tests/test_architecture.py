@@ -62,7 +62,7 @@ FLOORS = [
     ["channels", "fingerprint", "phantom"],
     ["job"],
     ["bids"],
-    ["tensors"],
+    ["tensors", "registry"],
     ["weights"],
     ["doubts"],
     ["engine.fuse"],

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import __main__ as command
-from benchmarks import chart, cores, disk, machine, measure, ncnn_model, paper_page, peers, tables
+from benchmarks import chart, cores, disk, machine, measure, ncnn_model, paper_page, peers, readme_page, tables
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.spec import fold_batchnorm
 
@@ -110,7 +110,7 @@ def test_int8_is_told_with_how_far_its_masks_are():
 def test_pages_are_what_the_records_give():
     found = command.load(command.RESULTS)
     for page, text in (
-        ("README.md", command.readme(found, command.load(command.RESULTS / command.OTHER))),
+        ("README.md", readme_page.page(found, command.load(command.RESULTS / command.OTHER))),
         ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS), command.load(command.RESULTS / command.SHORT))),
     ):
         assert (command.HERE / page).read_text(encoding="utf-8") == text, (
@@ -119,7 +119,7 @@ def test_pages_are_what_the_records_give():
 
 
 def test_pages_without_results_say_so():
-    assert "Not measured yet." in command.readme({}, {})
+    assert "Not measured yet." in readme_page.page({}, {})
     page = paper_page.page({})
     assert paper_page.MISSING in page
     assert "| MoNet | 403,556 | 401,666 |" in page

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def test_both_are_trained_alike_and_scored_on_every_copy(folder, tmp_path):
     one, other = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("squeezed", "millimetres"))
     assert {key for key in one["preprocess"] if one["preprocess"][key] != other["preprocess"][key]} == {"spacing"}
     assert {key for key in one if one[key] != other[key]} == {"preprocess"}
+
+
+def test_a_training_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
+    def stop(row):
+        raise KeyboardInterrupt
+
+    size = {"size": 16, "mm": 3.6, "epochs": 2, "steps": 1}
+    monkeypatch.setattr(spacing, "fit", partial(spacing.fit, log=stop))
+    with pytest.raises(KeyboardInterrupt):
+        spacing.measured(folder, tmp_path, **size)
+    monkeypatch.undo()
+    assert len(spacing.measured(folder, tmp_path, **size)) == len(spacing.COPIES)
 
 
 def test_the_page_tells_what_is_recorded():

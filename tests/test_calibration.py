@@ -12,7 +12,7 @@ import synthetic
 from conftest import random_tensors
 from records import make_record
 
-from monet_edge import weights
+from monet_edge import registry, weights
 from monet_edge.architectures import monet
 from monet_edge.errors import ModelError
 from monet_edge.model import Model
@@ -146,12 +146,12 @@ def command(words):
     app(words, standalone_mode=False)
 
 
-@pytest.mark.parametrize("name", weights.shipped())
+@pytest.mark.parametrize("name", registry.shipped())
 def test_every_shipped_label_has_its_calibration_unless_the_card_says_why_not(name):
     found = weights.load(name)
     assert (
         set(found.quality) == set(found.preprocess.labels)
-        or "It does not hold elsewhere" in weights.find(name).with_suffix(".md").read_text()
+        or "It does not hold elsewhere" in registry.find(name).with_suffix(".md").read_text()
     )
 
 

@@ -18,6 +18,7 @@ from monet_edge import cli, formats, preprocess, weights
 from monet_edge.errors import DatasetError, ModelError, MonetError
 from monet_edge.inputs import Inputs, make_grid, network_input
 from monet_edge.intensities import measure
+from monet_edge.options import Options
 from monet_edge.preprocess import SLICINGS, Channel
 from monet_edge.volume import Voxels
 from monet_train import prepare as prepared_cases
@@ -281,6 +282,72 @@ def test_a_case_that_is_not_whole_is_refused_in_one_line(place, tmp_path, change
     assert done.exit_code == 2
     assert message in done.output
     assert [path.name for path in tmp_path.glob("*_seg*")] == []
+
+
+def as_volumes(place, name, folder, count=2):
+    """A case's files as the volumes of one."""
+    files = [nibabel.load(place / "data" / "imagesTr" / f"{name}_000{i}.nii.gz") for i in (0, 1)]
+    volumes = np.stack([files[i % 2].dataobj for i in range(count)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(volumes, files[0].affine, files[0].header), folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+def test_volumes_of_one_file_are_the_images_in_their_order(place, tmp_path):
+    """In a folder, by name, through Python, from memory: the mask of two files, byte for byte."""
+    model, names = place / "two.safetensors", ("case_000", "case_001")
+    ready = monet_edge.load(model, threads=1)
+    case = [formats.read(place / "data" / "imagesTr" / f"case_000_000{i}.nii.gz") for i in (0, 1)]
+    threshold = float(np.median(ready.segment_scan(case, Options(probabilities=True)).probability))  # so little a training finds nothing
+    options = ["--threshold", str(threshold), "--probabilities"]
+    for folder, take in (("files", shutil.copy), ("volumes", None)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            if take is None:
+                as_volumes(place, name, tmp_path / folder)
+            else:
+                [take(place / "data" / "imagesTr" / f"{name}_000{i}.nii.gz", tmp_path / folder) for i in (0, 1)]
+        words = ["segment", str(tmp_path / folder), "-m", str(model), "-o", str(tmp_path / f"{folder} out"), *options]
+        assert "2 of 2 scans segmented" in CliRunner().invoke(cli.app, words).output
+    made = [{path.name: path.read_bytes() for path in (tmp_path / f"{folder} out").iterdir()} for folder in ("files", "volumes")]
+    assert made[0] == made[1]
+    assert len(made[0]) == 4  # masks and probabilities
+    scan = tmp_path / "volumes" / "case_000.nii.gz"
+    done = CliRunner().invoke(cli.app, ["segment", str(scan), "-m", str(model), *options])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "volumes" / "case_000_seg.nii.gz").read_bytes() == made[0]["case_000_seg.nii.gz"]
+    monet_edge.segment(scan, tmp_path / "one.nii.gz", model=model, threshold=threshold, probabilities=True)
+    assert (tmp_path / "one.nii.gz").read_bytes() == made[0]["case_000_seg.nii.gz"]
+    image, mask = nibabel.load(scan), np.asarray(nibabel.load(tmp_path / "one.nii.gz").dataobj)
+    assert 0.3 < mask.mean() < 0.7
+    held = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header)
+    for given in (scan, image, held, [image.slicer[..., 0], image.slicer[..., 1]]):
+        assert np.array_equal(ready.segment(given, threshold=threshold).dataobj, mask)
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "message"),
+    [
+        (1, [], "takes 2 images of a case, found 1 volume in this file. Give one file of 2 volumes, or files named _0000 to _0001"),
+        (3, [], "takes 2 images of a case, found 3 volumes in this file"),
+        (2, ["--volume", "0"], "its 2 volumes are the images that the model takes of a case. Leave --volume out."),
+    ],
+)
+def test_a_file_of_other_volumes_than_images_is_refused_in_one_line(place, tmp_path, count, words, message):
+    path = as_volumes(place, "case_000", tmp_path, count)
+    done = CliRunner().invoke(cli.app, ["segment", str(path), "-m", str(place / "two.safetensors"), *words])
+    assert (done.exit_code, message in done.output, list(tmp_path.glob("*_seg*"))) == (2, True, []), done.output
+
+
+def test_an_image_in_memory_of_other_volumes_than_images_is_refused(place, tmp_path):
+    model = monet_edge.load(place / "two.safetensors", threads=1)
+    with pytest.raises(MonetError, match=r"takes 2 images of a case, found 3 in an image of shape .* one of shape \(X, Y, Z, 2\)"):
+        model.segment(nibabel.load(as_volumes(place, "case_000", tmp_path, 3)))
+
+
+def test_a_number_that_no_image_has_belongs_to_the_name(place, tmp_path):
+    path = as_volumes(place, "case_000", tmp_path).rename(tmp_path / "visit_2024.nii.gz")
+    outcome = monet_edge.segment(path, model=place / "two.safetensors")
+    assert outcome.job.mask.name == "visit_2024_seg.nii.gz"
 
 
 def shift(path):

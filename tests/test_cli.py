@@ -22,6 +22,7 @@ from scans import SHAPE, blob, image_of
 from typer.testing import CliRunner
 
 import monet_edge
+from monet_edge import registry, weights
 from monet_edge.cli import DISCLAIMER, app
 from monet_edge.errors import OutputError
 from monet_edge.options import Options
@@ -176,6 +177,8 @@ def test_models_and_info(weights_file):
     assert "brain-flair" in result.stdout
     assert "non-commercial" in result.stdout
     assert "│ 14 " in result.stdout  # structures of brain, too many to name
+    words = {word for path in registry.shipped().values() for word in re.findall(r"[^\s/]+", weights.load(path).contents)}
+    assert words <= {*re.findall(r"[^\s/]+", result.stdout)}  # none is broken
     result = runner.invoke(app, ["info", str(weights_file)])
     assert result.exit_code == 0
     assert monet_edge.load(weights_file).weights.sha256 in result.stdout

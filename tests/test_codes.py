@@ -7,7 +7,7 @@ import pytest
 from conftest import random_tensors
 from records import make_record
 
-from monet_edge import codes, weights
+from monet_edge import codes, registry, weights
 from monet_edge.architectures import monet
 from monet_edge.errors import ModelError
 from monet_edge.spec import fold_batchnorm
@@ -60,7 +60,7 @@ def test_codes_travel_in_the_weights_file_and_bad_ones_are_refused(tmp_path):
     assert not (tmp_path / "b.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", sorted(weights.shipped()))
+@pytest.mark.parametrize("name", sorted(registry.shipped()))
 def test_every_shipped_label_has_its_code(name):
     found = weights.load(name)
     assert found.codes == codes.pick(TABLE, found.preprocess.labels)

@@ -15,7 +15,7 @@ from conftest import DATA, needs_data
 from scans import ball, blob
 from typer.testing import CliRunner
 
-from monet_edge import formats, pipeline, weights
+from monet_edge import formats, pipeline, registry, weights
 from monet_edge.cli import app
 from monet_edge.errors import OutputError
 from monet_edge.model import load
@@ -209,7 +209,7 @@ def shipped_mask(request, shipped_name, tmp_path, rng):
     return tmp_path / "mask.dcm"
 
 
-@pytest.fixture(params=sorted(weights.shipped()))
+@pytest.fixture(params=sorted(registry.shipped()))
 def shipped_name(request):
     return request.param
 

@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import DEFAULT, DISCLAIMER, phantom, weights
+from monet_edge import DEFAULT, DISCLAIMER, phantom, registry
 from monet_edge.cli import app
 from monet_edge.model import Model
 from monet_train.federated.settings import Federation
@@ -74,7 +74,7 @@ def masked(text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEFAULT not in weights.shipped(), reason="the default model is not in this checkout")
+@pytest.mark.skipif(DEFAULT not in registry.shipped(), reason="the default model is not in this checkout")
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()
     assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
@@ -83,7 +83,7 @@ def test_the_printed_lines_are_what_is_printed(tmp_path):
 @pytest.fixture
 def beside_a_scan(tmp_path, monkeypatch):
     """In a folder with a phantom called scan.nii.gz."""
-    if DEFAULT not in weights.shipped():
+    if DEFAULT not in registry.shipped():
         pytest.skip("the default model is not in this checkout")
     monkeypatch.chdir(tmp_path)
     phantom.save(phantom.make()[0], tmp_path / "scan.nii.gz")
@@ -110,7 +110,7 @@ def test_the_example_of_every_public_name_runs(beside_a_scan, public):
 def test_links_lead_somewhere():
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            drawn = target.startswith("images/") and DEFAULT not in weights.shipped()  # with the default model
+            drawn = target.startswith("images/") and DEFAULT not in registry.shipped()  # with the default model
             if "://" not in target and not drawn:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
@@ -120,7 +120,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     """Every link between its pages and to a source leads somewhere, on the site too."""
     subprocess.run([sys.executable, ROOT / "docs" / "site.py", tmp_path / "site"], check=True)
     pages = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "site").glob("*.html")}
-    assert {f"model-{name}.html" for name in weights.shipped()} <= {*pages}
+    assert {f"model-{name}.html" for name in registry.shipped()} <= {*pages}
     for name, page in pages.items():
         assert DISCLAIMER in page, name
         assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', page), f"{name} loads something from elsewhere"
@@ -140,4 +140,4 @@ def test_the_shell_completes_commands_and_options(shell):
 def test_the_shell_completes_model_names():
     environment = {"_MONET_EDGE_COMPLETE": "complete_bash", "COMP_WORDS": "monet-edge info ", "COMP_CWORD": "2"}
     result = CliRunner().invoke(app, [], env=environment, prog_name="monet-edge")
-    assert result.output.split() == list(weights.shipped())
+    assert result.output.split() == list(registry.shipped())

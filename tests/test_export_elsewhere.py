@@ -7,7 +7,7 @@ import pytest
 from conftest import random_tensors, tiny_nnunet
 from records import make_record
 
-from monet_edge import Model, phantom, preprocess, weights
+from monet_edge import Model, phantom, preprocess, registry, weights
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.engine import Engine
 from monet_edge.errors import ModelError, OutputError
@@ -37,7 +37,7 @@ def run_onnx(raw, images):
     return session.run(["probabilities"], {"image": images})[0], session.get_modelmeta().custom_metadata_map
 
 
-@pytest.mark.parametrize("name", weights.shipped())
+@pytest.mark.parametrize("name", registry.shipped())
 def test_onnx_runtime_says_of_slices_what_we_say(name):
     model = Model(weights.load(name))
     slices = model.slices(phantom.to_image(phantom.make(shape=(12, 160, 160))[0]))[4:7]
@@ -74,7 +74,7 @@ def test_where_no_onnx_file_can_be_is_said_before_the_work(tmp_path, name):
 @pytest.fixture
 def released(tmp_path):
     """A shipped model as `export` leaves it: weights, splits, card."""
-    for path in weights.find("brain-flair").parent.glob("brain-flair.*"):
+    for path in registry.find("brain-flair").parent.glob("brain-flair.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path / "brain-flair.safetensors"
 

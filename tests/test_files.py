@@ -7,14 +7,26 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from monet_edge import system
 from monet_edge.errors import OutputError
 from monet_edge.files import atomic_write, check_folder, locked, write_together
 
 ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def held(folder):
+    handle = os.open(folder, os.O_RDONLY)
+    system.lock(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def write(path, content=b"new", overwrite=False, meanwhile=lambda: None):
@@ -227,6 +239,19 @@ def test_files_that_belong_together_need_no_links(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"old"
     write_together({tmp_path / "a": b"new"})
     assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_who_writes_files_that_belong_together_waits_for_another(tmp_path):
+    """Two exports to one output: not one's weights with the other's card."""
+    contents = {tmp_path / name: b"new" for name in "ab"}
+    with held(tmp_path):
+        writer = threading.Thread(target=write_together, args=(contents,))
+        writer.start()
+        writer.join(0.2)
+        assert writer.is_alive()
+        assert not list(tmp_path.iterdir())
+    writer.join(20)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == contents
 
 
 def test_a_folder_is_one_process_alone(tmp_path):

@@ -106,9 +106,9 @@ def toy_peek(path):
     return Header("toy", path, (32, 32, 4), 1, np.dtype(np.int16), OBLIQUE, False, None, (path,))
 
 
-def toy_read(header, volume):
+def toy_read(header, volumes):
     voxels = np.frombuffer(header.path.read_bytes()[len(MARK) :], np.int16).reshape(header.shape, order="F")
-    return Scan(header.path, voxels, 1.0, 0.0, header.affine, None, ())
+    return tuple(Scan(header.path, voxels, 1.0, 0.0, header.affine, None, ()) for _ in volumes)
 
 
 TOY = Format("toy", (".toy",), (), lambda path, start: start.startswith(MARK), toy_peek, toy_read)

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from monet_edge import formats
+from monet_edge import formats, weights
 from monet_edge.formats.nifti.label_table import extension
 from monet_edge.volume import labels
 
@@ -61,10 +61,36 @@ def test_blanks_fill_the_extension_up(length):
     assert (len(extension(("x" * length,))) + 8) % 16 == 0
 
 
-def test_eight_colours_and_then_again():
-    found = labels.colours([f"label {label}" for label in range(1, 10)])
-    assert len(set(found)) == 8
-    assert found[8] == found[0]
+def in_lab(colours):
+    """sRGB, 0 to 255, in CIE L*a*b* of 1976 under D65."""
+    shares = np.array(colours) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    matrix = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    white = linear @ np.transpose(matrix) / (0.95047, 1, 1.08883)
+    x, y, z = np.where(white > 0.008856, np.cbrt(white), 7.787 * white + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("names", "apart"),
+    [
+        (weights.load("brain").preprocess.labels, 13),
+        ([f"label {label}" for label in range(len(labels.COLOURS))], 12),
+        ([f"{side} part {part}" for part in range(len(labels.COLOURS)) for side in ("left", "right")], 8),
+    ],
+    ids=["brain", "all", "all, of two sides"],
+)
+def test_labels_have_colours_that_can_be_told_apart_and_from_grey(names, apart):
+    found = in_lab(labels.colours(names))
+    others = ~np.eye(len(found), dtype=bool)
+    assert np.linalg.norm(found[:, None] - found[None], axis=-1)[others].min() >= apart
+    assert np.hypot(found[:, 1], found[:, 2]).min() > 16
+    assert found[:, 0].min() > 45
+
+
+def test_after_the_last_colour_comes_the_first():
+    found = labels.colours([f"label {label}" for label in range(len(labels.COLOURS) + 1)])
+    assert found[-1] == found[0]
 
 
 def test_both_sides_of_a_structure_have_one_colour_the_right_one_paler():

@@ -91,14 +91,18 @@ def test_several_files_are_one_case_however_they_are_given(tmp_path, ready):
         assert np.array_equal(np.asarray(model.segment(given).dataobj), stored(MODELS / "channels" / "expected.nii.gz"))
     monet_edge.segment([first, second], tmp_path / "mask.nii.gz", model=model)
     assert np.array_equal(stored(tmp_path / "mask.nii.gz"), stored(MODELS / "channels" / "expected.nii.gz"))
+    one, two = map(nibabel.load, (first, second))
+    nibabel.save(nibabel.Nifti1Image(np.stack([one.dataobj, two.dataobj], axis=-1), one.affine, one.header), tmp_path / "both.nii.gz")
+    monet_edge.segment(tmp_path / "both.nii.gz", model=model)
+    assert (tmp_path / "both_seg.nii.gz").read_bytes() == (tmp_path / "mask.nii.gz").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["case_0000.nii.gz"], "case_0001.nii.gz: "),
-        (["case.nii.gz", "other.nii.gz"], "the model takes 2 images of a case, each a file with a name in _0000 to _0001"),
-        (["case_0002.nii.gz"], "a name in _0000 to _0001"),
+        (["case.nii.gz", "other.nii.gz"], "the model takes 2 images of a case, found 1 volume in this file"),
+        (["case_0002.nii.gz"], "or files named _0000 to _0001"),
     ],
 )
 def test_a_case_that_is_not_whole_is_refused_in_one_line(names, message, tmp_path, ready):
@@ -117,6 +121,10 @@ def test_images_of_different_grids_are_refused(ready):
     other = formats.from_image(nibabel.Nifti1Image(np.ones(scan.shape, np.int16), np.diag([1, 1, 1.2, 1])))
     with pytest.raises(ScanError, match=r"must have one grid: image 0 has .* 0\.8 x 1\.1 x 1\.2 mm, image 1 .*1 x 1 x 1\.2"):
         model.segment_scan([scan, other])
+    affine = scan.affine.copy()
+    affine[:3, 3] += 2 * affine[:3, 0]
+    with pytest.raises(ScanError, match="must lie in one place: image 1 lies 2 voxels from image 0 at a corner"):
+        model.segment_scan([scan, replace(scan, affine=affine)])
     with pytest.raises(ScanError, match="takes 2 images of a case, found 1"):
         model.segment_scan(scan)
 

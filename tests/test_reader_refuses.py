@@ -19,6 +19,7 @@ from monet_edge.formats import deflate
 def library(request, monkeypatch):
     """Both libraries that may inflate."""
     found = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
+    monkeypatch.setattr(deflate, "igzip_lib", None if found is zlib else deflate.igzip_lib)
     monkeypatch.setattr(deflate, "library", found)
     monkeypatch.setattr(deflate, "Error", found.error)
     return found

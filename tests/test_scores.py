@@ -15,7 +15,7 @@ from conftest import random_tensors
 from records import make_record
 from test_train_cli import call
 
-from monet_edge import weights
+from monet_edge import registry, weights
 from monet_edge.architectures import monet
 from monet_edge.errors import DatasetError, ModelError
 from monet_edge.spec import fold_batchnorm
@@ -112,7 +112,7 @@ def test_sides_as_one(model, data, pairs):
     assert sorted((pair.name, pair.predicted, pair.truth) for pair in found) == pairs
 
 
-@pytest.mark.parametrize("name", weights.shipped())
+@pytest.mark.parametrize("name", registry.shipped())
 def test_a_shipped_model_is_compared_as_before(name):
     found = weights.load(name)
     assert not found.merged

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from monet_edge import formats, load, phantom, weights
+from monet_edge import formats, load, phantom, registry, weights
 from monet_edge.options import Options
 from monet_edge.volume.labels import COLOURS
 
@@ -48,7 +48,7 @@ def finish(poll):
 def test_it_knows_the_models_their_labels_and_colours(runner):
     models, ending = runner.about(sys.executable)
     assert {one.name: [name for name, _ in one.labels] for one in models} == {
-        name: list(weights.load(path).preprocess.labels) for name, path in weights.shipped().items()
+        name: list(weights.load(path).preprocess.labels) for name, path in registry.shipped().items()
     }
     assert models[0].labels[0][1] == tuple(part / 255 for part in COLOURS[0])
     assert {one.name: one.binary for one in models}["hippocampus"] is False

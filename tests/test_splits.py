@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from monet_edge import weights
+from monet_edge import registry, weights
 from monet_edge.errors import DatasetError
 from monet_train.splits import BY_CASE, GIVEN, look_alikes, patients, read_rule, read_splits, rule_of, split
 from monet_train.synth.train import FOLDS
@@ -91,9 +91,9 @@ def test_a_split_from_elsewhere_may_not_part_a_patient():
     assert rule_of({"train": ["sub-01_ses-1"], "val": ["sub-02_ses-2"]}).startswith("by patient")
 
 
-@pytest.mark.parametrize("name", weights.shipped())
+@pytest.mark.parametrize("name", registry.shipped())
 def test_the_committed_splits_mean_what_they_did(name):
-    path = weights.find(name).with_suffix(".splits.json")
+    path = registry.find(name).with_suffix(".splits.json")
     (part,) = read_splits(path)
     names, rule = part["train"] + part["val"], read_rule(path)
     pattern = found[1] if (found := re.search("what `(.*)` finds in the names", rule)) else ""

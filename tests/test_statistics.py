@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +18,8 @@ from monet_edge.cli.shared import describe as one_line
 from monet_edge.job import Job
 from monet_edge.model import Segmentation
 from monet_edge.options import Options
-from monet_edge.report import page, preview
+from monet_edge.quality import Expected
+from monet_edge.report import page, preview, statistics
 from monet_edge.report.slices import Finding
 from monet_edge.report.statistics import axis_codes, describe, measure
 from monet_edge.runs import record
@@ -139,6 +141,20 @@ def test_a_mouses_volume_is_told_everywhere(tmp_path, monkeypatch, mm):
     (row,) = csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))
     assert told["ml"] == float(row["ml"]) == pytest.approx(ml, rel=1e-5)
     assert told["centroid_mm"] == pytest.approx(np.argwhere(mask).mean(0) * mm, rel=1e-2)
+
+
+def test_of_many_structures_each_has_a_line_and_of_many_scans_each():
+    names = [f"{side} part {n}" for n in range(6) for side in ("right", "left")] + ["stem"]
+    labels = [statistics.LabelStatistics(n, name, n, 10.0 * n - 9.5, *[None] * 6, ()) for n, name in enumerate(names, 1)]
+    labels[2], labels[3] = (replace(one, expected=Expected(0.8, low, low + 0.2)) for one, low in zip(labels[2:4], (0.7, 0.72), strict=True))
+    *lines, last = one_line(outcome(labels, times={"read": 1.0})).split("\n")
+    assert [line.split("  ")[0] for line in lines] == [*(f"part {n}" for n in range(6)), "stem"]
+    assert re.split(r"  +", lines[1]) == ["part 1", "20.5 ml right", "30.5 ml left", "Dice ≈ 0.70–0.92"]
+    assert lines[-1].split() == ["stem", "120.5", "ml"]
+    assert max(map(len, lines)) <= 80
+    assert last == "→ m.nii (1.0 s)"
+    labels[-1] = replace(labels[-1], voxels=0)
+    assert one_line(outcome(labels), alone=False) == "6 of 7 structures found → m.nii (0.0 s)"
 
 
 def test_a_tilted_gantrys_volume_is_its_determinant(monkeypatch):

@@ -172,7 +172,10 @@ REFUSED = {
     "name of another type": (forged(texts=edited(lambda ops: None, name=5)), "needs a name"),
     "record is no JSON": (forged(texts={"preprocess": "nope"}), "preprocessing record is not JSON"),
     "record with an unknown key": (forged(texts={"preprocess": '{"code": 1}'}), "exactly"),
-    "record with NaN": (forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("-3.0", "NaN")}), "low must be below high"),
+    "record with NaN": (
+        forged(texts={"preprocess": weights._preprocess.to_json(RECORD).replace("-3.0", "NaN")}),
+        "the preprocessing record is not JSON",
+    ),
     "record with a list for a percentile": (
         forged(texts={"preprocess": weights._preprocess.to_json(PERCENTILES).replace("2.0", "[]")}),
         "low must be below high",

@@ -13,7 +13,7 @@ from ..doubts import doubts, unlike
 from ..formats import Header
 from ..model import Model, Progress
 from ..options import Options
-from ..report.slices import Finding, window
+from ..report.slices import Finding, legend, window
 from ..report.statistics import describe, measure
 from ..volume import orient
 from ..volume.labels import colours
@@ -108,10 +108,12 @@ def tell(found: Found) -> dict[str, Any]:
     finding, weights = found.finding, found.weights
     shades = colours(weights.preprocess.labels)
     labels = [{**record, "colour": list(shade)} for record, shade in zip(describe(finding.labels), shades, strict=True)]
+    rows = [{"name": name, "sides": [[one.side, one.label.label] for one in entries]} for name, entries in legend(finding.labels)]
     bounds = None if found.likely is None else {"low": LOWEST, "high": HIGHEST, "own": weights.preprocess.threshold}
     return {
         "model": weights.name,
         "labels": labels,
+        "legend": rows,
         "warnings": list(finding.warnings),
         "window": [float(limit) for limit in finding.limits],
         "threshold": found.threshold,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MonetError
-from ..weights import load, shipped
+from ..registry import shipped
+from ..weights import load
 
 if TYPE_CHECKING:
     import uvicorn

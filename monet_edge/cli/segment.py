@@ -122,7 +122,7 @@ def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
         for job, became in run_all(plan, way, lambda task, done, total: progress.slices(task.job.mask, done, total)):
             progress.ended(job.mask)
             if not isinstance(became, Exception):
-                tell(became, quiet)
+                tell(became, quiet, alone=count == 1)
             elif debug:
                 raise became
             else:

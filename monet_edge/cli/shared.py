@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from ..options import Options, RunOptions
-from ..sides import structures
+from ..sides import NAMED, rows, side, structures
 from ..terminal import flag, make_app, progress_bar
 from ..text import printable, quantity
 
@@ -30,7 +30,7 @@ app = make_app("Segment medical scans on this computer's CPU, offline.")
 
 def model_names(incomplete: str) -> list[str]:
     """For the shell's completion."""
-    from ..weights import shipped
+    from ..registry import shipped
 
     return [name for name in shipped() if name.startswith(incomplete)]
 
@@ -76,11 +76,11 @@ def pick(record: type[T], options: dict[str, Any]) -> T:
     return record(**{field.name: options[field.name] for field in fields(record)})
 
 
-def tell(outcome: Outcome, quiet: bool) -> None:
-    """Print what became of a scan, and its warnings to standard error."""
+def tell(outcome: Outcome, quiet: bool, alone: bool = True) -> None:
+    """Print what became of a scan, the only one of its run or one of many, and its warnings to standard error."""
     warn(outcome.job.scan, outcome.warnings)
     if not quiet:
-        print(describe(outcome))
+        print(describe(outcome, alone))
 
 
 def warn(scan: Path, warnings: Iterable[str]) -> None:
@@ -89,11 +89,27 @@ def warn(scan: Path, warnings: Iterable[str]) -> None:
         print(f"monet-edge: {printable(f'{scan}: warning: {warning}')}", file=sys.stderr)
 
 
-def describe(outcome: Outcome) -> str:
-    """What became of a scan in one line: volumes, files, seconds."""
-    rows = structures([label.name for label in outcome.labels])
-    told = ", ".join(f"{name} {_each([outcome.labels[label - 1] for label in both])}" for name, both in rows)
-    return printable(f"{told} → {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+def describe(outcome: Outcome, alone: bool = True) -> str:
+    """What became of a scan: volumes, files, seconds. One line; where a model has many structures, one for each of a scan that is alone."""
+    names = [label.name for label in outcome.labels]
+    found = [(name, [outcome.labels[label - 1] for label in both]) for name, both in structures(names)]
+    went = printable(f"→ {', '.join(map(str, outcome.job.results))} ({outcome.seconds:.1f} s)")
+    if len(found) <= NAMED:
+        return printable(", ".join(f"{name} {_each(both)}" for name, both in found)) + f" {went}"
+    if not alone:
+        return f"{sum(any(label.voxels for label in both) for _, both in found)} of {len(found)} structures found {went}"
+    width = max(len(name) for name, _ in rows(names))
+    lines = [f"{name:{width}}{_line([outcome.labels[label - 1] for label in both])}" for name, both in rows(names)]
+    return "\n".join([*(printable(line.rstrip()) for line in lines), went])
+
+
+def _line(labels: list[LabelStatistics]) -> str:
+    """In columns: the volume of a structure, or of its two sides, and where the Dice of all of it can be expected to lie."""
+    at = [side(label.name)[0] if len(labels) > 1 else "" for label in labels]
+    volumes = [f"{quantity(label.ml, 'ml'):>11} {which:5}" for label, which in zip(labels, at, strict=True)]
+    known = [label.expected for label in labels if label.expected is not None]
+    dice = f"  Dice ≈ {min(one.low for one in known):.2f}–{max(one.high for one in known):.2f}" if known else ""
+    return f"{''.join(volumes):34}{dice}"
 
 
 def _each(labels: list[LabelStatistics]) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,16 +28,17 @@ def models(debug: DebugOption = False) -> None:
         from rich.console import Console
         from rich.table import Column, Table
 
-        from ..weights import load, shipped
+        from ..registry import shipped
+        from ..weights import load
 
-        first, last = Column("model", no_wrap=True), Column("use", no_wrap=True)  # on a narrow terminal the others give way
-        labels = Column("labels", overflow="fold")  # nothing of a name is cut off
-        table = Table(first, "modality", labels, "Dice", "licence", last, caption=DISCLAIMER)
+        first, last = Column("model", no_wrap=True), Column("licence", no_wrap=True)  # on a narrow terminal the others give way
+        labels = Column("labels", overflow="fold")  # nothing of a name is cut off; from 80 letters a line on no word is broken
+        table = Table(first, "modality", labels, "Dice", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
-            licence = weights.stated("licence").partition(" (")[0]
-            use = "non-commercial" if "NC" in licence else ""
-            table.add_row(name, weights.stated("modality"), weights.contents, weights.stated("dice"), licence, use)
+            licence = re.split(r" \(|;", weights.stated("licence"))[0]  # `info` and the card have all of it
+            lines = [*wrap(licence, 15), *(["non-commercial"] if "NC" in licence else [])]
+            table.add_row(name, weights.stated("modality"), weights.contents, weights.stated("dice"), "\n".join(lines))
         Console().print(table)
 
 
@@ -51,8 +54,9 @@ def info(
         import json
         from dataclasses import asdict
 
+        from ..registry import find
         from ..spec import count_floats, count_macs
-        from ..weights import find, load
+        from ..weights import load
 
         if timed and not plan:
             raise MonetError("--time shows its times in the table of --plan: give both")

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..spec import INPUT
 from .arena import Fields, Layout, Memory, arrange
 from .bands import cut, order, share
 from .codegen.step import ROOM, STEP
@@ -38,11 +37,15 @@ class Program:
 
     Attributes
     ----------
+    key : (int, int, int)
+        Height, width, threads.
     memory : Memory
     bands : list of array
         A stage's steps, each in the record of its algorithm: one for each band of rows.
     steps : list of array of STEP
         A thread's steps of all stages, in its order and with its scratch.
+    addresses : list of int
+        Where each thread's steps begin.
     states : int64 array
         Of the bands, where threads share them.
     """
@@ -55,17 +58,13 @@ class Program:
         stages = [(stage, plan.algorithm(stage)) for stage in plan.stages]
         self.states = share(stages, self.bands) if threads > 1 else np.zeros(0, np.int64)
         self.steps = [self._steps(thread, threads) for thread in range(threads)]
+        self.addresses = [steps.ctypes.data for steps in self.steps]
+        self.key = height, width, threads
 
     @property
     def output(self) -> np.ndarray:
         """Probabilities, (classes, H, W) float32, after a run and until the next."""
         return self.memory.output
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        """Height, width, threads."""
-        _, height, width = self.memory.shapes[INPUT]
-        return height, width, len(self.steps)
 
     def begin(self) -> np.ndarray:
         """Before every run: nothing is done yet. Gives the place of the image, (C, H, W) float32, which the caller fills."""

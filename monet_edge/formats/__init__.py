@@ -41,6 +41,7 @@ __all__ = [
     "list_series",
     "peek",
     "read",
+    "read_all",
     "seal",
     "stem",
     "to_image",
@@ -147,8 +148,17 @@ def read(scan: Path | Header, volume: int | None = None) -> Scan:
         )
     if volume is not None and not 0 <= volume < header.volumes:
         raise ScanError(f"{header.path}: has no volume {volume}; it has {header.volumes}, counted from 0")
-    found = next(format for format in FORMATS if format.name == header.format).read(header, volume or 0)
-    return replace(found, spacing_known=header.spacing_known)
+    return _read(header, (volume or 0,))[0]
+
+
+def read_all(header: Header) -> tuple[Scan, ...]:
+    """Read all volumes of a scan, in one pass through its file; raises what `read` does."""
+    return _read(header, range(header.volumes))
+
+
+def _read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
+    found = next(format for format in FORMATS if format.name == header.format).read(header, volumes)
+    return tuple(replace(scan, spacing_known=header.spacing_known) for scan in found)
 
 
 def writer(name: str | None = None, format: str | None = None) -> Writer:
@@ -182,10 +192,12 @@ def begin(header: Header, volume: int | None = None) -> Header:
     """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
 
     While the engine is imported and a model loaded: for a scan of 80 MB that is as long as inflating it. Where memory is short,
-    nothing is begun: whoever reads it then knows what all of the work takes, and says so.
+    nothing is begun: whoever reads it then knows what all of the work takes, and says so. Nor of several volumes while nobody has said
+    which: they may be the images of one case.
     """
     room = limits.available()
-    if room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED:
+    short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
+    if short or (volume is None and header.volumes > 1):
         return header
     begun: Future[Scan] = Future()
 

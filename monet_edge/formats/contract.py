@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,8 +90,8 @@ class Format:
     peek : callable
         ``peek(path)``: its `Header`.
     read : callable
-        ``read(header, volume)``: the volume of that number, from 0, which the header has; nothing is parsed a second time.
-        A ResourceError if the memory does not suffice.
+        ``read(header, volumes)``: the volumes of these numbers, from 0, which the header has, a Scan each; nothing is parsed a second
+        time. A ResourceError if the memory does not suffice.
     seal : callable, optional
         ``seal(path)``: the `Seal` of a result of ours, None for everything else; it raises nothing but an OSError. 100,000 files
         are looked at before a run: a tenth of a millisecond each, so no library parses them. Without it results are peeked at.
@@ -105,7 +105,7 @@ class Format:
     other_endings: tuple[str, ...]
     sniff: Callable[[Path, bytes], bool]
     peek: Callable[[Path], Header]
-    read: Callable[[Header, int], Scan]
+    read: Callable[[Header, Sequence[int]], tuple[Scan, ...]]
     seal: Callable[[Path], Seal | None] | None = None
     choose: Callable[[Path, str | None, str], Header] | None = None
 

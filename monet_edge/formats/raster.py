@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -91,8 +91,8 @@ def check_size(raster: Raster, size: int, packing: str) -> None:
         raise ScanError(f"the header promises {raster}, which {size:,} {what} cannot hold: it is corrupt")
 
 
-def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Read one volume, and the file to its end.
+def read(raster: Raster, version: tuple[int, ...], volumes: Sequence[int], spare: int = 0) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Read volumes in one pass through the file, to its end.
 
     Parameters
     ----------
@@ -100,15 +100,15 @@ def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) 
         Which has passed `check_size`.
     version : tuple of int
         Of its file, as it was then: see `Stream`.
-    volume : int
-        Which one, from 0.
+    volumes : sequence of int
+        Which ones, from 0, in their order.
     spare : int
         Bytes more than promised, as other programs leave them, that are passed over.
 
     Returns
     -------
-    voxels : (X, Y, Z) array
-        In native byte order, Fortran order, read-only; beyond float32 infinite.
+    voxels : list of (X, Y, Z) array
+        One for each volume: in native byte order, Fortran order, read-only; beyond float32 infinite.
     warnings : tuple of str
 
     Raises
@@ -116,7 +116,7 @@ def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) 
     ScanError
         If the file has changed, is damaged, or holds less or more.
     ResourceError
-        If the volume does not fit into memory.
+        If the volumes do not fit into memory.
     """
     skip = raster.skip
     if skip < 0:
@@ -127,14 +127,19 @@ def read(raster: Raster, version: tuple[int, ...], volume: int, spare: int = 0) 
         if skip < 0:
             _expect(raster, raster.bytes, raster.bytes + skip, ends)
         stream.skip(skip)
-        voxels = _allocate(raster)
-        _take(stream, raster, volume, voxels, ends)
+        found = {volume: _allocate(raster) for volume in volumes}
+        _take(stream, raster, found, ends)
         warnings = _finish(stream, raster, spare)
-    if not raster.dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(raster.dtype.newbyteorder("="))
+    return [_usable(voxels) for voxels in found.values()], warnings
+
+
+def _usable(voxels: np.ndarray) -> np.ndarray:
+    """As `read` gives them."""
+    if not voxels.dtype.isnative:
+        voxels = voxels.byteswap(inplace=True).view(voxels.dtype.newbyteorder("="))
     voxels = without_huge(voxels)
     voxels.flags.writeable = False
-    return voxels, warnings
+    return voxels
 
 
 @contextmanager
@@ -157,22 +162,27 @@ def _allocate(raster: Raster) -> np.ndarray:
         raise ResourceError(f"the volume needs {raster.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
 
 
-def _take(stream: Stream, raster: Raster, volume: int, voxels: np.ndarray, ends: str) -> None:
-    """Fill one volume; where several are interleaved, a chunk of all of them is read and one taken from it."""
+def _take(stream: Stream, raster: Raster, volumes: Mapping[int, np.ndarray], ends: str) -> None:
+    """Fill volumes; where all of the file's are interleaved, a chunk of all of them is read and those taken from it."""
     run = raster.run * raster.dtype.itemsize
-    period, target = run * raster.volumes, voxels.reshape(-1, order="F").view(np.uint8)
-    together = max(1, _CHUNK // period)  # runs
-    for at in range(0, len(target), together * run):
-        part = target[at : at + together * run]
-        before, wanted = at * raster.volumes, len(part) * raster.volumes
+    together = max(1, _CHUNK // (run * raster.volumes))  # runs
+    targets = {volume: voxels.reshape(-1, order="F").view(np.uint8) for volume, voxels in sorted(volumes.items())}
+    for at in range(0, raster.volume_bytes, together * run):
+        parts = {volume: target[at : at + together * run] for volume, target in targets.items()}
+        length = min(together * run, raster.volume_bytes - at)  # of each
+        before, wanted = at * raster.volumes, length * raster.volumes
         if raster.volumes > 1 and together > 1:
             data = stream.read(wanted)
             _expect(raster, wanted, len(data), ends, before)
-            part.reshape(-1, run)[:] = np.frombuffer(data, np.uint8).reshape(-1, raster.volumes, run)[:, volume]
+            runs = np.frombuffer(data, np.uint8).reshape(-1, raster.volumes, run)
+            for volume, part in parts.items():
+                part.reshape(-1, run)[:] = runs[:, volume]
             continue
-        found = stream.skip(volume * len(part))
-        found += stream.fill(part.data)
-        found += stream.skip(wanted - (volume + 1) * len(part))
+        found, passed = 0, 0
+        for volume, part in parts.items():
+            found += stream.skip((volume - passed) * length) + stream.fill(part.data)
+            passed = volume + 1
+        found += stream.skip((raster.volumes - passed) * length)
         _expect(raster, wanted, found, ends, before)
 
 

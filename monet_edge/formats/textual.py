@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,14 +86,15 @@ def peek(format: str, path: Path, parse: Callable[[Stream], Layout]) -> Header:
     return Header(format, path, layout.shape, layout.volumes, layout.dtype, layout.affine, layout.ours, details, files)
 
 
-def read(header: Header, volume: int) -> Scan:
-    """Read one volume, see `contract.Format`."""
+def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
+    """Read volumes, see `contract.Format`."""
     details: _Details = header.details
     layout = details.layout
     # A few bytes after plain voxels are passed over, as in NIfTI; where a header is in a file of its own, they belong before the voxels
     spare = 0 if layout.packing or layout.file else layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1
-    voxels, warnings = raster.read(details.raster, details.version, volume, spare)
-    return Scan(header.path, voxels, 1.0, 0.0, layout.affine, None, layout.warnings + warnings, layout.oriented)
+    found, warnings = raster.read(details.raster, details.version, volumes, spare)
+    warnings = layout.warnings + warnings
+    return tuple(Scan(header.path, voxels, 1.0, 0.0, layout.affine, None, warnings, layout.oriented) for voxels in found)
 
 
 def _beside(path: Path, name: str) -> Path:

@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from ..about import DISCLAIMER, __version__
+from ..registry import shipped
 from ..text import printable, quantity
 from ..volume.labels import COLOURS, Colour, colours
-from ..weights import Weights, shipped
+from ..weights import Weights
 from .slices import Finding, Plane, cut, grey, legend, outlines, pixels
 from .statistics import LabelStatistics, axis_codes, describe
 

@@ -44,7 +44,12 @@ except ModuleNotFoundError as missing:
 AHEAD = 4  # tasks in hand for every thread of a worker: with 2 it idles for part of the round trip, 4.6 instead of 3.5 ms an empty task
 DEATHS = 3  # workers of this machine that a task may kill before it is given up
 LOOK = 2.0  # seconds between looks at how many workers there are
-_SETTINGS = {"distributed.scheduler.allowed-failures": DEATHS - 1}
+_SETTINGS = {
+    "distributed.scheduler.allowed-failures": DEATHS - 1,
+    # Dask would look 100 times a second where every thread is, and 50 times whether every loop still runs: nobody asks
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
 
 
 class Cluster:

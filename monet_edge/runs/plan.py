@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import bids, postprocess
-from ..channels import case_files, case_name, first_image
+from ..channels import case_files, case_name
 from ..errors import OutputError
 from ..files import check_folder, refuse_special
 from ..formats import ENDINGS, Header, begin, writer
@@ -92,7 +92,7 @@ def make_plan(
     modality : str
         Of the model, in its own words: see `formats.peek`.
     images : int
-        That the model takes of a case: of several, files of one case are one scan, see `channels`.
+        That the model takes of a case: of several, files named as those of one case are one scan, see `channels`.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def make_plan(
         check_table(going.stats)
     records = None if going.records is None else journal.place(going.records, part)
     _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
-    header = check_job(jobs[0], options, modality) if len(jobs) == 1 and not going.skip_existing else None
+    header = check_job(jobs[0], options, modality, images) if len(jobs) == 1 and not going.skip_existing else None
     chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
     base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
     return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)
@@ -134,7 +134,7 @@ def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | No
 
 def _cases(found: list[Found], images: int) -> list[Found]:
     """Every case once, by the first of its images."""
-    cases = {first_image(one.scan, images): one for one in found}
+    cases = {case_files(one.scan, images)[0]: one for one in found}
     return [replace(one, scan=first) for first, one in cases.items()]
 
 
@@ -145,8 +145,6 @@ def plan_jobs(found: list[Found], output: Path | None, options: Options, derivat
 
     Raises
     ------
-    ScanError
-        If an image of a case is not named as one.
     OutputError
         If two results would have the same name, one would replace a scan, or what should be a folder is none.
     """

@@ -61,7 +61,7 @@ class Way:
     memory : callable
         ``memory(weights, engine, grids, options)``: bytes that segmenting scans of these grids takes at its worst moment, they included.
     segment : callable
-        ``segment(weights, engine, scans, options, progress, turn)``: the `Segmentation`; the scans have one grid, see `check_case`.
+        ``segment(weights, engine, scans, options, progress, turn)``: the `Segmentation`; the scans lie on one grid, see `check_case`.
         ``turn`` is entered while the network runs, and for nothing else.
     """
 
@@ -71,19 +71,26 @@ class Way:
 
 
 def check_case(grids: Sequence[Grid], images: int) -> None:
-    """Refuse scans that are not the images of one case.
+    """Refuse scans that are not the images of one case: they would be laid one on the other all the same, voxel by voxel.
+
+    nnU-Net itself only warns of images that lie in different places.
 
     Raises
     ------
     ScanError
-        If there are more, or fewer, than a model takes, or their grids differ.
+        If there are more, or fewer, than a model takes, their grids differ, or a corner lies further away than `geometry.APART`.
     """
     if len(grids) != images:
         raise ScanError(f"the model takes {images} image{'s' if images > 1 else ''} of a case, found {len(grids)}")
-    first, *others = (_words(grid) for grid in grids)
+    first, *others = grids
     for number, other in enumerate(others, 1):
-        if other != first:
-            raise ScanError(f"the images of a case must have one grid: image 0 has {first}, image {number} {other}", "Register them first.")
+        one, two = _words(first), _words(other)
+        if one != two:
+            raise ScanError(f"the images of a case must have one grid: image 0 has {one}, image {number} {two}", "Register them first.")
+        away = geometry.displacement(first.affine, other.affine, first.shape)
+        if not away <= geometry.APART:
+            found = f"image {number} lies {away:.3g} voxels from image 0 at a corner, at most {geometry.APART} are taken for rounding"
+            raise ScanError(f"the images of a case must lie in one place: {found}", "Register them first.")
 
 
 def _words(grid: Grid) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 from .. import limits, preprocess
 from ..doubts import doubts, unlike
 from ..engine import Engine
-from ..errors import ModelError, ScanError
+from ..errors import ModelError
 from ..inputs import Inputs
 from ..intensities import measure
 from ..options import Options
 from ..passes import Progress, grid_of, room, run_slices
 from ..preprocess import Preprocess
 from ..quality import Agreement, expect
-from ..volume import Scan, geometry, orient
+from ..volume import Scan, orient
 from ..weights import Weights
 from .contract import Grid, Segmentation, Turn, Way
 
@@ -45,13 +45,10 @@ def segment(
     ------
     ModelError
         If slices shall be mirrored for a model that tells left from right and has not learnt mirrors.
-    ScanError
-        If a further image lies elsewhere than the first.
     """
     flip = weights.mirrored if options.flip else None
     if options.flip and flip is None:
         raise ModelError(f"{weights.name} tells left from right, and a mirrored slice exchanges them", "Leave {flip} out.")
-    check_places(scans)
     scan, record, classes = scans[0], weights.sliced, weights.spec.classes
     threshold = record.threshold if options.threshold is None else options.threshold
     orientation = orient(scan.affine, preprocess.SLICINGS[record.slicing])
@@ -82,22 +79,6 @@ def segment(
     calibration = {} if options.flip or threshold != record.threshold else weights.quality
     expected = expect(calibration, record.labels, agreement.dice, familiar=not strange)
     return Segmentation(mask, kept, statistics[0], warnings, agreement.dice, expected)
-
-
-def check_places(scans: Sequence[Scan]) -> None:
-    """Refuse images of one case that have the grid of the first, and lie elsewhere: they would be laid one on the other all the same.
-
-    Raises
-    ------
-    ScanError
-        If a corner lies further away than `geometry.APART`.
-    """
-    first, *others = scans
-    for number, other in enumerate(others, 1):
-        away = geometry.displacement(first.affine, other.affine, first.shape)
-        if not away <= geometry.APART:
-            found = f"image {number} lies {away:.3g} voxels from image 0 at a corner, at most {geometry.APART} are taken for rounding"
-            raise ScanError(f"the images of a case must lie in one place: {found}", "Register them first.")
 
 
 WAY = Way(Preprocess, memory, segment)

@@ -206,21 +206,37 @@ function swatch([red, green, blue]) {
 
 async function showFound(found) {
   state.found = found;
-  at("legend").replaceChildren(
-    ...found.labels.map((label) => element("li", "", swatch(label.colour), element("span", label.name), element("strong", `${digits(label.ml)} ml`))),
-  );
+  showLegend(found);
   at("warnings").replaceChildren(
     ...found.warnings.map((warning) => Object.assign(element("p", `${warning[0].toUpperCase()}${warning.slice(1)}.`), { className: "warning" })),
   );
   showThreshold(found);
   showTable(found.labels);
   showLinks();
-  say(`Done. ${found.labels.map((label) => `${label.name} ${digits(label.ml)} ml`).join(", ")}. ${found.warnings.join(". ")}`);
+  const told = found.legend.length > FEW ? [`${found.legend.length} structures`] : found.labels.map((label) => `${label.name} ${digits(label.ml)} ml`);
+  say(`Done. ${told.join(", ")}. ${found.warnings.join(". ")}`);
   if (!viewer.nv) return;
   const base = `cases/${state.case}`;
   const there = found.labels.filter((label) => label.voxels);
   const surfaces = there.map((label) => ({ address: `${base}/results/surface-${label.label}.mz3`, colour: label.colour }));
   await viewer.showMask(`${base}/mask.nii`, found.labels, surfaces, found.centre);
+}
+
+const FEW = 5; // structures; of more the rows are lower
+
+// A row for each structure; both sides of one share it, in columns
+function showLegend({ legend, labels }) {
+  const sided = legend.some((row) => row.sides.length > 1), few = legend.length <= FEW;
+  const ml = (label, unit) => element("strong", digits(labels[label - 1].ml) + unit);
+  const row = ({ name, sides }) => {
+    const swatches = element("td", "", ...sides.map(([, label]) => swatch(labels[label - 1].colour)));
+    const volume = (label) => Object.assign(element("td", "", ml(label, " ml")), { colSpan: sided ? 2 : 1 });
+    const volumes = sides.length > 1 ? ["left", "right"].map((side) => element("td", "", ml(sides.find(([at]) => at === side)[1], ""))) : [volume(sides[0][1])];
+    return element("tr", "", swatches, element("th", name), ...volumes);
+  };
+  const heads = ["", "ml", "left", "right"].map((text) => element("th", text));
+  at("legend").className = few ? "" : "many";
+  at("legend").replaceChildren(...(sided ? [element("tr", "", ...heads)] : []), ...legend.map(row));
 }
 
 function showThreshold(found) {

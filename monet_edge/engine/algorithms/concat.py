@@ -16,6 +16,7 @@ LANE = table("number")
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Which lane (channels,) of the sources' blocks every channel is."""
     lanes = network.lanes(layer.inputs)
     return Packed({"lanes": lanes.astype(LANE), "channels": len(lanes)})
 

@@ -47,6 +47,7 @@ class Network:
         return float(np.prod(self.shapes[layer.op.name][1:])) if self.shapes else np.inf
 
     def weight(self, layer: Layer) -> np.ndarray:
+        """The weight of the layer's op, as `spec.tensor_shapes` says: (out, in, k, k), transposed (in, out, k, k), of a norm (C,)."""
         return self.tensors[f"{layer.op.name}.weight"]
 
     def blocks(self, *values: str) -> int:
@@ -140,4 +141,5 @@ class Algorithm:
 
     @property
     def name(self) -> str:
+        """The kernel's, as plans and tables show it."""
         return self.kernel.name

@@ -32,15 +32,18 @@ def way_out(value: str) -> Layer:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """How many channels (C, H, W) has."""
     return Packed({"channels": network.channels[layer.name or network.spec.output]})
 
 
 def locate_from(layer: Layer, memory: Memory) -> Fields:
+    """The image (C, H, W), and bytes to its next plane and row."""
     plane, row, _ = memory.image.strides
     return {"image": memory.image, "image_plane": plane, "image_row": row} | memory.target(layer.name)
 
 
 def locate_to(layer: Layer, memory: Memory) -> Fields:
+    """The output (C, H, W), and bytes to its next plane and row."""
     plane, row, _ = memory.output.strides
     width = memory.output.shape[2]
     return {"output": memory.output, "output_plane": plane, "output_row": row, "width": width} | memory.sources(layer.inputs)

@@ -53,6 +53,7 @@ def _is_small(layer: Layer, channels: int) -> bool:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights (out, in, k, k) in panels of rows (in * k * k) and the columns of a narrow tile; scratch for a strip's sums."""
     weight = network.weight(layer)  # (out, in, k, k), to panels of the narrow tile's columns, in each (in * k * k, columns)
     matrix = pad_blocks(weight.reshape(len(weight), -1).T, 1)
     packed = pack_matrix(matrix, replace(network.isa, wide=network.isa.narrow, pairs=False))
@@ -61,6 +62,7 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """Where the first tap of pixel (0, 0) is, in the border, and bytes from it to each of (in * k * k) taps."""
     op, (plane, row, pixel) = layer.op, memory.image.strides
     taps = tap_offsets(len(memory.image), op["kernel"], op["dilation"], plane, row)
     corner = memory.image.ctypes.data - op["padding"] * (row + pixel)

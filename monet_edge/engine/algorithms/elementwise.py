@@ -13,10 +13,12 @@ STEP = step(*TARGET, *SOURCES, *EPILOGUE)
 
 
 def suits(layer: Layer, network: Network) -> bool:
+    """Sums of two values, and affines; what LeakyReLU follows is `normalise`'s."""
     return layer.op.kind in ("add", "affine") and layer.activation != LEAKY
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """The epilogue alone: scale, shift and activation of every channel."""
     return Packed(network.epilogue(layer))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from ...spec import INPUT
 from ..arena import Fields, Memory
 from ..codegen import epilogue
@@ -13,7 +11,7 @@ from ..codegen.epilogue import ACTIVATIONS, activate
 from ..codegen.jit import Kernel
 from ..codegen.layout import aligned, place_lanes
 from ..codegen.memory import copy, scatter
-from ..codegen.simd import BLOCK, BYTES, I32, Micro, Vectors
+from ..codegen.simd import BLOCK, BYTES, Micro, Vectors
 from ..codegen.step import SOURCES, source_base, source_pixel, source_row, step
 from ..fuse import Layer
 from .contract import Algorithm, Network, Packed
@@ -36,6 +34,7 @@ def suits(layer: Layer, network: Network) -> bool:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights (1, in, 1, 1) as one vector (lanes of the inputs' blocks,), and the bias."""
     weights = place_lanes(network.weight(layer)[:, :, 0, 0].T, network.lanes(layer.inputs))[:, 0]
     bias = network.epilogue(layer)["parameters"]
     fields = {"weights": aligned(weights), "bias": bias, "activation": ACTIVATIONS.index(layer.activation)}
@@ -43,6 +42,7 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """The plane (H, W) that it writes, and bytes to its next row."""
     return {"width": memory.output.shape[2], "output": memory.output, "output_row": memory.output.strides[1]} | memory.sources(layer.inputs)
 
 
@@ -66,15 +66,8 @@ def _emit_dot(v: Vectors, source: Any, pixel: Any, blocks: Any, weights: Any, bi
             totals = [v.add_neighbours(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
         logits = v.add(totals[0], constant)
         at = v.at(target, v.times(x, 4))
-        done = builder.append_basic_block("done")
-        switch = builder.switch(builder.trunc(activation, I32), done)
-        for index, name in enumerate(ACTIVATIONS):
-            block = builder.append_basic_block(name)
-            switch.add_case(ir.Constant(I32, index), block)
-            builder.position_at_end(block)
+        for name in v.cases(activation, ACTIVATIONS):
             v.store(activate(v, name, logits), at)
-            builder.branch(done)
-        builder.position_at_end(done)
         return []
 
     v.loop(count, lanes, [], pixels)

@@ -48,6 +48,7 @@ Phase = tuple[int, int, Pair, list[tuple[int, int]], np.ndarray]  # y, x, rows a
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights (out, in, k, k) or (in, out, k, k), phase by phase as matrices (taps * in, out), with the tables of phases and taps."""
     op, weight, lanes = layer.op, network.weight(layer), network.lanes(layer.inputs)
     stride, padding = pair(op["stride"]), pair(op["padding"])
     if op.kind == "conv":
@@ -112,6 +113,7 @@ def _pack_taps(matrices: list[np.ndarray], lanes: np.ndarray, isa: Isa) -> np.nd
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """The input's height and width, which taps may not leave."""
     _, height, width = memory.shapes[layer.inputs[0]]
     return {"in_height": height, "in_width": width} | nhwc16(layer, memory)
 
@@ -122,6 +124,7 @@ def unit(op: Op) -> int:
 
 
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
+    """See `contract.Algorithm`: a kernel reaches over the rows around it."""
     kernel, stride, padding = (pair(op[key])[0] for key in ("kernel", "stride", "padding"))
     if op.kind == "conv":
         return y0 * stride - padding, (y1 - 1) * stride - padding + op["dilation"] * (kernel - 1) + 1

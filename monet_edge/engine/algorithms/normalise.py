@@ -12,6 +12,7 @@ hold and what it cannot: a mean far from zero would take the digits. With M2 the
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..arena import Fields, Memory
 from ..codegen.epilogue import ACTIVATIONS, activate
 from ..codegen.jit import Kernel
 from ..codegen.layout import aligned, blocks
-from ..codegen.simd import BLOCK, BYTES, I32, Micro, Vectors
+from ..codegen.simd import BLOCK, BYTES, Micro, Vectors
 from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_row, step
 from ..fuse import ACTIVATION, LEAKY, STATISTICS, Layer
 from .contract import Algorithm, Network, Packed, of_kind
@@ -45,10 +46,12 @@ def code(activation: str, added: bool) -> int:
 
 
 def suits(layer: Layer, network: Network) -> bool:
+    """Instance normalisation, activations that stand alone, and sums that LeakyReLU follows."""
     return layer.op.kind in ("instance_norm", ACTIVATION) or (layer.op.kind == "add" and layer.activation == LEAKY)
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """(blocks, 5, 16) float32: a place for the mean, factor, shift, the activation's slope, epsilon; what follows as a number."""
     count = network.channels[layer.name]
     norm = np.zeros((5, blocks(count) * BLOCK), np.float32)
     norm[1, :count], norm[4] = 1.0, 1.0
@@ -62,10 +65,12 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def locate_statistics(layer: Layer, memory: Memory) -> Fields:
+    """The value that is measured, its width, and where mean and variance go."""
     return {"source_width": memory.shapes[layer.inputs[0]][2]} | memory.target(layer.name) | memory.sources(layer.inputs)
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """Where values are and, for a norm, the statistics of its input and the height that they are of."""
     fields = memory.target(layer.name) | memory.sources(layer.inputs) | memory.other(layer)
     if layer.statistics:
         fields |= memory.at("statistics", layer.statistics) | {"height": memory.shapes[layer.name][1]}
@@ -179,16 +184,8 @@ def _emit_apply(v: Vectors, code: Any, source: Any, source_step: Any, target: An
 
         v.loop(count, 1, pointers, pixel)
 
-    done = builder.append_basic_block("done")
-    switch = builder.switch(builder.trunc(code, I32), done)
-    for index, activation in enumerate((*ACTIVATIONS, LEAKY)):
-        for added in (False, True):
-            block = builder.append_basic_block(f"{activation}{int(added)}")
-            switch.add_case(ir.Constant(I32, index * 2 + added), block)
-            builder.position_at_end(block)
-            pixels(activation, added)
-            builder.branch(done)
-    builder.position_at_end(done)
+    for activation, added in v.cases(code, product((*ACTIVATIONS, LEAKY), (False, True))):
+        pixels(activation, added)
 
 
 row_statistics = Micro("row_statistics", 5, _emit_row_statistics)

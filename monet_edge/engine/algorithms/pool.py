@@ -19,10 +19,12 @@ MEAN_STEP = step(*TARGET, *SOURCES, "window_rows", "window_columns")
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Pixels a side of a window."""
     return Packed({"window": layer.op["kernel"]})
 
 
 def pack_mean(layer: Layer, network: Network) -> Packed:
+    """Rows and columns of a window."""
     rows, columns = pair(layer.op["kernel"])
     return Packed({"window_rows": rows, "window_columns": columns})
 
@@ -98,6 +100,7 @@ def avgpool(s):  # type: ignore[no-untyped-def]  # Numba infers
 
 
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
+    """See `contract.Algorithm`: windows do not overlap."""
     height, _ = pair(op["kernel"])
     return y0 * height, y1 * height
 

@@ -14,6 +14,7 @@ STEP = step(*TARGET, *SOURCES, "other", "other_row", "other_pixel", "single")  #
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Whether the factor has one channel, (1, H, W), that stands for all."""
     return Packed({"single": int(network.channels[layer.reads[1]] == 1)})
 
 

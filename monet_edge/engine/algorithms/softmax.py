@@ -17,6 +17,7 @@ STEP = step(*TARGET, *SOURCES, "channels")
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """How many channels count; what else the last block holds is padding."""
     return Packed({"channels": network.channels[layer.name]})
 
 

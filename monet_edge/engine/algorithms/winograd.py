@@ -103,6 +103,7 @@ def strip_of_tiles(inputs: int, outputs: int, weights: int) -> int:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights transformed to 6x6 positions and packed, the table of products, scratch for a strip of tiles."""
     packer = form(layer.op)
     assert packer is not None
     products, weights = packer(network.weight(layer), network.lanes(layer.inputs), network.isa)
@@ -178,6 +179,7 @@ def _padded(weight: np.ndarray, rows: tuple[int, int], columns: tuple[int, int],
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
+    """Sources and target; of a stride of 2 even and odd rows and columns are images of their own, see `polyphase`."""
     sources = polyphase(memory.source_table(layer.inputs), strides(layer.op)[0])
     return {"sources": sources, "source_blocks": len(sources)} | memory.target(layer.name) | memory.other(layer)
 
@@ -194,6 +196,7 @@ def polyphase(sources: np.ndarray, stride: int) -> np.ndarray:
 
 
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
+    """Where the tiles (tiles,) are that make rows [y0, y1)."""
     in_stride, out_stride, dilation = strides(layer.op)
     _, height, width = memory.shapes[layer.inputs[0]]
     columns = memory.shapes[layer.name][2] // out_stride

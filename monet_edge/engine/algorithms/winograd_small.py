@@ -37,6 +37,7 @@ def suits(layer: Layer, network: Network) -> bool:
 
 
 def pack(layer: Layer, network: Network) -> Packed:
+    """Weights (out, in, 3, 3) transformed to 4x4 positions and packed; scratch for a strip of tiles."""
     weights = pack_filters(network.weight(layer), transform_small_filters, network.lanes(layer.inputs), network.isa)
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
     areas = {"V": SMALL_TILE * inputs * STRIP, "M": SMALL_TILE * outputs * STRIP, "tile": SMALL_TILE}
@@ -45,6 +46,7 @@ def pack(layer: Layer, network: Network) -> Packed:
 
 
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
+    """Where the tiles (tiles,) are that make rows [y0, y1)."""
     _, height, width = memory.shapes[layer.inputs[0]]
     places, _ = memory.once(tile_places, height, width, width, 1, 1, y0, y1, SIDE)
     return {"places": places, "tiles": len(places)}
@@ -56,6 +58,7 @@ def unit(op: Op) -> int:
 
 
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
+    """See `contract.Algorithm`: 3x3 reaches a row further on both sides."""
     return y0 - 1, y1 + 2
 
 

@@ -23,14 +23,19 @@ GROUP = 4  # tiles of rows multiplied with the same weights: as many sums as lea
 DEPTH = 16  # pairs of blocks at a time: their split inputs take a tenth of a second cache of 2 MB
 PARTS = (DEPTH * GROUP + 2) * SPLIT  # bytes of scratch: the split inputs; the split weights of this pair of blocks and the next
 
+ROW = 2 * BYTES  # of weights in a panel of 32 columns
+PAIR = 2 * BLOCK * ROW  # of blocks, in a panel
+
 ROWS, SIZE = 64, 256 * 256  # of a matrix product, and of its weights: where it is faster
 
 WEIGHTS, INPUT = (4, 5, 6), 7  # the numbers of tiles; sums have the first ones
 
 
 def _split(v: Vectors, value: Any) -> list[Any]:
-    """Three vectors of bits, each a float32 whose upper half, a bfloat16, is a part of ``value``: the rest of the last one is zero,
-    but for numbers so small that they have fewer than 24 bits."""
+    """Three vectors of bits, each a float32 whose upper half, a bfloat16, is a part of ``value`` and whose rest is zero.
+
+    Only of a number so small that it has fewer than 24 bits is there a rest to be cut off.
+    """
     parts = []
     for _ in range(2):
         bits = v.builder.add(v.builder.bitcast(value, v.integers), _bits(v, 0x8000))  # to the nearest
@@ -102,27 +107,15 @@ def _emit(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block
     pairs = builder.lshr(blocks, v.integer(1))
 
     def chunk(pair: Any, _: list[Any]) -> list[Any]:
-        left = builder.sub(pairs, pair)
-        depth = builder.select(builder.icmp_signed("<", left, v.integer(DEPTH)), left, v.integer(DEPTH))
+        depth = _least(v, builder.sub(pairs, pair), DEPTH)
 
         def group(row: Any, _: list[Any]) -> list[Any]:
-            offset, some = builder.mul(row, pitch), builder.sub(rows, row)
-            count = builder.lshr(builder.add(some, v.integer(LINES - 1)), v.integer(4))
+            offset, some = builder.mul(row, pitch), _least(v, builder.sub(rows, row), GROUP * LINES)
             inputs = v.at(v.at(a, offset), builder.mul(v.times(pair, 2), a_block))
-            some = builder.select(builder.icmp_signed("<", some, v.integer(GROUP * LINES)), some, v.integer(GROUP * LINES))
             _split_inputs(v, inputs, a_block, depth, some, pitch, parts)
-            done = builder.append_basic_block("done")
-            switch = builder.switch(count, builder.append_basic_block("whole"))
-            for number in range(GROUP, 0, -1):
-                if number < GROUP:
-                    block = builder.append_basic_block(f"rows{number}")
-                    switch.add_case(v.integer(number), block)
-                else:
-                    block = switch.default
-                builder.position_at_end(block)
-                _multiply(v, tiles, number, pair, depth, pairs, v.at(m, offset), u, m_block, columns, pitch, parts)
-                builder.branch(done)
-            builder.position_at_end(done)
+            filled = builder.lshr(builder.add(some, v.integer(LINES - 1)), v.integer(4))
+            for count in v.cases(filled, range(1, GROUP + 1), first=1):
+                _multiply(v, tiles, count, pair, depth, pairs, v.at(m, offset), u, m_block, columns, pitch, parts)
             return []
 
         v.loop(rows, GROUP * LINES, [], group)
@@ -130,6 +123,10 @@ def _emit(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block
 
     v.loop(pairs, DEPTH, [], chunk)
     tiles.end()
+
+
+def _least(v: Vectors, value: Any, most: int) -> Any:
+    return v.builder.select(v.builder.icmp_signed("<", value, v.integer(most)), value, v.integer(most))
 
 
 def _split_inputs(v: Vectors, a: Any, a_block: Any, depth: Any, rows: Any, pitch: Any, parts: Any) -> None:
@@ -155,44 +152,29 @@ def _multiply(v: Vectors, tiles: _Tiles, count: int, first: Any, depth: Any, pai
               m: Any, u: Any, m_block: Any, columns: Any, pitch: Any, parts: Any) -> None:  # fmt: skip
     """``count`` tiles of rows with all columns: while a pair of blocks is multiplied, the weights of the next are split."""
     builder = v.builder
-    line = 2 * BYTES  # of weights, in a panel of 32 columns
-    step = 2 * BLOCK * line
-    panel = v.times(pairs, step)
 
-    def column_start(column: Any) -> Any:
+    def start_of(column: Any) -> Any:
+        panel = builder.mul(builder.lshr(column, v.integer(5)), v.times(pairs, PAIR))
         inside = v.times(builder.and_(builder.lshr(column, v.integer(4)), v.integer(1)), BYTES)
-        return v.at(v.at(u, builder.mul(builder.lshr(column, v.integer(5)), panel)), builder.add(inside, v.times(first, step)))
-
-    def split_weights(u: Any, target: Any, begin: int, end: int) -> None:
-        def k(_: Any, carried: list[Any]) -> list[Any]:
-            u, target = carried
-            _split_line(v, u, v.at(u, BLOCK * line), target)
-            return [v.at(u, line), v.at(target, BYTES)]
-
-        v.loop(v.integer(end - begin), 1, [v.at(u, begin * line), v.at(target, begin * BYTES)], k)
+        return v.at(v.at(u, panel), builder.add(inside, v.times(first, PAIR)))
 
     def column(index: Any, carried: list[Any]) -> list[Any]:
-        start = column_start(index)
         after = builder.add(index, v.integer(BLOCK))
-        following = column_start(builder.select(builder.icmp_signed("<", after, columns), after, index))
+        following = start_of(builder.select(builder.icmp_signed("<", after, columns), after, index))
         sums = v.at(m, builder.mul(builder.lshr(index, v.integer(4)), m_block))
         places = [v.at(sums, v.times(pitch, LINES * tile)) for tile in range(count)]
-        again, fresh, begun = (builder.append_basic_block(name) for name in ("again", "fresh", "begun"))
-        builder.cbranch(builder.icmp_signed("==", first, v.integer(0)), fresh, again)
-        builder.position_at_end(fresh)
-        for tile in range(count):
-            tiles.zero(tile)
-        builder.branch(begun)
-        builder.position_at_end(again)
-        for tile in range(count):
-            tiles.load(tile, places[tile], pitch=pitch)
-        builder.branch(begun)
-        builder.position_at_end(begun)
+        with builder.if_else(builder.icmp_signed("==", first, v.integer(0))) as (fresh, again):
+            with fresh:
+                for tile in range(count):
+                    tiles.zero(tile)
+            with again:
+                for tile, place in enumerate(places):
+                    tiles.load(tile, place, pitch=pitch)
         last = builder.sub(depth, v.integer(1))
 
         def pair(index: Any, carried: list[Any]) -> list[Any]:
             u, inputs, now, then = carried
-            u = v.at(u, step)
+            u = v.at(u, PAIR)
             ahead = builder.select(builder.icmp_signed("<", index, last), u, following)
             for part, tile in enumerate(WEIGHTS):
                 tiles.load(tile, now, part * TILE)
@@ -201,17 +183,28 @@ def _multiply(v: Vectors, tiles: _Tiles, count: int, first: Any, depth: Any, pai
                     tiles.load(INPUT, inputs, tile * SPLIT + part * TILE)
                     for weights in WEIGHTS[: 3 - part]:
                         tiles.product(tile, INPUT, weights)
-                split_weights(ahead, then, LINES * tile // count, LINES * (tile + 1) // count)
+                _split_weights(v, ahead, then, LINES * tile // count, LINES * (tile + 1) // count)
             return [u, v.at(inputs, GROUP * SPLIT), then, now]
 
-        _, _, now, then = v.loop(depth, 1, [start, parts, *carried], pair)
-        for tile in range(count):
-            tiles.store(tile, places[tile], pitch)
+        _, _, now, then = v.loop(depth, 1, [start_of(index), parts, *carried], pair)
+        for tile, place in enumerate(places):
+            tiles.store(tile, place, pitch)
         return [now, then]
 
     buffers = [v.at(parts, (DEPTH * GROUP + index) * SPLIT) for index in range(2)]
-    split_weights(column_start(v.integer(0)), buffers[0], 0, LINES)
+    _split_weights(v, start_of(v.integer(0)), buffers[0], 0, LINES)
     v.loop(columns, BLOCK, buffers, column)
+
+
+def _split_weights(v: Vectors, u: Any, target: Any, begin: int, end: int) -> None:
+    """Lines of the three tiles of a pair of blocks and 16 of a panel's columns."""
+
+    def line(_: Any, carried: list[Any]) -> list[Any]:
+        u, target = carried
+        _split_line(v, u, v.at(u, BLOCK * ROW), target)
+        return [v.at(u, ROW), v.at(target, BYTES)]
+
+    v.loop(v.integer(end - begin), 1, [v.at(u, begin * ROW), v.at(target, begin * BYTES)], line)
 
 
 product = Micro("amx_product", 10, _emit)

@@ -6,13 +6,14 @@ The same micro-kernel is the elementwise ops (add, affine), whose "sums" are a v
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 
 from .layout import blocks
-from .simd import BLOCK, BYTES, I32, Micro, Vectors
+from .simd import BLOCK, BYTES, Micro, Vectors
 
 ACTIVATIONS = ("none", "elu", "relu", "sigmoid")
 PLAIN, RESIDUAL, AFFINE, SUM = range(4)  # act(x + b); act(x + b) + r; act(x + b) * s + t; act(x + b + r)
@@ -69,7 +70,6 @@ def activate(v: Vectors, activation: str, x: Any) -> Any:
 def _emit_epilogue(v: Vectors, code: Any, source: Any, source_row: Any, source_pixel: Any, target: Any, row: Any, pixel: Any,
                  other: Any, other_row: Any, other_pixel: Any, parameters: Any, height: Any, width: Any) -> None:  # fmt: skip
     """A ``height`` x ``width`` patch of one channel block, from ``source`` and ``other`` to ``target``; steps in bytes."""
-    builder = v.builder
     source, target, other, parameters = (v.pointer(a) for a in (source, target, other, parameters))
     offsets = [part * v.isa.lanes * 4 for part in range(v.parts)]
     bias, scale, shift = ([v.load(parameters, row * BYTES + offset) for offset in offsets] for row in range(3))
@@ -98,16 +98,8 @@ def _emit_epilogue(v: Vectors, code: Any, source: Any, source_row: Any, source_p
 
         v.loop(height, 1, [source, target, other], line)
 
-    done = builder.append_basic_block("done")
-    switch = builder.switch(builder.trunc(code, I32), done)
-    for index, activation in enumerate(ACTIVATIONS):
-        for mode in range(4):
-            block = builder.append_basic_block(f"{activation}{mode}")
-            switch.add_case(ir.Constant(I32, index * 4 + mode), block)
-            builder.position_at_end(block)
-            patch(activation, mode)
-            builder.branch(done)
-    builder.position_at_end(done)
+    for activation, mode in v.cases(code, product(ACTIVATIONS, range(4))):
+        patch(activation, mode)
 
 
 epilogue = Micro("epilogue", 13, _emit_epilogue)

@@ -6,12 +6,13 @@ through llvmlite; `jit` compiles it together with the loops that call it. Nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from llvmlite import ir
 
+T = TypeVar("T")
 BLOCK = 16  # channels are stored in blocks of 16 floats on every CPU: one AVX-512 vector, two of AVX2, four of SSE or NEON
 BYTES = 4 * BLOCK
 
@@ -196,6 +197,18 @@ class Vectors:
         builder.branch(head)
         builder.position_at_end(after)
         return values
+
+    def cases(self, number: Any, choices: Iterable[T], first: int = 0) -> Iterator[T]:
+        """Every choice in turn: what is written meanwhile is done where ``number`` is that choice's, counted from ``first``."""
+        done = self.builder.append_basic_block("done")
+        switch = self.builder.switch(self.builder.trunc(number, I32), done)
+        for index, choice in enumerate(choices, first):
+            block = self.builder.append_basic_block("case")
+            switch.add_case(ir.Constant(I32, index), block)
+            self.builder.position_at_end(block)
+            yield choice
+            self.builder.branch(done)
+        self.builder.position_at_end(done)
 
     def fence(self) -> None:
         """Keep the compiler (not the CPU) from moving loads and stores across this point: it would only spill them."""

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from . import amx, layout
 from .gemm import emit_gemm, pack_matrix
@@ -144,12 +143,7 @@ def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
     column (fx = 0) or the first.
     """
     m, tile = v.pointer(m), v.pointer(tile)
-    done = v.builder.append_basic_block("done")
-    switch = v.builder.switch(v.builder.trunc(phase, I32), done)
-    for number, (row, column) in enumerate(((-1, -1), (5, 5), (5, 0), (0, 5), (0, 0)), -1):
-        block = v.builder.append_basic_block(f"phase{number}")
-        switch.add_case(ir.Constant(I32, number), block)
-        v.builder.position_at_end(block)
+    for row, column in v.cases(phase, ((-1, -1), (5, 5), (5, 0), (0, 5), (0, 0)), first=-1):
 
         def part(offset: Any, _: list[Any], row: int = row, column: int = column) -> list[Any]:
             columns: list[Any] = []
@@ -164,8 +158,6 @@ def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
             return []
 
         v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
-        v.builder.branch(done)
-    v.builder.position_at_end(done)
 
 
 winograd_input = Micro("winograd_input", 4, _emit_input)

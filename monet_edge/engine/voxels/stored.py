@@ -60,12 +60,7 @@ def _same(scalar: ir.Type, value: float, lanes: int) -> ir.Constant:
 def _emit_rows(v: Vectors, convert: Convert, form: Any, source: Any, step: Any, count: Any, target: Any) -> None:
     """``convert`` every voxel of a row to 64 bits in ``target``; by vectors where the voxels lie side by side."""
     builder = v.builder
-    after = builder.append_basic_block("after")
-    switch = builder.switch(form, after)
-    for index, each in enumerate(FORMS):
-        block = builder.append_basic_block(f"form{index}")
-        switch.add_case(ir.Constant(I64, index), block)
-        builder.position_at_end(block)
+    for each in v.cases(form, FORMS):
         done = [v.pointer(source), v.pointer(target)]
         parts = [(count, 1, step)]
         if each.size <= 4 and not each.swapped:  # what most scans hold; for all forms it would take twice as long to compile
@@ -83,8 +78,6 @@ def _emit_rows(v: Vectors, convert: Convert, form: Any, source: Any, step: Any, 
                 return [v.at(pointers[0], stride), v.at(pointers[1], 8 * lanes)]
 
             done = v.loop(stop, lanes, done, body)
-        builder.branch(after)
-    builder.position_at_end(after)
 
 
 def _number(v: Vectors, form: Form, bits: Any, lanes: int) -> Any:

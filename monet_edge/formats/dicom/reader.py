@@ -99,8 +99,12 @@ def look(path: Path) -> tuple[Path, list[series.Series], list[str]]:
     return path.parent, named, [words for words in damaged if words.startswith(path.name)]
 
 
-def read(header: Header, volume: int) -> Scan:
-    """Read one volume, slice by slice, see `contract.Format`."""
+def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
+    """Read volumes, slice by slice, see `contract.Format`."""
+    return tuple(_volume(header, volume) for volume in volumes)
+
+
+def _volume(header: Header, volume: int) -> Scan:
     place, chosen, notes = header.details
     slices: tuple[Slice, ...] = chosen.volumes[volume]
     scales = [_scale(one) for one in slices]

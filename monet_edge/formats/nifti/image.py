@@ -20,8 +20,14 @@ from .reader import peek, read
 from .writer import ENDINGS, result_header
 
 
-def from_image(image: Any) -> Scan:
+def from_image(image: Any, volume: int | None = None) -> Scan:
     """A nibabel image as a Scan: from its file, with every check, where its voxels are still there; else from memory.
+
+    Parameters
+    ----------
+    image : nibabel image
+    volume : int, optional
+        Which one of an image (X, Y, Z, volumes).
 
     Raises
     ------
@@ -35,7 +41,8 @@ def from_image(image: Any) -> Scan:
             f"expected a nibabel image or the path of a file, found {kind(image)}; of an array (X, Y, Z) and its affine "
             "(voxel to world, mm) nibabel.Nifti1Image(array, affine) makes one"
         )
-    if len(image.shape) < 2 or min(image.shape) < 1 or max(image.shape[3:], default=1) > 1:
+    several = volume is None and max(image.shape[3:], default=1) > 1
+    if len(image.shape) < 2 or min(image.shape) < 1 or several:
         raise ScanError(f"an image of shape {image.shape}; expected one 3-D volume")
     header = _nifti_header(image)
     checked = layout(header, image.shape, np.dtype(np.uint8), 0)
@@ -43,11 +50,11 @@ def from_image(image: Any) -> Scan:
     file = getattr(image.dataobj, "file_like", None)
     if isinstance(file, (str, Path)) and Path(file).name.lower().endswith(ENDINGS):
         found = peek(Path(file))
-        if (found.shape, found.volumes) != (checked.shape, 1):
+        if (found.shape, found.volumes) != (checked.shape, checked.volumes):
             raise ScanError(f"{file}: its shape is {found.shape}, the image loaded from it has {checked.shape}: it has changed since")
-        scan = read(found, 0)
+        (scan,) = read(found, (volume or 0,))
         return replace(scan, affine=affine, header=header, oriented=checked.oriented)
-    return Scan(None, _voxels(image, checked.shape), 1.0, 0.0, affine, header, checked.warnings, checked.oriented)
+    return Scan(None, _voxels(image, checked.shape, volume), 1.0, 0.0, affine, header, checked.warnings, checked.oriented)
 
 
 def _nifti_header(image: Any) -> np.ndarray:
@@ -65,10 +72,10 @@ def _nifti_header(image: Any) -> np.ndarray:
     return fields.parse(header.binaryblock, fields.NIFTI2 if form is nibabel.Nifti2Image else fields.NIFTI1, header.endianness)
 
 
-def _voxels(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """The image's intensities (X, Y, Z), read-only: the array may be the caller's."""
+def _voxels(image: Any, shape: tuple[int, int, int], volume: int | None) -> np.ndarray:
+    """The image's intensities (X, Y, Z), or those of one of its volumes, read-only: the array may be the caller's."""
     try:
-        voxels = np.asanyarray(image.dataobj).reshape(shape, order="F")
+        voxels = np.asanyarray(image.dataobj if volume is None else image.dataobj[..., volume]).reshape(shape, order="F")
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(f"the image's voxels cannot be read: {error}") from None
     if voxels.dtype.kind not in "uif" or voxels.dtype.itemsize > 8:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -63,14 +64,14 @@ def _check(stream: Stream, file: Path, layout: Layout) -> _Details:
     return _Details(found, stream.version, layout)
 
 
-def read(header: Header, volume: int) -> Scan:
-    """Read one volume, see `contract.Format`."""
+def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
+    """Read volumes, see `contract.Format`."""
     details: _Details = header.details
     layout = details.layout
     spare = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1  # a few bytes are tolerated, a slice is not
-    voxels, warnings = raster.read(details.raster, details.version, volume, spare)
-    warnings = layout.warnings + warnings
-    return Scan(header.path, voxels, layout.slope, layout.inter, layout.affine, layout.header, warnings, layout.oriented)
+    found, warnings = raster.read(details.raster, details.version, volumes, spare)
+    about = (layout.slope, layout.inter, layout.affine, layout.header, layout.warnings + warnings, layout.oriented)
+    return tuple(Scan(header.path, voxels, *about) for voxels in found)
 
 
 def halves(path: Path) -> tuple[Path, ...]:

@@ -22,8 +22,9 @@ MASKS = (".seg.nrrd", ".nii.gz")  # the first that is written: it has names and 
 _ABOUT = """
 import json
 from monet_edge.formats import ENDINGS
+from monet_edge.registry import shipped
 from monet_edge.volume.labels import colours
-from monet_edge.weights import load, shipped
+from monet_edge.weights import load
 models = [load(path) for path in shipped().values()]
 print(json.dumps({"endings": ENDINGS, "models": [
     {"name": one.name, "modality": one.stated("modality"), "licence": one.stated("licence"), "binary": one.spec.classes == 1,

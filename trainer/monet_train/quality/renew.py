@@ -20,10 +20,8 @@ def renew(path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequen
     ----------
     path : Path
         The .safetensors file.
-    validation : sequence of Pair
-        What calibrates.
-    elsewhere : mapping of str to sequence of Pair
-        What it is held against, by the name of the data.
+    validation, elsewhere
+        As for `calibration.tell`.
 
     Returns
     -------
