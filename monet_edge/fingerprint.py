@@ -89,8 +89,19 @@ def _features(slices: np.ndarray) -> np.ndarray:
     steps = [float(step.mean()) if step.size else 0.0 for step in (across, down, np.abs(around - centre)[interior])]
     cell = SIDE // _CELLS
     layout = slices.reshape(-1, _CELLS, cell, _CELLS, cell).mean(axis=(0, 2, 4))
-    histogram = np.histogram(foreground, _BINS, (0, 1))[0] / foreground.size
-    return np.concatenate([np.percentile(foreground, _PERCENT), steps, layout.ravel(), histogram]).astype(np.float64)
+    ordered = np.sort(foreground)  # once for both; np.percentile would import masked arrays, 7 ms of every start
+    inner = np.searchsorted(ordered, np.linspace(0, 1, _BINS + 1, dtype=np.float32)[1:-1])
+    histogram = np.diff(inner, prepend=0, append=ordered.size) / ordered.size
+    return np.concatenate([_percentiles(ordered), steps, layout.ravel(), histogram]).astype(np.float64)
+
+
+def _percentiles(ordered: np.ndarray) -> np.ndarray:
+    """Those at `_PERCENT` of sorted float32 numbers: the same bits as np.percentile's, in which weights files hold their fingerprints."""
+    places = (len(ordered) - 1) * (np.array(_PERCENT) / 100)
+    below = np.floor(places).astype(np.intp)
+    low, high, weight = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)], places - np.floor(places)
+    step = high - low
+    return np.where(weight >= 0.5, high - step * (1 - weight), low + step * weight)
 
 
 def learn(rows: np.ndarray, variants: Sequence[np.ndarray] = ()) -> Fingerprint | None:

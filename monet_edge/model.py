@@ -244,7 +244,9 @@ class Model:
         """
         work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
         images = case_images(headers, self.images, options.volume)
-        if not begun:
+        if begun:
+            self.engine.prepare(*self.weights.preprocess.sides)
+        else:
             self._demand_memory(images, work, options)
         if len(images) > len(headers):
             scans = formats.read_all(headers[0])

@@ -55,6 +55,16 @@ def test_three_scans_can(heads):
     assert not usual.is_foreign(heads[1])
 
 
+def test_quantiles_and_histogram_are_numpys_bit_for_bit(rng):
+    """Weights files hold features that np.percentile and np.histogram made."""
+    for count, digits in ((1, 7), (2, 2), (17, 1), (4000, 2), (4096, 7)):
+        slices = np.zeros((1, fingerprint.SIDE, fingerprint.SIDE), np.float32)
+        slices.ravel()[:count] = np.maximum(rng.random(count).round(digits), 1e-6)
+        inside, found = slices[slices > 0], fingerprint.features(slices[None])
+        assert np.array_equal(found[:5], np.percentile(inside, (10, 25, 50, 75, 90)))
+        assert np.array_equal(found[-10:], np.histogram(inside, 10, (0, 1))[0] / inside.size)
+
+
 def test_the_record_survives_json(heads):
     usual = fingerprint.learn(heads, [heads + 1])
     again = fingerprint.from_record(json.loads(json.dumps(fingerprint.to_record(usual))))

@@ -104,6 +104,23 @@ def test_large_workspaces_go_before_the_last_slice_is_shared(monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+def test_what_was_prepared_runs_a_volume_and_nothing_is_made_for_it(threads, monkeypatch):
+    engine, images = tiny(threads), np.random.default_rng(0).standard_normal((70, 1, 8, 8)).astype(np.float32)
+    expected = engine.run(images)
+    engine = tiny(threads)
+    engine.prepare(8, 8)
+    monkeypatch.setattr("monet_edge.engine.engine.Program", None)
+    assert np.array_equal(engine.run(images), expected)
+
+
+def test_slices_taken_together_are_those_that_were_loaded():
+    """Small ones come to a thread sixteen at a time, fewer towards the end."""
+    engine, images = tiny(2), np.random.default_rng(1).standard_normal((70, 1, 8, 8)).astype(np.float32)
+    alone = np.concatenate([engine.run(image[None]) for image in images])
+    assert np.array_equal(engine.run(images), alone)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
 def test_map_loads_and_stores_every_slice_once_and_counts_in_the_caller(threads):
     engine, stored, counted = tiny(threads), [], []
 

@@ -170,6 +170,13 @@ class Engine:
         self._execute(program, threading.Event())
         return {layer.name: program.memory.value(layer.name) for layer in plan.layers if not layer.name.endswith(BEFORE)}
 
+    def prepare(self, height: int, width: int) -> None:
+        """Make now what a volume of slices of this size is run with: 20 ms of Python, while its scan is still being read."""
+        keys = [(height, width, 1)] * self.threads + [(height, width, self.threads)] * (self.threads > 1)
+        if self._bytes(height, width, self.threads) <= LARGE:
+            for program in [self._program(key) for key in keys]:
+                self._keep(program)
+
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
         alone, most = self._bytes(height, width, 1), _together(height, width)
@@ -254,9 +261,10 @@ def _together(height: int, width: int) -> int:
 
 
 def _groups(count: int, most: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Slices [first, end) that a thread takes at a time: fewer towards the end, where no thread shall wait for another."""
+    """Slices [first, end) that a thread takes at a time: of several threads fewer towards the end, where none shall wait for another."""
     first = 0
     while first < count:
-        end = first + min(max((count - first) // (2 * threads), 1), most)
+        left = count - first
+        end = first + min(left if threads == 1 else max(left // (2 * threads), 1), most)
         yield first, end
         first = end
