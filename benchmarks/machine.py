@@ -41,6 +41,10 @@ class Isa:
 
 ISAS = {
     "native": None,
+    # no tile
+    "avx512": Isa(
+        "skylake-avx512", "+sse4.2,+avx,+avx2,+fma,+avx512f,+avx512vl,+avx512dq,+avx512bw", "AVX512_CORE", "avx512", "AVX512", r"tmm|tile"
+    ),
     # no 512-bit register, no mask register, none of the 16 registers that only AVX-512 can name
     "avx2": Isa("haswell", "+sse4.2,+avx,+avx2,+fma", "AVX2", "avx2", "AVX2", r"%zmm|%k[0-7]\b|%[xy]mm(1[6-9]|2\d|3[01])"),
     # no wide register and no VEX-encoded instruction

@@ -10,7 +10,12 @@ from . import machine, tables
 from .targets import targets
 
 ARCHIVE = ("restart", "empty", "smalls", "pair", "kills", "poison", "driver", "share")  # each recorded apart, so that one can be repeated
-TITLES = {"native": "Every instruction this CPU has", "avx2": "Both sides held to AVX2", "sse4.2": "Both sides held to SSE4.2"}
+TITLES = {
+    "native": "Every instruction this CPU has",
+    "avx512": "Both sides held to AVX-512, without AMX",
+    "avx2": "Both sides held to AVX2",
+    "sse4.2": "Both sides held to SSE4.2",
+}
 
 
 def page(results: dict[str, Any], other: dict[str, Any]) -> str:

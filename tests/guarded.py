@@ -22,7 +22,7 @@ from defined import uncommon  # noqa: E402
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena, voxels  # noqa: E402
 from monet_edge.engine.algorithms import families, winograd_small  # noqa: E402
-from monet_edge.engine.codegen import jit, layout  # noqa: E402
+from monet_edge.engine.codegen import amx, jit, layout  # noqa: E402
 from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
 from monet_edge.engine.voxels import slices  # noqa: E402
@@ -74,6 +74,7 @@ arena.place = guarded_place
 
 DOWN = {"filters": 16, "kernel": 4, "stride": 2, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
 SAME = {**DOWN, "kernel": 3, "stride": 1}
+DEEP, HALF = {**SAME, "filters": 256}, {**DOWN, "kernel": 3, "filters": 272}
 NETWORKS = [
     (architectures.monet(), 120, 116),  # enough for whole strips of tiles on every level
     (architectures.monet(filters=5, depth=1), 10, 34),
@@ -86,7 +87,10 @@ NETWORKS = [
     (Spec("few", 20, (Op("a", "conv", (INPUT,), SAME), Op("b", "conv", ("a",), SAME))), 9, 13),
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), DOWN),)), 9, 13),  # its odd rows are one less than its even ones
     (Spec("odd", 20, (Op("down", "conv", (INPUT,), {**DOWN, "kernel": 3}),)), 9, 13),
+    (Spec("deep", 16, (Op("a", "conv", (INPUT,), DEEP), Op("b", "conv", ("a",), DEEP), Op("c", "conv", ("b",), HALF))), 20, 52),
+    (Spec("deep few", 16, (Op("a", "conv", (INPUT,), DEEP), Op("b", "conv", ("a",), DEEP))), 10, 14),
 ]
+amx.ROWS = 0  # so that the deep ones are multiplied by it, where the CPU has it
 
 
 def plant(made: Program) -> None:
@@ -151,7 +155,7 @@ run_voxels()
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold_batchnorm(network)
     code = jit.load(families())
-    winograd_small.WEIGHTS = 0 if network.name == "few" else 1 << 40
+    winograd_small.WEIGHTS = 0 if network.name.endswith("few") else 1 << 40
     plan = Plan(folded, random_tensors(folded), jit.target().isa, sides=(height, width))
     for threads in (1, 2):
         GAPS.clear()

@@ -20,6 +20,7 @@ FLOORS = [
     ["architectures", "nnunet.networks", "nnunet.record", "postprocess", "flip", "extent"],
     ["nnunet.resample"],
     ["engine.codegen.simd", "engine.codegen.cache"],
+    ["engine.codegen.amx"],
     ["engine.codegen.step", "engine.codegen.layout", "engine.codegen.memory", "engine.codegen.gemm"],
     ["engine.codegen.epilogue", "engine.codegen.transforms", "engine.codegen.interpreter"],
     ["engine.codegen.jit"],

@@ -7,21 +7,26 @@ import pytest
 
 from monet_edge.engine import FAMILIES
 from monet_edge.engine.codegen import gemm, jit
-from monet_edge.engine.codegen.simd import AVX2, AVX512, NEON, SSE, choose_isa, emit_module
+from monet_edge.engine.codegen.simd import AMX, AVX2, AVX512, NEON, SSE, choose_isa, emit_module
 
 TARGETS = {
     "avx512": (jit.Target("x86_64-unknown-linux-gnu", "skylake-avx512", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma"), AVX512),
+    "amx": (
+        jit.Target("x86_64-unknown-linux-gnu", "sapphirerapids", "+avx512f,+avx512vl,+avx512dq,+avx512bw,+avx2,+fma,+amx-tile,+amx-bf16"),
+        AMX,
+    ),
     "avx2": (jit.Target("x86_64-unknown-linux-gnu", "haswell", "+sse4.2,+avx,+avx2,+fma"), AVX2),
     "sse": (jit.Target("x86_64-unknown-linux-gnu", "nehalem", "+sse4.2"), SSE),
     "neon": (jit.Target("aarch64-unknown-linux-gnu", "cortex-a72", "+neon"), NEON),
 }
 FOREIGN = {  # mnemonics and registers that this CPU does not have
-    "avx512": r"fmla|\bxmm\d+, %xmm\d+, %xmm\d+, %xmm",
+    "avx512": r"fmla|\bxmm\d+, %xmm\d+, %xmm\d+, %xmm|tmm|tile",
+    "amx": r"fmla|\bxmm\d+, %xmm\d+, %xmm\d+, %xmm",
     "avx2": r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2\d|3[01])",
     "sse": r"%ymm|%zmm|^\s+v[a-z]+",
     "neon": r"%[xyz]mm|\bfmaf?\b\s*$|bl\s+fmaf",
 }
-PRODUCT = {"avx512": r"vfmadd\d+ps", "avx2": r"vfmadd\d+ps", "sse": r"\bmulps", "neon": r"\bfmla\b"}
+PRODUCT = {"avx512": r"vfmadd\d+ps", "amx": r"vfmadd\d+ps", "avx2": r"vfmadd\d+ps", "sse": r"\bmulps", "neon": r"\bfmla\b"}
 SPILL = {"neon": r"\b(str|ldr|stp|ldp)\s+q\d+.*\[(sp|x29)"}  # vectors through the stack
 
 MICROS = jit.micros_of(kernel for kernels in FAMILIES.values() for kernel in kernels)
@@ -73,6 +78,14 @@ def test_the_matrix_product_has_its_products_and_no_spills(assembly, micro):
     assert len([line for line in code if re.search(PRODUCT[name], line)]) == expected
     spill = SPILL.get(name, r"mov[au]ps.*\(%rsp\)")
     assert not [line for line in code if re.search(spill, line)]
+
+
+def test_amx_has_six_products_of_a_tile_and_no_spills(assembly):
+    name, functions = assembly
+    code = functions.get("amx_product", [])
+    tiles = 1 + 2 + 3 + 4 if name == "amx" else 0
+    assert len([line for line in code if "tdpbf16ps" in line]) == 6 * tiles
+    assert not [line for line in code if re.search(r"zmm.*\(%rsp\)", line)]
 
 
 def test_winograd_does_not_spill_where_there_are_32_registers(assembly):

@@ -9,10 +9,13 @@ product's columns.
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from ...spec import Op, Pair, pair
 from ..arena import Fields, Memory
+from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import gemm, pack_matrix
 from ..codegen.jit import Kernel
@@ -25,14 +28,14 @@ from .contract import Algorithm, Network, Packed, nhwc16, of_kind
 
 STRIP = 48  # pixels worked on at a time: they fill whole GEMM tiles of every CPU
 # Where weights are read from memory once a strip: 512 channels at 8x8, 64 pixels, take 2.9 ms instead of 3.5 (Emerald Rapids)
-LONG_STRIP, DEEP = 72, 4_000_000  # pixels; bytes of weights
+LONG_STRIP, DEEP = 96, 4_000_000  # pixels; bytes of weights
 
 STEP = step(
     *TARGET, *SOURCES, *EPILOGUE,
     "in_height", "in_width", "in_stride", "in_stride_x", "out_stride", "out_stride_x",
     "weights", "phases", "phase_count", "shifts",  # the tables `PHASE` and `SHIFT`
     "strip", "pitch",  # pixels worked on at a time; bytes from a channel block to the next in V and M
-    "V", "M",  # scratch: the inputs of a strip, tap by tap, and their products with the weights
+    "V", "M", "parts",  # scratch: the inputs of a strip, tap by tap, their products with the weights, and what `gemm` needs
 )  # fmt: skip
 
 # First output row and column; rows and columns of output pixels that the product's columns hold; its taps among all; bytes to its weights
@@ -72,8 +75,9 @@ def pack(layer: Layer, network: Network) -> Packed:
         "pitch": pitch,
     }
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
-    scratch = {"V": max(counts) * inputs * pitch - BYTES, "M": max(rows * columns for rows, columns in sides) * outputs * pitch - BYTES}
-    return Packed(fields | network.epilogue(layer), scratch)
+    areas = {"V": max(counts) * inputs * pitch - BYTES, "M": max(rows * columns for rows, columns in sides) * outputs * pitch - BYTES}
+    areas |= amx.scratch(network.isa, network.pixels(layer) / prod(out_stride), weights.size / len(phases))
+    return Packed(fields | network.epilogue(layer), areas)
 
 
 def conv_phases(weight: np.ndarray, dilation: int, padding: Pair, lanes: np.ndarray, isa: Isa) -> list[Phase]:
@@ -166,7 +170,7 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                             copy(line + start_x * pixel, pixel * in_stride_x, v + left * BYTES, BYTES, inside - left)
                             zero(v + inside * BYTES, BYTES, some - inside)
                 done += some
-            gemm(s.V, pitch, taps * blocks, s.weights + weights, s.M, pitch, parts * BLOCK, count)
+            gemm(s.V, pitch, taps * blocks, s.weights + weights, s.M, pitch, parts * BLOCK, count, s.parts)
             done = 0
             while done < count:
                 q, j = (start + done) // columns, (start + done) % columns

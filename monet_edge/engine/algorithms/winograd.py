@@ -18,6 +18,7 @@ import numpy as np
 
 from ...spec import Op
 from ..arena import Fields, Memory
+from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import pack_matrix
 from ..codegen.jit import Kernel
@@ -36,6 +37,7 @@ STEP = step(
     "places", "tiles",  # the table `PLACE` of the tiles to make, and how many
     "strip",  # tiles worked on at a time
     "V", "M", "tile",  # scratch: transformed inputs, their products with the weights, one tile at an edge or before its epilogue
+    "parts",  # scratch of `gemm` where AMX multiplies
 )  # fmt: skip
 
 STRIDED = 16 << 20  # bytes of the weights of 3x3 with stride 2, at most
@@ -84,16 +86,20 @@ def strides(op: Op) -> tuple[int, int, int]:
     return (op["stride"], 1, op["dilation"]) if op.kind == "conv" else (1, op["stride"], 1)
 
 
-def strip_of_tiles(inputs: int, outputs: int) -> int:
-    """How many tiles are worked on at a time, for blocks of input and output channels.
+def strip_of_tiles(inputs: int, outputs: int, weights: int) -> int:
+    """How many tiles are worked on at a time, for blocks of input and output channels and bytes of weights.
 
     48 fill whole GEMM tiles of every CPU. 24 where the transformed tiles would take more than half of a second cache of 512 KB, a
-    laptop's, but the weights do not come from memory (up to 1.5 MB). With the 2 MB of a Xeon with AMX, held to AVX2, all of MoNet takes
+    laptop's, but the weights do not come from memory (up to 1.7 MB). With the 2 MB of a Xeon with AMX, held to AVX2, all of MoNet takes
     38.3 ms with 24 everywhere and 39.3 with 48; 96 to 32 channels at 128x128 2.63 and 2.92, 48 to 16 at 256x256 3.34 and 3.49. Deeper
-    layers stream their weights once a strip: 512 channels at 32x32 take 15 ms with 48, 35 with 24.
+    layers stream their weights once a strip: 512 channels at 32x32 take 15 ms with 48, 35 with 24. 96 where a strip reads more of
+    weights than of tiles: 256 channels at 32x32, 64 tiles, 2.9 ms instead of 3.5, 512 channels there 10.7 instead of 13.3 (AVX-512);
+    3.9 instead of 4.4 (AVX2).
     """
-    tiles, weights = TILE * (inputs + outputs) * 48, TILE * inputs * outputs * BLOCK
-    return 24 if tiles > 256_000 and weights <= 1_500_000 else 48
+    tiles = TILE * (inputs + outputs) * 48
+    if tiles > 256_000 and weights <= 1_700_000:
+        return 24
+    return 96 if weights > tiles else 48
 
 
 def pack(layer: Layer, network: Network) -> Packed:
@@ -103,10 +109,11 @@ def pack(layer: Layer, network: Network) -> Packed:
     products, weights = packer(network.weight(layer), network.lanes(layer.inputs), network.isa)
     in_stride, out_stride, dilation = strides(layer.op)
     inputs, outputs = in_stride**2 * network.blocks(*layer.inputs), network.blocks(layer.name)
-    strip = strip_of_tiles(inputs, outputs)
+    strip = strip_of_tiles(inputs, outputs, weights.nbytes)
     fields = {"weights": aligned(weights), "products": products, "in_stride": in_stride, "out_stride": out_stride, "dilation": dilation}
-    scratch = {"V": TILE * inputs * strip, "M": TILE * outputs * strip, "tile": TILE}
-    return Packed(fields | {"strip": strip} | network.epilogue(layer), scratch)
+    areas = {"V": TILE * inputs * strip, "M": TILE * outputs * strip, "tile": TILE}
+    areas |= amx.scratch(network.isa, network.pixels(layer) / (4 * out_stride) ** 2, weights.size / len(products))
+    return Packed(fields | {"strip": strip} | network.epilogue(layer), areas)
 
 
 def pack_3x3(weight: np.ndarray, lanes: np.ndarray, isa: Isa) -> tuple[np.ndarray, np.ndarray]:
@@ -291,7 +298,7 @@ def winograd(s):  # type: ignore[no-untyped-def]  # Numba infers
             for number in range(phase * positions, (phase + 1) * positions):
                 position, some = product_position(s.products, number) * BYTES, product_blocks(s.products, number)
                 v, stride = s.V + product_first(s.products, number) * strip * TILE + position, product_stride(s.products, number)
-                gemm_tiles(v, stride * strip * TILE, some, weights, s.M + position, strip * TILE, out_blocks * BLOCK, count)
+                gemm_tiles(v, stride * strip * TILE, some, weights, s.M + position, strip * TILE, out_blocks * BLOCK, count, s.parts)
                 weights += some * out_blocks * BLOCK * BYTES
             for t in range(count):
                 y, x = place_y(s.places, start + t) * out_stride + phase // 2, place_x(s.places, start + t) * out_stride + phase % 2

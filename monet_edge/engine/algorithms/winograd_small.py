@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...spec import Op
 from ..arena import Fields, Memory
+from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.jit import Kernel
 from ..codegen.memory import min64
@@ -19,11 +20,11 @@ from .winograd import place_columns, place_height, place_rows, place_width, plac
 
 SIDE = 2  # of a tile's output
 POSITIONS = 16
-STRIP = 72  # tiles worked on at a time, whole GEMM tiles of every CPU: more than a layer of 16x16 has, so that its weights are read once
+STRIP = 96  # tiles worked on at a time: whole GEMM tiles of every CPU, more than a layer of 16x16 has, so that its weights are read once
 PIXELS = 256  # of a layer, at most
 WEIGHTS = 4 << 20  # bytes of F(4x4), at least: fewer stay in the second cache
 
-STEP = step(*TARGET, *SOURCES, *EPILOGUE, "weights", "places", "tiles", "V", "M", "tile")  # all as in `winograd`
+STEP = step(*TARGET, *SOURCES, *EPILOGUE, "weights", "places", "tiles", "V", "M", "tile", "parts")  # all as in `winograd`
 
 
 def suits(layer: Layer, network: Network) -> bool:
@@ -39,8 +40,9 @@ def pack(layer: Layer, network: Network) -> Packed:
     """Weights (out, in, 3, 3) transformed to 4x4 positions and packed; scratch for a strip of tiles."""
     weights = pack_filters(network.weight(layer), transform_small_filters, network.lanes(layer.inputs), network.isa)
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
-    scratch = {"V": SMALL_TILE * inputs * STRIP, "M": SMALL_TILE * outputs * STRIP, "tile": SMALL_TILE}
-    return Packed({"weights": weights} | network.epilogue(layer), scratch)
+    areas = {"V": SMALL_TILE * inputs * STRIP, "M": SMALL_TILE * outputs * STRIP, "tile": SMALL_TILE}
+    areas |= amx.scratch(network.isa, network.pixels(layer) / SIDE**2, weights.size / POSITIONS)
+    return Packed({"weights": weights} | network.epilogue(layer), areas)
 
 
 def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
@@ -79,7 +81,7 @@ def winograd_small(s):  # type: ignore[no-untyped-def]  # Numba infers
         weights = s.weights
         for position in range(POSITIONS):
             v, m = s.V + position * BYTES, s.M + position * BYTES
-            gemm_small_tiles(v, STRIP * SMALL_TILE, blocks, weights, m, STRIP * SMALL_TILE, out_blocks * BLOCK, count)
+            gemm_small_tiles(v, STRIP * SMALL_TILE, blocks, weights, m, STRIP * SMALL_TILE, out_blocks * BLOCK, count, s.parts)
             weights += blocks * out_blocks * BLOCK * BYTES
         for t in range(count):
             y, x = place_y(s.places, start + t), place_x(s.places, start + t)

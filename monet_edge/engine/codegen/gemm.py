@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import amx
 from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 
 AHEAD = 4096  # bytes: deep layers stream their weights, 36 * in * out * 4 bytes, from the last cache or memory
@@ -61,15 +62,18 @@ def _emit_tile(v: Vectors, rows: int, columns: int, pairs: bool, pitch: int,
             v.store(sums[row * columns // lanes + i], v.at(m, v.times(m_block, group)), row * pitch + offset * 4)
 
 
-def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any, columns: Any, rows: Any, pitch: int) -> None:
+def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_block: Any,
+              columns: Any, rows: Any, parts: Any, pitch: int) -> None:  # fmt: skip
     """All ``columns`` of ``rows`` rows, ``pitch`` bytes apart in ``a`` and ``m``: a constant, so that it is part of the addresses.
 
-    The last tile may reach, in both, up to the next multiple of 24 rows: whole tiles of every instruction set.
+    The last tile may reach, in both, up to the next multiple of 48 rows: whole tiles of every instruction set. ``parts`` is the
+    scratch of a layer that AMX is chosen for, else 0.
     """
     builder, isa = v.builder, v.isa
-    a, u, m = v.pointer(a), v.pointer(u), v.pointer(m)
     wide_columns = builder.and_(columns, v.integer(-isa.wide[1]))
-    panels = [(isa.wide, False, v.integer(0), wide_columns), (isa.narrow, isa.pairs, wide_columns, builder.sub(columns, wide_columns))]
+    left = amx.emit_choice(v, a, a_block, blocks, u, m, m_block, wide_columns, rows, v.integer(pitch), parts) if isa.tiles else wide_columns
+    a, u, m = v.pointer(a), v.pointer(u), v.pointer(m)
+    panels = [(isa.wide, False, v.integer(0), left), (isa.narrow, isa.pairs, wide_columns, builder.sub(columns, wide_columns))]
     for (height, width), pairs, first, count in panels[:1] if isa.wide == isa.narrow else panels:
         # whole tiles as long as they waste less than tails would
         whole = builder.sdiv(builder.add(rows, v.integer((height - 1) % isa.tail)), v.integer(height))
@@ -97,7 +101,7 @@ def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_b
         v.loop(count, width, [], panel)
 
 
-gemm = Micro("gemm", 8, partial(emit_gemm, pitch=BYTES))
+gemm = Micro("gemm", 9, partial(emit_gemm, pitch=BYTES), calls=(amx.product,))
 
 
 def pack_matrix(matrix: np.ndarray, isa: Isa) -> np.ndarray:

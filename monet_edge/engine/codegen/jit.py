@@ -25,6 +25,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
+from ... import system
 from . import cache as store
 from . import interpreter
 from .simd import Isa, Micro, choose_isa, emit_module
@@ -87,6 +88,8 @@ def target() -> Target:
     cpu, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
     if features is None:
         features = "" if cpu == "generic" else llvm.get_host_cpu_features().flatten()
+    if "+amx" in features and not system.allow_tiles():
+        features = ",".join(feature for feature in features.split(",") if not feature.startswith("+amx"))
     return Target(llvm.get_process_triple(), cpu or llvm.get_host_cpu_name(), features)
 
 

@@ -7,7 +7,7 @@ through llvmlite; `jit` compiles it together with the loops that call it. Nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from llvmlite import ir
@@ -36,6 +36,8 @@ class Isa:
         Rows of the tile that finishes a strip.
     pairs : bool
         Whether the narrow tile takes two numbers of a row with one load, and has sums of its own for the second ones.
+    tiles : bool
+        Whether there is AMX for products of bfloat16, see `amx`.
     """
 
     name: str
@@ -45,9 +47,11 @@ class Isa:
     wide: tuple[int, int]
     tail: int
     pairs: bool = False
+    tiles: bool = False
 
 
 AVX512 = Isa("avx512", 16, "v", (12, 16), (12, 32), 8, pairs=True)  # 32 registers: 24 accumulators, 2 of weights
+AMX = replace(AVX512, name="amx", tiles=True)
 AVX2 = Isa("avx2", 8, "x", (6, 16), (6, 16), 6)  # 16 registers: 12 accumulators, 2 of weights, 1 broadcast
 SSE = Isa("sse", 4, "x", (4, 8), (4, 8), 4)  # 16 registers: 8 accumulators; 6x8 spills, as there is no fused product, and is no faster
 NEON = Isa("neon", 4, "w", (6, 16), (6, 16), 6)  # 32 registers: 24 accumulators, 4 of weights, 2 of inputs
@@ -59,7 +63,7 @@ def choose_isa(triple: str, features: str) -> Isa:
         return NEON
     enabled = set(features.split(","))
     if "+avx512f" in enabled:
-        return AVX512
+        return AMX if {"+amx-tile", "+amx-bf16"} <= enabled else AVX512
     return AVX2 if {"+avx2", "+fma"} <= enabled else SSE
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import layout
+from . import amx, layout
 from .gemm import emit_gemm, pack_matrix
 from .simd import BLOCK, BYTES, I32, Isa, Micro, Vectors
 from .step import table
@@ -163,7 +163,7 @@ def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
 winograd_input = Micro("winograd_input", 4, _emit_input)
 winograd_patch = Micro("winograd_patch", 6, _emit_patch)
 winograd_output = Micro("winograd_output", 3, _emit_output)
-gemm_tiles = Micro("gemm_tiles", 8, partial(emit_gemm, pitch=TILE))
+gemm_tiles = Micro("gemm_tiles", 9, partial(emit_gemm, pitch=TILE), calls=(amx.product,))
 
 
 # -- F(2x2, 3x3): four outputs from 16 multiplications, not 36, by filters of less than half the size
@@ -221,4 +221,4 @@ def _emit_small_output(v: Vectors, m: Any, tile: Any) -> None:
 small_input = Micro("small_input", 4, _emit_small_input)
 small_patch = Micro("small_patch", 6, partial(_emit_patch, side=4))
 small_output = Micro("small_output", 2, _emit_small_output)
-gemm_small_tiles = Micro("gemm_small_tiles", 8, partial(emit_gemm, pitch=SMALL_TILE))
+gemm_small_tiles = Micro("gemm_small_tiles", 9, partial(emit_gemm, pitch=SMALL_TILE), calls=(amx.product,))
