@@ -81,7 +81,7 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
             ["MoNet, both held to SSE4.2", "3.6 times", "4.5 times", against("sse4.2", "monet")],
             ["the same, against the fastest float32 peer", "faster", "", against("sse4.2", "monet", fastest("sse4.2", "monet"))],
             ["MoNet, one thread, against OpenVINO bf16", "faster", "1.5 times", against("native", "monet", "OpenVINO bf16")],
-            ["the same on a machine with AMX, which MoNet's layers are too narrow for", "", "", against("native", "monet", "OpenVINO bf16", other)],
+            ["the same on a machine with AMX, too wide for MoNet's layers", "", "", against("native", "monet", "OpenVINO bf16", other)],
             ["two threads, volume of slices, against one", "1.9 times", "1.97 times", two("volume")],
             ["the same on a machine with more cores", "1.9 times", "1.97 times", two("volume", other)],
             ["two processes in their place, which share nothing", "", "", two("processes")],

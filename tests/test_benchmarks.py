@@ -77,7 +77,8 @@ def test_the_command_is_measured_beside_its_slices_and_a_peer():
     assert all(found[part][title]["rounds"] == 1 for part in ("one", "many") for title in ("command", "slices"))
     assert found["one"].get("dice", 1) > 0.9  # a fast wrong answer would show; without OpenVINO there is no peer
     assert found["deep"]["peak"] > found["deep"]["volume"] == 2 * 8 * 96 * 96
-    assert found["head"]["median"] > 0 and found["head"]["peak"] > 0
+    assert found["head"]["median"] > 0
+    assert found["head"]["peak"] > 1 << 20
 
 
 def test_the_whole_way_is_told_as_times_of_its_slices():
