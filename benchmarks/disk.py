@@ -88,7 +88,7 @@ def measure(
             found["deep"] = {"peak": _command(folder / "deep", SEGMENTER, threads)["peak"], "volume": 2 * int(np.prod(deep))}
         if "head" in parts:
             phantom.save(phantom.make(shape=(head[0], head[1], head[2]))[0], folder / "head" / "scan.nii.gz")
-            taken = [_command(folder / "head", HEAD_SEGMENTER, threads) for _ in range(rounds + 1)][1:]
+            taken = [_command(folder / "head", HEAD_SEGMENTER, threads, "--spacing", "1") for _ in range(rounds + 1)][1:]
             found["head"] = summarise([one["seconds"] for one in taken]) | {"peak": max(one["peak"] for one in taken)}
     return found
 
