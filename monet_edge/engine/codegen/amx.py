@@ -23,6 +23,7 @@ GROUP = 4  # tiles of rows multiplied with the same weights: as many sums as lea
 DEPTH = 16  # pairs of blocks at a time: their split inputs take a tenth of a second cache of 2 MB
 PARTS = (DEPTH * GROUP + 2) * SPLIT  # bytes of scratch: the split inputs; the split weights of this pair of blocks and the next
 
+AHEAD, INTO = 16384, 2  # as `gemm` fetches weights
 ROW = 2 * BYTES  # of weights in a panel of 32 columns
 PAIR = 2 * BLOCK * ROW  # of blocks, in a panel
 
@@ -201,6 +202,8 @@ def _split_weights(v: Vectors, u: Any, target: Any, begin: int, end: int) -> Non
 
     def line(_: Any, carried: list[Any]) -> list[Any]:
         u, target = carried
+        for first in (0, BLOCK * ROW):
+            v.prefetch(u, AHEAD + first, INTO)
         _split_line(v, u, v.at(u, BLOCK * ROW), target)
         return [v.at(u, ROW), v.at(target, BYTES)]
 

@@ -149,9 +149,9 @@ class Vectors:
     def call(self, micro: Micro, *arguments: Any) -> Any:
         return self.builder.call(_declare(self.builder.module, micro), arguments)
 
-    def prefetch(self, pointer: Any, offset: int) -> None:
-        """Ask for the cache line at an address that will be read; harmless where there is none."""
-        numbers = [ir.Constant(I32, number) for number in (0, 3, 1)]  # for reading, into all caches, data
+    def prefetch(self, pointer: Any, offset: int, cache: int = 1) -> None:
+        """Ask for the cache line at an address that will be read, into this cache and those behind it; harmless where there is none."""
+        numbers = [ir.Constant(I32, number) for number in (0, 4 - cache, 1)]  # for reading, how near, data
         self.intrinsic("llvm.prefetch.p0", VOID, [self.at(pointer, offset), *numbers])
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
