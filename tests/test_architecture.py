@@ -27,6 +27,7 @@ FLOORS = [
     ["engine.codegen"],
     ["engine.threads", "engine.voxels.stored"],
     ["engine.voxels.lines"],
+    ["engine.voxels.halves"],
     ["engine.voxels.kernels"],
     ["engine.voxels.sorted", "engine.voxels.slices"],
     ["engine.voxels"],

@@ -1,7 +1,8 @@
 """From slices to labels through a network of tiles, in nnU-Net's order and precision: its sums of logits are float16.
 
 Logits of a tile times the Gaussian are added up in float16, tile by tile, divided by the sum of the Gaussians, averaged over folds,
-and resampled, all rounded to float16; a pixel between two labels falls to the same one only so.
+and resampled, all rounded to float16; a pixel between two labels falls to the same one only so. Until they are averaged, the numbers
+are kept as float32, rounded so: NumPy's float16 took 4.6 ms of a slice of 256x256, 4 % of all, where this takes 0.4.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..engine import voxels
 from ..tiles import Tiling, gaussian
 from .record import Record
 
@@ -29,32 +31,31 @@ class Sums:
     @cached_property
     def _weights(self) -> np.ndarray:
         """(H, W) float32, of the padded image."""
-        total = np.zeros((1, *self.tiling.padded), np.float16)
+        total = self.begin(1)
         for tile in range(len(self.tiling.windows)):
             self.add(total, tile, np.ones((1, *self.tiling.tile), np.float32))
-        return total[0].astype(np.float32)
+        return total[0]
 
     def begin(self, outputs: int) -> np.ndarray:
-        """Empty sums of logits: (outputs, H, W) float16, padded."""
-        return np.zeros((outputs, *self.tiling.padded), np.float16)
+        """Empty sums of logits: (outputs, H, W) float32, padded."""
+        return np.zeros((outputs, *self.tiling.padded), np.float32)
 
     def add(self, sums: np.ndarray, tile: int, logits: np.ndarray) -> None:
-        """Add the logits of a tile, (outputs, H, W) float32; they are overwritten."""
-        for plane, total in zip(logits, sums[:, *self.tiling.windows[tile]], strict=True):  # one by one: they stay in the cache
-            plane *= self._gaussian
-            plane += total
-            total[...] = plane
+        """Add the logits of a tile, (outputs, H, W) float32."""
+        for plane, total in zip(logits, sums[:, *self.tiling.windows[tile]], strict=True):
+            voxels.add_halves(total, plane, self._gaussian)
 
     def mean(self, sums: np.ndarray, folds: int) -> np.ndarray:
-        """The logits of a slice without its padding, averaged over folds: (heads, H, W) float16."""
-        means = np.empty((len(sums), *self.tiling.shape), np.float16)
-        for mean, plane in zip(means, sums[:, *self.tiling.inside], strict=True):
-            mean[...] = plane.astype(np.float32) / self._weights[self.tiling.inside]
-        each = means.reshape(folds, -1, *means.shape[1:])
+        """The logits of a slice without its padding, averaged over folds: (heads, H, W) float32, rounded as float16 holds them."""
+        inside = self.tiling.inside
+        means = np.stack([voxels.divide_halves(plane, self._weights[inside]) for plane in sums[:, *inside]])
+        if folds == 1:
+            return means
+        each = means.astype(np.float16).reshape(folds, -1, *means.shape[1:])
         total = each[0]
         for other in each[1:]:
             total = total + other
-        return total / np.float16(folds) if folds > 1 else total
+        return (total / np.float16(folds)).astype(np.float32)
 
 
 class Prediction:
@@ -95,9 +96,10 @@ class Prediction:
         """Take the logits of an item; those of a slice's last one are written."""
         z, place = divmod(item, self.per_slice)
         image = self._image(z)
+        logits = np.flip(logits, self._flips[place % len(self._flips)])
         with image.lock:
-            image.waiting[place] = np.flip(logits, self._flips[place % len(self._flips)]).copy()
             before = image.done
+            image.waiting[place] = logits if place == before else logits.copy()
             while (ready := image.waiting.pop(image.done, None)) is not None:
                 self._add(image, ready)
             finished = before < image.done == self.per_slice
@@ -119,10 +121,13 @@ class Prediction:
     def _add(self, image: _Slice, logits: np.ndarray) -> None:
         """Of the next item: mirror images are added up first, and averaged with the last of them."""
         tile, flip = divmod(image.done, len(self._flips))
-        image.mirrored = logits if image.mirrored is None else image.mirrored + logits
-        if flip + 1 == len(self._flips):
-            self._sums.add(image.sums, tile, image.mirrored / np.float32(len(self._flips)))
-            image.mirrored = None
+        if len(self._flips) == 1:
+            self._sums.add(image.sums, tile, logits)
+        else:
+            image.mirrored = logits.copy() if image.mirrored is None else image.mirrored + logits
+            if flip + 1 == len(self._flips):
+                self._sums.add(image.sums, tile, image.mirrored / np.float32(len(self._flips)))
+                image.mirrored = None
         image.done += 1
 
 

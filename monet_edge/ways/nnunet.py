@@ -116,8 +116,8 @@ def memory(weights: Weights, engine: Engine, grids: Sequence[Grid], options: Opt
     found = grids_of(record, grids[0], options)
     old, new = prod(found.there.old), prod(found.there.new)
     padded = prod(found.tiling.padded)
-    # of a slice: float64, twice while it is resampled; sums in float16; logits that are resampled back, in float64 and float16
-    pixels = record.inputs * (4 * padded + 20 * (old + new)) + record.outputs * 2 * padded + record.heads * 20 * (old + new)
+    # of a slice: float64, twice while it is resampled; sums; logits that are resampled back, in float64 and float16
+    pixels = record.inputs * (4 * padded + 20 * (old + new)) + record.outputs * 4 * padded + record.heads * 20 * (old + new)
     masked = 3 if any(channel.masked for channel in record.channels) else 0
     return limits.peak(
         found.shape,
@@ -177,8 +177,9 @@ class _Labels:
         self._kept = None if kept is None else grids.orientation.turn(kept)[box]
 
     def write(self, z: int, logits: np.ndarray) -> None:
-        """Slice z of what is not cut away, from its logits (heads, H, W) float16 on the network's grid."""
-        logits = self._back(logits).astype(np.float32)
+        """Slice z of what is not cut away, from its logits (heads, H, W) float32, rounded to float16, on the network's grid."""
+        if self._back.old != self._back.new:
+            logits = self._back(logits.astype(np.float16)).astype(np.float32)
         self._mask[z] = _of_regions(logits, self._record.regions) if self._record.regions else likeliest(logits)
         if self._kept is not None:
             self._kept[z] = np.moveaxis(_sigmoid(logits) if self._record.regions else _softmax(logits), 0, -1)

@@ -1,7 +1,7 @@
 """Voxels as stored: measured as if they were sorted, made the network's input, and labelled; nothing else touches them all."""
 
 from .kernels import FAMILY
-from .slices import assign, fill
+from .slices import add_halves, assign, divide_halves, fill
 from .sorted import Moments, Sorted
 
-__all__ = ["FAMILY", "Moments", "Sorted", "assign", "fill"]
+__all__ = ["FAMILY", "Moments", "Sorted", "add_halves", "assign", "divide_halves", "fill"]

@@ -16,6 +16,7 @@ from ..codegen import jit
 from ..codegen.memory import min64, scatter
 from ..codegen.simd import I8, I64, Micro, Vectors
 from ..codegen.step import table
+from .halves import share, weigh
 from .lines import TAP, above, blend, clear, likeliest, normalise, resample, threshold
 from .stored import keys, numbers
 
@@ -221,7 +222,7 @@ count_keys = Micro("count_keys", 13, _emit_count_keys, calls=(min64, keys))
 sum_keys = Micro("sum_keys", 14, _emit_sum_keys, calls=(min64, keys))
 feed = Micro("feed", 17, _emit_feed, calls=(numbers, normalise, blend, resample))
 label = Micro("label", 16, _emit_label, calls=(above, clear, blend, resample, scatter, threshold, likeliest))
-FAMILY: jit.Families = {"voxels": (count_keys, sum_keys, feed, label)}
+FAMILY: jit.Families = {"voxels": (count_keys, sum_keys, feed, label, weigh, share)}
 
 
 @cache

@@ -17,7 +17,7 @@ from .stored import DOUBLE
 TAP = table("lower", "upper", "weight")  # of an output pixel: the two that it lies between, and how far: the bits of a float32
 
 
-def _emit_pixels(v: Vectors, count: Any, pointers: list[Any], steps: list[int], body: Any) -> None:
+def emit_pixels(v: Vectors, count: Any, pointers: list[Any], steps: list[int], body: Any) -> None:
     """``body(lanes, pointers)`` for every pixel, by whole vectors first; the pointers move by ``steps`` bytes a pixel."""
     whole = v.builder.and_(count, v.integer(-v.isa.lanes))
     for stop, lanes in ((whole, v.isa.lanes), (v.builder.sub(count, whole), 1)):
@@ -29,11 +29,13 @@ def _emit_pixels(v: Vectors, count: Any, pointers: list[Any], steps: list[int], 
         pointers = v.loop(stop, lanes, pointers, one)
 
 
-def _kind(scalar: ir.Type, lanes: int) -> ir.Type:
+def kind_of(scalar: ir.Type, lanes: int) -> ir.Type:
+    """So many of them, one for 1."""
     return ir.VectorType(scalar, lanes) if lanes > 1 else scalar
 
 
-def _splat(v: Vectors, scalar: Any, lanes: int) -> Any:
+def splat(v: Vectors, scalar: Any, lanes: int) -> Any:
+    """``scalar`` in every lane."""
     if lanes == 1:
         return scalar
     kind = ir.VectorType(scalar.type, lanes)
@@ -50,17 +52,17 @@ def _emit_normalise(v: Vectors, source: Any, parameters: Any, target: Any, count
     given = [builder.load(v.at(v.pointer(parameters), 8 * i), typ=DOUBLE, align=8) for i in range(5)]
 
     def body(lanes: int, at: list[Any]) -> None:
-        slope, inter, low, span, floor = (_splat(v, number, lanes) for number in given)
-        zero, one, largest = (_splat(v, ir.Constant(DOUBLE, number), lanes) for number in (0.0, 1.0, 1.7976931348623157e308))
-        x = builder.load(at[0], typ=_kind(DOUBLE, lanes), align=8)
+        slope, inter, low, span, floor = (splat(v, number, lanes) for number in given)
+        zero, one, largest = (splat(v, ir.Constant(DOUBLE, number), lanes) for number in (0.0, 1.0, 1.7976931348623157e308))
+        x = builder.load(at[0], typ=kind_of(DOUBLE, lanes), align=8)
         x = builder.fadd(builder.fmul(x, slope), inter)
         y = builder.fdiv(builder.fsub(x, low), span)
         seen = builder.and_(builder.fcmp_ordered(">", x, floor), builder.fcmp_ordered("<=", x, largest))
         seen = builder.and_(seen, builder.fcmp_ordered(">", y, zero))
         y = builder.select(builder.fcmp_ordered("<", y, one), y, one)
-        builder.store(builder.fptrunc(builder.select(seen, y, zero), _kind(FLOAT, lanes)), at[1], align=4)
+        builder.store(builder.fptrunc(builder.select(seen, y, zero), kind_of(FLOAT, lanes)), at[1], align=4)
 
-    _emit_pixels(v, count, [v.pointer(source), v.pointer(target)], [8, 4], body)
+    emit_pixels(v, count, [v.pointer(source), v.pointer(target)], [8, 4], body)
 
 
 def _between(v: Vectors, below: Any, above: Any, weight: Any) -> Any:
@@ -76,10 +78,10 @@ def _emit_blend(v: Vectors, below: Any, above: Any, weight: Any, target: Any, co
     weight = _weight(v, weight)
 
     def body(lanes: int, at: list[Any]) -> None:
-        one, other = (v.builder.load(pointer, typ=_kind(FLOAT, lanes), align=4) for pointer in at[:2])
-        v.builder.store(_between(v, one, other, _splat(v, weight, lanes)), at[2], align=4)
+        one, other = (v.builder.load(pointer, typ=kind_of(FLOAT, lanes), align=4) for pointer in at[:2])
+        v.builder.store(_between(v, one, other, splat(v, weight, lanes)), at[2], align=4)
 
-    _emit_pixels(v, count, [v.pointer(place) for place in (below, above, target)], [4, 4, 4], body)
+    emit_pixels(v, count, [v.pointer(place) for place in (below, above, target)], [4, 4, 4], body)
 
 
 def _emit_resample(v: Vectors, source: Any, taps: Any, target: Any, count: Any) -> None:
@@ -116,7 +118,7 @@ def _emit_above(v: Vectors, source: Any, threshold: Any, count: Any) -> Any:
 
     def several(_: Any, carried: list[Any]) -> list[Any]:
         at, seen = carried
-        above = builder.fcmp_ordered(">", v.load(at), _splat(v, near, lanes))
+        above = builder.fcmp_ordered(">", v.load(at), splat(v, near, lanes))
         return [v.at(at, 4 * lanes), builder.or_(seen, above)]
 
     def one(_: Any, carried: list[Any]) -> list[Any]:
@@ -136,7 +138,7 @@ def _emit_clear(v: Vectors, target: Any, step: Any, count: Any) -> None:
     for stop, lanes, stride in ((whole, v.isa.lanes, v.integer(v.isa.lanes)), (builder.sub(count, whole), 1, step)):
 
         def one(_: Any, carried: list[Any], lanes: int = lanes, stride: Any = stride) -> list[Any]:
-            builder.store(ir.Constant(_kind(I8, lanes), [0] * lanes if lanes > 1 else 0), carried[0], align=1)
+            builder.store(ir.Constant(kind_of(I8, lanes), [0] * lanes if lanes > 1 else 0), carried[0], align=1)
             v.fence()  # or LLVM would make it a call of memset, see `codegen.memory`
             return [v.at(carried[0], stride)]
 
@@ -149,13 +151,13 @@ def _emit_likeliest(v: Vectors, source: Any, plane: Any, classes: Any, target: A
 
     def several(_: Any, at: list[Any], lanes: int) -> list[Any]:
         def compare(index: Any, best: list[Any]) -> list[Any]:
-            value = builder.load(v.at(at[0], builder.mul(index, plane)), typ=_kind(FLOAT, lanes), align=4)
+            value = builder.load(v.at(at[0], builder.mul(index, plane)), typ=kind_of(FLOAT, lanes), align=4)
             more = builder.fcmp_ordered(">", value, best[0])
-            return [builder.select(more, value, best[0]), builder.select(more, _splat(v, builder.trunc(index, I32), lanes), best[1])]
+            return [builder.select(more, value, best[0]), builder.select(more, splat(v, builder.trunc(index, I32), lanes), best[1])]
 
-        first = builder.load(at[0], typ=_kind(FLOAT, lanes), align=4)
-        none = ir.Constant(_kind(I32, lanes), [0] * lanes if lanes > 1 else 0)
-        labels = builder.trunc(v.loop(classes, 1, [first, none], compare)[1], _kind(I8, lanes))
+        first = builder.load(at[0], typ=kind_of(FLOAT, lanes), align=4)
+        none = ir.Constant(kind_of(I32, lanes), [0] * lanes if lanes > 1 else 0)
+        labels = builder.trunc(v.loop(classes, 1, [first, none], compare)[1], kind_of(I8, lanes))
         place = at[1]
         for lane in range(lanes):
             one = builder.extract_element(labels, ir.Constant(I32, lane)) if lanes > 1 else labels

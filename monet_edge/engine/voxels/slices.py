@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .halves import share, weigh
 from .kernels import KEPT, feed, label, run
 from .lines import TAP
 from .stored import form_of, known
@@ -61,6 +62,19 @@ def assign(target: np.ndarray, probability: np.ndarray, threshold: float, kept: 
         np.empty(width, np.float32), np.empty((classes, target.shape[1]), np.float32), int(np.float32(threshold).view(np.uint32)),
         target, *target.strides, *target.shape, places if kept else 0,
     )  # fmt: skip
+
+
+def add_halves(sums: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+    """``sums += values * weights``, every sum rounded as float16 would hold it: (H, W) float32, ``sums`` with any step between rows."""
+    values, weights = (np.ascontiguousarray(each, np.float32) for each in (values, weights))
+    run(weigh, values, weights, sums, sums.strides[0], *sums.shape)
+
+
+def divide_halves(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``sums / weights`` rounded as float16 would hold it: (H, W) float32, both with the same step between rows."""
+    found = np.empty(sums.shape, np.float32)
+    run(share, sums, weights, sums.strides[0], found, *sums.shape)
+    return found
 
 
 @lru_cache(16)
