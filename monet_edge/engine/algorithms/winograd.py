@@ -41,6 +41,7 @@ STEP = step(
 )  # fmt: skip
 
 STRIDED = 16 << 20  # bytes of the weights of 3x3 with stride 2, at most
+FEW = 64  # pixels
 
 PRODUCT = table("position", "first", "stride", "blocks")  # a matrix product: of which of the 36 positions, with which input blocks
 product_position, product_first, product_stride, product_blocks = readers("product", PRODUCT)
@@ -57,14 +58,26 @@ def suits(layer: Layer, network: Network) -> bool:
     OpenVINO's direct convolution takes 2.0 to 3.3 times as long on all 3x3 of these (Zen 5, one thread, single layers). One tile
     is not worth its weights, which are four times as many: 512 channels at 4x4 take 3.5 ms, with im2col 1.3 (Emerald Rapids).
     3x3 with stride 2 has 81 products for im2col's 144: 32 to 64 channels, 512x512 to 256x256, take 15 ms instead of 26, 128 to 256 at
-    a quarter of that 14 instead of 19, but 256 to 512 17 instead of 19, with nine times the weights (a Xeon with AMX).
+    a quarter of that 14 instead of 19, but 256 to 512 17 instead of 19, with nine times the weights (a Xeon held to AVX-512).
     """
     packer = form(layer.op)
-    if packer is None or network.pixels(layer) <= 16:
+    if packer is None or network.pixels(layer) <= 16 or left_to_tiles(layer, network):
         return False
     if packer is pack_strided and layer.op["kernel"] == 3:
         return 81 * BLOCK * BYTES * network.blocks(*layer.inputs) * network.blocks(layer.name) <= STRIDED
     return True
+
+
+def left_to_tiles(layer: Layer, network: Network) -> bool:
+    """Whether im2col multiplies a 3x3 convolution on AMX, and takes less so: with stride 2, and few pixels.
+
+    64 to 128 channels, 128x128 to 64x64, take 2.6 ms instead of 3.7, 128 to 256 a quarter of that 2.5 instead of 3.7; 512 channels at
+    8x8 2.0 in place of F(2x2)'s 2.0, with 9 numbers a filter in memory instead of 16.
+    """
+    weights = 9 * BLOCK**2 * network.blocks(*layer.inputs) * network.blocks(layer.name)
+    pixels = network.pixels(layer)
+    fits = layer.op["kernel"] == 3 and (layer.op["stride"] == 2 or pixels <= FEW)
+    return fits and bool(amx.scratch(network.isa, pixels, weights))
 
 
 Packer = Callable[[np.ndarray, np.ndarray, Isa], tuple[np.ndarray, np.ndarray]]  # weight, lanes, isa -> products, packed weights

@@ -16,7 +16,7 @@ from ..codegen.step import SOURCES, TARGET, source_base, source_pixel, source_ro
 from ..codegen.transforms import SMALL_TILE, gemm_small_tiles, pack_filters, small_input, small_output, small_patch, transform_small_filters
 from ..fuse import Layer
 from .contract import Algorithm, Network, Packed, nhwc16
-from .winograd import place_columns, place_height, place_rows, place_width, place_x, place_y, tile_places
+from .winograd import left_to_tiles, place_columns, place_height, place_rows, place_width, place_x, place_y, tile_places
 
 SIDE = 2  # of a tile's output
 POSITIONS = 16
@@ -28,9 +28,9 @@ STEP = step(*TARGET, *SOURCES, *EPILOGUE, "weights", "places", "tiles", "V", "M"
 
 
 def suits(layer: Layer, network: Network) -> bool:
-    """512 channels at 16x16 and 8x8: see the figures below; at 4x4 im2col takes less."""
+    """512 channels at 16x16 and 8x8: see the figures below; at 4x4 im2col takes less, with AMX at 8x8 too."""
     op = layer.op
-    if op.kind != "conv" or (op["kernel"], op["stride"], op["dilation"], op["padding"]) != (3, 1, 1, 1):
+    if op.kind != "conv" or (op["kernel"], op["stride"], op["dilation"], op["padding"]) != (3, 1, 1, 1) or left_to_tiles(layer, network):
         return False
     weights = 36 * BLOCK * BYTES * network.blocks(*layer.inputs) * network.blocks(layer.name)
     return 16 < network.pixels(layer) <= PIXELS and weights >= WEIGHTS
