@@ -1,4 +1,4 @@
-"""The head of a binary network, a 1x1 convolution to one channel, as dot products of 16 pixels at a time; it writes the output's plane."""
+"""The head of a network, a 1x1 convolution to few channels, as dot products of 16 pixels at a time; it writes the output's planes."""
 
 from __future__ import annotations
 
@@ -18,32 +18,41 @@ from .contract import Algorithm, Network, Packed
 
 STEP = step(
     *SOURCES,
-    "width",
+    "width", "channels",
     "weights", "bias", "activation",  # the last an index into `codegen.epilogue.ACTIVATIONS`
-    "output", "output_row",  # the plane, and bytes to its next row
+    "output", "output_row", "output_plane",  # the planes, and bytes to the next row, to the next plane
     "V", "M",  # scratch: a copy of a row's last pixels, and what is made of them
 )  # fmt: skip
 
 
+MOST = 4  # channels
+
+
 def suits(layer: Layer, network: Network) -> bool:
-    """To one channel, as the last layer, where a matrix product wastes 15 of 16 lanes: 0.2 ms, not 0.7 (16 channels at 256x256)."""
+    """To few channels, as the last layer, where a matrix product wastes most of 16 lanes.
+
+    16 to 1 channels at 256x256 take 0.2 ms, not 0.7, XXX.
+    """
     op = layer.op
-    single = op.kind == "conv" and op["kernel"] == 1 and op["filters"] == 1 and op["stride"] == 1 and op["padding"] == 0
+    single = op.kind == "conv" and op["kernel"] == 1 and op["filters"] <= MOST and op["stride"] == 1 and op["padding"] == 0
     last = network.fused and layer.name == network.spec.output and layer.mode == epilogue.PLAIN
     return single and last and len(layer.inputs) == 1 and layer.inputs != (INPUT,)
 
 
 def pack(layer: Layer, network: Network) -> Packed:
-    """Weights (1, in, 1, 1) as one vector (lanes of the inputs' blocks,), and the bias."""
-    weights = place_lanes(network.weight(layer)[:, :, 0, 0].T, network.lanes(layer.inputs))[:, 0]
+    """Weights (out, in, 1, 1) as a vector for each channel (out, lanes of the inputs' blocks), and the biases."""
+    channels = network.channels[layer.name]
+    weights = place_lanes(network.weight(layer)[:, :, 0, 0].T, network.lanes(layer.inputs))[:, :channels].T
     bias = network.epilogue(layer)["parameters"]
-    fields = {"weights": aligned(weights), "bias": bias, "activation": ACTIVATIONS.index(layer.activation)}
+    fields = {"channels": channels, "weights": aligned(weights), "bias": bias, "activation": ACTIVATIONS.index(layer.activation)}
     return Packed(fields, {"V": network.blocks(*layer.inputs) * BLOCK * BYTES, "M": BYTES})
 
 
 def locate(layer: Layer, memory: Memory) -> Fields:
-    """The plane (H, W) that it writes, and bytes to its next row."""
-    return {"width": memory.output.shape[2], "output": memory.output, "output_row": memory.output.strides[1]} | memory.sources(layer.inputs)
+    """The planes (C, H, W) that it writes."""
+    plane, row, _ = memory.output.strides
+    fields = {"width": memory.output.shape[2], "output": memory.output, "output_row": row, "output_plane": plane}
+    return fields | memory.sources(layer.inputs)
 
 
 def _emit_dot(v: Vectors, source: Any, pixel: Any, blocks: Any, weights: Any, bias: Any, activation: Any, target: Any, count: Any) -> None:
@@ -78,15 +87,18 @@ dot = Micro("dot", 8, _emit_dot)
 
 def head1x1(s):  # type: ignore[no-untyped-def]  # Numba infers
     """Output rows [y0, y1); the last pixels of a row from a copy: 16 of them would reach beyond it."""
-    pixel = source_pixel(s.sources, 0)
+    pixel, whole = source_pixel(s.sources, 0), s.width // BLOCK * BLOCK
     for y in range(s.y0, s.y1):
-        line, output = source_base(s.sources, 0) + y * source_row(s.sources, 0), s.output + y * s.output_row
-        whole = s.width // BLOCK * BLOCK
-        dot(line, pixel, s.source_blocks, s.weights, s.bias, s.activation, output, whole)
+        line = source_base(s.sources, 0) + y * source_row(s.sources, 0)
         if whole < s.width:
             copy(line + whole * pixel, BYTES, s.V, BYTES, (s.width - whole) * s.source_blocks)
-            dot(s.V, pixel, s.source_blocks, s.weights, s.bias, s.activation, s.M, BLOCK)
-            scatter(s.M, 4, output + whole * 4, 4, s.width - whole)
+        for channel in range(s.channels):
+            weights, bias = s.weights + channel * s.source_blocks * BYTES, s.bias + channel * 4
+            output = s.output + channel * s.output_plane + y * s.output_row
+            dot(line, pixel, s.source_blocks, weights, bias, s.activation, output, whole)
+            if whole < s.width:
+                dot(s.V, pixel, s.source_blocks, weights, bias, s.activation, s.M, BLOCK)
+                scatter(s.M, 4, output + whole * 4, 4, s.width - whole)
 
 
 ALGORITHM = Algorithm(Kernel(head1x1, STEP), suits, pack, locate, unit=lambda op: 4, writes_planes=True, family="monet")
