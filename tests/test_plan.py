@@ -121,7 +121,7 @@ def test_a_field_that_two_algorithms_have_means_the_same_in_both():
             users.setdefault(name, set()).add(algorithm.name)
     shared = {name for name, names in users.items() if len(names) > 1}
     general = {*HEAD, *TARGET, *SOURCES, *epilogue.EPILOGUE, "V", "M", "weights", "channels", "in_stride", "out_stride", "width"}
-    assert shared - general <= {"image", "image_row", "output", "output_row", "strip", "places", "tiles", "tile", "parts"}
+    assert shared - general <= {"image", "image_row", "output", "output_row", "output_plane", "strip", "places", "tiles", "tile", "parts"}
 
 
 def test_a_step_of_too_many_fields_is_refused():

@@ -91,12 +91,19 @@ class Layout:
 
 
 def arrange(
-    stages: Sequence[Layer], shapes: Mapping[str, Shape], planes: Collection[str], in_place: Collection[str], threads: int, keep: bool
+    stages: Sequence[Layer],
+    shapes: Mapping[str, Shape],
+    planes: Collection[str],
+    in_place: Collection[str],
+    moments: Sequence[int],
+    lag: int,
+    keep: bool,
 ) -> tuple[dict[str, Buffer], int]:
     """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, and the size of their arena.
 
-    A value of ``in_place`` has the buffer of its stage's first input where it is the last to read that. With ``keep`` no two
-    share memory, so that all can be read after a run.
+    A value of ``in_place`` has the buffer of its stage's first input where it is the last to read that. ``moments`` are when each
+    stage runs, the same for those that run together, and a stage may begin ``lag`` moments before the one in front of it is done. With
+    ``keep`` no two share memory, so that all can be read after a run.
     """
     made = {stage.name: moment for moment, stage in enumerate(stages) if stage.name not in planes}
     last = dict(made)
@@ -108,8 +115,8 @@ def arrange(
             home[stage.name] = home[stage.inputs[0]]
             last[home[stage.name]] = last[stage.name]
     owners = [value for value in made if home[value] == value]
-    lag = int(threads > 1)  # a layer may begin before the one in front of it is done
-    lives = [(Buffer(shapes[name]).size, 0 if keep else made[name], len(stages) if keep else last[name] + lag) for name in owners]
+    ends = (0, len(stages))
+    lives = [(Buffer(shapes[name]).size, *(ends if keep else (moments[made[name]], moments[last[name]] + lag))) for name in owners]
     offsets, size = place(lives)
     offset = dict(zip(owners, offsets, strict=True))
     return {value: Buffer(shapes[value], offset[home[value]]) for value in made}, size

@@ -106,13 +106,14 @@ class Race:
         """One round, which is not kept unless it ``counts``."""
         for program, run in self.programs:
             program.begin()[...] = image
-            steps = program.steps[0]
-            for index, stage in enumerate(program.plan.stages):
+            steps, seconds = program.steps[0], [0.0] * len(program.plan.stages)
+            for index, (number, _) in enumerate(program.order):
                 start = time.perf_counter()
                 run(steps.ctypes.data, index, index + 1)
-                seconds = time.perf_counter() - start
+                seconds[number] += time.perf_counter() - start
+            for stage, took in zip(program.plan.stages, seconds, strict=True):
                 if counts:
-                    self.times.setdefault(stage.name, {}).setdefault(program.plan.algorithm(stage).name, []).append(seconds)
+                    self.times.setdefault(stage.name, {}).setdefault(program.plan.algorithm(stage).name, []).append(took)
 
 
 def measure(spec: Spec, tensors: Mapping[str, np.ndarray], height: int, width: int, rounds: int = 15) -> Times:
