@@ -75,6 +75,12 @@ def check_voxels() -> bool:
         agree = np.allclose((moments.mean, moments.variance), (volume.mean(dtype=float), volume.var(dtype=float)), rtol=1e-12)
         if not agree or [found.value(key) for key in found.select(ranks)] != np.sort(volume, axis=None)[ranks].tolist():
             wrong.append(f"{dtype} sorted")
+    values = (rng.standard_normal((3, 37)) * 10.0 ** rng.integers(-9, 6, (3, 37))).astype(np.float32)
+    sums, ones = np.zeros_like(values), np.ones_like(values)
+    voxels.add_halves(sums, values, ones)
+    with np.errstate(over="ignore"):
+        if not np.array_equal(sums, values.astype(np.float16)) or not np.array_equal(voxels.divide_halves(values, ones), sums):
+            wrong.append("halves")
     print(f"stored voxels: {'WRONG, ' + ', '.join(wrong) if wrong else 'as NumPy, bit for bit'}", flush=True)
     return not wrong
 

@@ -149,6 +149,10 @@ def run_voxels() -> None:
         labels = guarded_array(np.ones(shape, np.uint8))
         voxels.assign(labels, guarded_array(np.ones((classes, 9, 20), np.float32)), 0.5, kept)
         voxels.assign(planted(labels, "labels"), guarded_array(np.ones((classes, 9, 20), np.float32)), 0.5)
+    for shape in ((1, 1), (3, 16), (5, 33)):
+        sums, values, weights = (guarded_array(np.ones(shape, np.float32)) for _ in range(3))
+        voxels.add_halves(sums, values, weights)
+        voxels.divide_halves(sums, weights)
 
 
 run_voxels()

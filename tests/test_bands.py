@@ -5,6 +5,7 @@ import pytest
 from conftest import random_tensors, tiny_nnunet
 
 from monet_edge.architectures import attention_unet, monet, unet
+from monet_edge.engine import bands
 from monet_edge.engine.algorithms import families
 from monet_edge.engine.bands import PIXELS, cut, order
 from monet_edge.engine.codegen import jit
@@ -84,6 +85,36 @@ def test_any_band_may_be_late(plan, threads, keep):
             assert run(shared, 1 - thread, step, step + 1) == step + 1
             assert run(shared, thread, reached) == end
             assert np.array_equal(shared.output, alone.output), late
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("size", [1, 6000])
+def test_a_chain_made_band_by_band_gives_the_same_bits(residual, size, monkeypatch):
+    """What is read before it is made, or after it is written over, is not a number."""
+    spec = tiny_nnunet(residual)
+    plan = Plan(spec, random_tensors(spec), jit.target().isa)
+    image = np.random.default_rng(0).standard_normal((spec.in_channels, 96, 48)).astype(np.float32)
+    outputs = []
+    for large in (bands.LARGE, 0):
+        monkeypatch.setattr(bands, "LARGE", large)
+        monkeypatch.setattr(bands, "BAND", size)
+        program = Program(plan, jit.load(families()).addresses, 96, 48)
+        program.begin()[...] = image
+        program.memory.arena[:] = 255
+        run(program, 0)
+        outputs.append(program.output.copy())
+    assert np.isfinite(outputs[0]).all()
+    assert np.array_equal(*outputs)
+    assert sorted(program.order) == [(number, band) for number, steps in enumerate(program.bands) for band in range(len(steps))]
+    turns = [number for number, _ in program.order]
+    assert turns != sorted(turns)
+
+
+def test_only_what_is_too_large_for_the_cache_is_cut_for_one_thread():
+    assert bands.cut_for_cache((32, 512, 512), 4) == [*range(0, 512, 16), 512]
+    assert bands.cut_for_cache((64, 512, 512), 32) == [*range(0, 512, 32), 512]  # whole units
+    assert bands.cut_for_cache((32, 128, 256), 4) == [0, 128]
+    assert bands.chains([]) == []
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])

@@ -117,8 +117,9 @@ def test_two_first_convolutions_with_unlike_borders():
 @pytest.mark.parametrize("width", [1, 15, 16, 17, 40])
 @pytest.mark.parametrize("activation", ["none", "elu", "relu", "sigmoid"])
 @pytest.mark.parametrize("channels", [7, 16, 40])
-def test_head_to_planes(width, activation, channels):
-    assert_as_defined([conv("a", "image", channels), conv("h", "a", 1, kernel=1, activation=activation)], 12, 3, width, "head1x1")
+@pytest.mark.parametrize("labels", [1, 2, 4])
+def test_head_to_planes(width, activation, channels, labels):
+    assert_as_defined([conv("a", "image", channels), conv("h", "a", labels, kernel=1, activation=activation)], 12, 3, width, "head1x1")
 
 
 @pytest.mark.parametrize("fused", [False, True])

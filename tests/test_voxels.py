@@ -90,6 +90,28 @@ def test_lines_without_anything_are_labelled_as_others(width):
             assert np.array_equal(target, naive.to_mask(probability, 0.5, shape)[1])
 
 
+def test_halves_are_numpys():
+    """Every float16, what lies midway between two, and next to those; numbers of all sizes; what is no number."""
+    rng = np.random.default_rng(0)
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    midway = np.array([65520, -65520], np.float32)
+    with np.errstate(all="ignore"):  # infinities are among them
+        midway = np.concatenate([midway, (halves[:-1] + halves[1:]) / 2])
+        sizes = (rng.standard_normal(9000) * 10.0 ** rng.integers(-12, 8, 9000)).astype(np.float32)
+        values = np.concatenate([halves, midway, *(np.nextafter(midway, np.float32(end)) for end in (-np.inf, np.inf)), sizes])
+        values = values[: len(values) // 37 * 37].reshape(-1, 37)
+        padded = np.zeros((len(values), 50), np.float32)
+        sums, weights = padded[:, 5:42], np.full(values.shape, 3, np.float32)
+        for _ in range(2):
+            expected = (values * weights + sums).astype(np.float16)
+            voxels.add_halves(sums, values, weights)
+            np.testing.assert_array_equal(sums, expected.astype(np.float32))
+        shares = voxels.divide_halves(values, weights)
+        np.testing.assert_array_equal(shares, (values / weights).astype(np.float16).astype(np.float32))
+    assert not padded[:, :5].any()
+    assert not padded[:, 42:].any()
+
+
 def test_nothing_beside_the_labels_is_written():
     whole = np.full((12, 30), 9, np.uint8)
     voxels.assign(whole[2:10:2, 3:27:3], np.ones((1, 4, 8), np.float32), 0.5)
