@@ -2,7 +2,7 @@
 
 Logits of a tile times the Gaussian are added up in float16, tile by tile, divided by the sum of the Gaussians, averaged over folds,
 and resampled, all rounded to float16; a pixel between two labels falls to the same one only so. Until they are averaged, the numbers
-are kept as float32, rounded so: NumPy's float16 took 4.6 ms of a slice of 256x256, 4 % of all, where this takes 0.4.
+are kept as float32, rounded so: NumPy's float16 took 3.5 ms of a slice of 256x256, 3 % of all, where this takes 0.9.
 """
 
 from __future__ import annotations
