@@ -161,6 +161,19 @@ def test_every_command_has_the_option_that_errors_name(command):
     assert "--debug" in runner.invoke(app, [command, "--help"], env={"COLUMNS": "120"}).output
 
 
+@pytest.mark.parametrize("arguments", [["segment", ""], ["segment", "x.nii", "-o", ""], ["segment", "x.nii", "--output="]])
+def test_an_argument_of_nothing_is_not_the_folder_one_stands_in(arguments, scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "is empty: a variable of the shell" in " ".join(result.stderr.split())
+    assert [path.name for path in scan.parent.iterdir()] == [scan.name]
+
+
+def test_a_mistyped_command_is_guessed_once():
+    assert runner.invoke(app, ["segmnt"]).stderr.count("'segment'") == 1
+
+
 def test_a_model_that_is_not_there_is_said_before_compiling(call, scan, monkeypatch):
     monkeypatch.setattr("monet_edge.cli.shared.compile_kernels", lambda quiet: pytest.fail("compiles"))
     assert "no such model" in call(scan, model="typo").stderr
