@@ -12,6 +12,7 @@ import pytest
 from synthetic import write_dataset
 
 from monet_edge import phantom, weights
+from monet_edge.errors import MonetError
 from monet_edge.files import locked
 from monet_train import fold
 from monet_train.cli import main
@@ -152,6 +153,18 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert last.startswith("monet-train: ")
     assert message in last
     assert all(line.startswith(("training ", "preparing ")) for line in before)
+
+
+def test_an_error_cannot_steer_the_terminal_and_spells_options_as_they_are_typed(place, capsys, monkeypatch):
+    assert call(place, "check", "\x1b[31mred") == 2
+    assert "monet-train: ?[31mred: no readable dataset.json" in capsys.readouterr().err
+
+    def fail():
+        raise MonetError("there already", "Choose another {output}.")
+
+    monkeypatch.setattr("monet_train.cli.app", fail)
+    assert call(place) == 2
+    assert capsys.readouterr().err == "monet-train: there already. Choose another --output.\n"
 
 
 @pytest.mark.slow
