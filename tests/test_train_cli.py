@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ def place(tmp_path_factory, small):
         (folder / "lost" / part).symlink_to(folder / "data" / part)
     about = json.loads((folder / "data" / "dataset.json").read_text())
     (folder / "lost" / "dataset.json").write_text(json.dumps({**about, "spacing": "unknown"}))
+    shutil.copytree(folder / "other", folder / "renamed")
+    (folder / "renamed" / "dataset.json").write_text(json.dumps({**about, "labels": {"background": 0, "growth": 1}}))
     assert call(folder, "fit", "prepared", "-o", "run", *QUICK, "--quiet") == 0
     for name, missing in (("unfinished", "final.safetensors"), ("unknown", "config.json")):
         (folder / name).mkdir()
@@ -129,6 +132,7 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         (["federated", "data", "other", "-o", "new", "--set", "federated.compression=zip"], "compression zip"),
         (["federated", "data", "other", "-o", "new", "--set", "federated.minimum=3"], "cannot come from 2 sites"),
         (["federated", "data", "other", "-o", "new", "--size", "30"], "divides by 4"),
+        (["federated", "data", "renamed", "-o", "new"], "has the labels growth, the training lesion"),
         (["federated", "data", "other", "-o", "new", "--device", "gpu"], "device gpu"),
         (["federated", "data", "other", "-o", "new", "--like", "run", "--set", "epochs=2"], "--like"),
         (["federated", "data", "other", "-o", "new", "--set", "federated.speed=3"], "no such setting; there are rounds, epochs"),
