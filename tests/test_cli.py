@@ -198,6 +198,20 @@ def test_models_and_info(weights_file):
     assert runner.invoke(app, ["info", "nonsense"]).exit_code == 2
 
 
+def test_info_shows_a_shipped_models_card_and_of_a_copy_that_was_changed_its_record(tmp_path):
+    told = runner.invoke(app, ["info", "brain-flair"]).stdout
+    assert "It has never seen other tumours" in told
+    assert told.count(DISCLAIMER) == 2  # beneath its title, and at its end
+    (tmp_path / "brain-flair.safetensors").symlink_to(registry.find("brain-flair"))
+    assert "It has never seen" in runner.invoke(app, ["info", str(tmp_path)]).stdout
+    found = weights.load("brain-flair")
+    provenance = {**found.provenance, "licence": "another"}
+    weights.save(tmp_path / "other.safetensors", found.spec, found.tensors, found.preprocess, provenance)
+    told = runner.invoke(app, ["info", str(tmp_path / "other.safetensors")]).stdout
+    assert "never seen" not in told
+    assert '"licence": "another"' in told
+
+
 def test_version_says_what_it_is():
     assert runner.invoke(app, ["--version"]).stdout == f"monet-edge {monet_edge.__version__}. {DISCLAIMER}\n"
 

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from .. import formats, phantom
 from ..about import DISCLAIMER, __version__
 from ..errors import MonetError, ScanError
+from ..registry import card
 from ..volume.geometry import spacing
 from ..weights import Weights
 from . import results
@@ -97,9 +98,8 @@ class Page:
 
     async def card(self, request: Request) -> Response:
         """The card of a shipped model; empty for others."""
-        from ..report.page import model_card  # here, with pillow: few ask for it
-
-        return PlainTextResponse(await run_in_threadpool(model_card, self._models[request.path_params["model"]]))
+        weights = self._models[request.path_params["model"]]
+        return PlainTextResponse(await run_in_threadpool(card, weights.name, weights.sha256))
 
     async def open(self, request: Request) -> Response:
         """A new case, without files."""
