@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from .. import formats, system
 from ..errors import MonetError, ResourceError, ScanError
+from ..runs.find import scans_in
 from .findings import Found
 
 PREFIX = "monet-edge-app-"
@@ -67,16 +68,13 @@ class Case:
         """
         place = self.folder / "files"
         files = sorted(place.iterdir())
-        scans = [file for file in files if file.name.lower().endswith(formats.SCANS)]
         if not files:
             raise ScanError("no file was received")
-        try:
-            self.header = formats.peek(files[0] if len(files) == 1 else scans[0] if len(scans) == 1 else place)
-        except ScanError:
-            if len(scans) > 1:
-                names = ", ".join(file.name for file in scans[:3])
-                raise ScanError(f"{len(scans)} scans, expected one: {names}{', ...' if len(scans) > 3 else ''}") from None
-            raise
+        scans = files if len(files) == 1 else scans_in(place, [file.name for file in files])
+        if len(scans) > 1:
+            names = ", ".join("DICOM" if scan == place else scan.name for scan in scans[:3])
+            raise ScanError(f"{len(scans)} scans, expected one: {names}{', ...' if len(scans) > 3 else ''}")
+        self.header = formats.peek(scans[0] if scans else place)
         self.state = "ready"
         return self.header
 
