@@ -368,7 +368,7 @@ def test_without_the_extra_one_line_says_how_to_get_it():
     code = f"{hide}; from monet_edge.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "monet-edge: starlette is not installed. The page needs it: pip install '.[app]'\n"
+    assert done.stderr == "monet-edge: starlette is not installed. The page needs it: pip install 'monet-edge[app]'\n"
 
 
 def test_the_page_is_there_before_the_engine_is_loaded():

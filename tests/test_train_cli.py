@@ -187,7 +187,7 @@ def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, wor
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=place, env={**os.environ, "PYTHONPATH": ROOT}
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install '.[{extra}]' in the checkout of monet-edge")
+    assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install 'monet-edge[{extra}]'")
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def main() -> None:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        message = f"{error.name} is not installed: pip install '.[{extra}]' in the checkout of monet-edge"
+        message = f"{error.name} is not installed: pip install 'monet-edge[{extra}]'"
     except Exception as error:
         message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
     print(f"monet-train: {printable(' '.join(message.split()))}", file=sys.stderr)  # file names cannot steer the terminal
