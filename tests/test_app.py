@@ -157,6 +157,26 @@ def test_a_file_that_is_cut_behind_its_header_fails_when_it_is_read(client):
     client.ask("DELETE", case)
 
 
+def test_of_several_series_the_one_that_is_chosen_is_segmented(client, tmp_path, rng):
+    import dicoms  # of the extra of that name
+
+    files = []
+    for modality, slices in (("MR", 6), ("CT", 7)):
+        folder = dicoms.write(tmp_path / modality, blob(rng, (40, 36, slices)), modality=modality)
+        files += [(f"{modality}{file.name}", file.read_bytes()) for file in sorted(folder.iterdir())]
+    case = client.drop(*files)
+    status, told = client.ask("POST", f"{case}/header")
+    (number,) = (one["number"] for one in told["series"] if "(CT, 40x36x7)" in one["text"])
+    assert (status, len(told["series"])) == (200, 2)
+    assert client.ask("POST", f"{case}/work", {"model": "tiny"})[0] == 422  # none is chosen
+    assert "has no series 9" in client.ask("POST", f"{case}/header?series=9")[1]["error"]
+    header = client.ask("POST", f"{case}/header?series={number}")[1]
+    assert header["shape"] == [40, 36, 7]
+    assert ".dcm" in header["masks"]
+    assert client.segment(case, "tiny")["state"] == "done"
+    client.ask("DELETE", case)
+
+
 def test_a_mask_of_before_in_the_folder_is_not_taken_for_the_scan(client, scan):
     case = client.drop(("scan.nii.gz", scan))
     client.ask("POST", f"{case}/header")

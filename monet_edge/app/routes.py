@@ -134,8 +134,15 @@ class Page:
         return Response(status_code=204)
 
     async def header(self, request: Request) -> Response:
-        """All files are there: what scan they are."""
-        header = await run_in_threadpool(self._case(request).look)
+        """All files are there: what scan they are, or which series they hold, one of which ``?series=`` chooses."""
+        case, wanted = self._case(request), request.query_params.get("series")
+        try:
+            header = await run_in_threadpool(case.look, wanted)
+        except ScanError:
+            several = {} if wanted else await run_in_threadpool(case.series)
+            if not several:
+                raise
+            return JSONResponse({"series": [{"number": number, "text": text} for number, text in several.items()]})
         about = {"shape": list(header.shape), "spacing": spacing(header.affine), "volumes": header.volumes}
         return JSONResponse({**about, "masks": results.endings(header)})
 

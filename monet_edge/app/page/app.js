@@ -47,11 +47,13 @@ async function open(fill, name) {
   state.name = name;
   at("scan-name").textContent = name;
   at("scan-facts").textContent = "";
+  at("series-choice").hidden = true;
   enter("receiving");
   try {
     state.case = (await post("cases")).case;
     await fill(`cases/${state.case}`);
-    const header = await post(`cases/${state.case}/header`);
+    let header = await post(`cases/${state.case}/header`);
+    if (header.series) header = await post(`cases/${state.case}/header?series=${await oneOf(header.series)}`);
     const spacing = header.spacing.map((mm) => +mm.toPrecision(3));
     at("scan-facts").textContent = `${header.shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
     at("volume-choice").hidden = header.volumes === 1;
@@ -68,6 +70,21 @@ async function open(fill, name) {
     }
     fail(error);
   }
+}
+
+function oneOf(series) { // the number of the one that is chosen
+  say("Choose one of the series.");
+  const option = (number, text) => Object.assign(element("option", text), { value: number });
+  at("series").replaceChildren(option("", "choose one"), ...series.map(({ number, text }) => option(number, text)));
+  at("working").hidden = true;
+  at("series-choice").hidden = false;
+  at("series").focus();
+  return new Promise((resolve) => {
+    at("series").onchange = () => {
+      at("series-choice").hidden = true;
+      resolve(at("series").value);
+    };
+  });
 }
 
 async function showScan() {
