@@ -60,6 +60,7 @@ def place(tmp_path_factory, small):
     about = json.loads((folder / "data" / "dataset.json").read_text())
     (folder / "lost" / "dataset.json").write_text(json.dumps({**about, "spacing": "unknown"}))
     shutil.copytree(folder / "other", folder / "renamed")
+    about = json.loads((folder / "other" / "dataset.json").read_text())
     (folder / "renamed" / "dataset.json").write_text(json.dumps({**about, "labels": {"background": 0, "growth": 1}}))
     assert call(folder, "fit", "prepared", "-o", "run", *QUICK, "--quiet") == 0
     for name, missing in (("unfinished", "final.safetensors"), ("unknown", "config.json")):
