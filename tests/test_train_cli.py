@@ -119,6 +119,7 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         (["export", "run", "data", "-o", "m.safetensors", "--codes", "notjson/dataset.json"], "no JSON"),
         (["export", "run", "data", "-o", "m.safetensors", "--codes", "notobject/dataset.json"], "codes: there are none for"),
         (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
+        (["export", "run", "data", "-o", "run/final.safetensors"], "a checkpoint of the run"),
         (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
         (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
         (["evaluate", "data", "data"], "expected one .safetensors file in this folder"),
