@@ -20,7 +20,8 @@ _TINY = 1e-8  # the least that is divided by
 
 def intensities(raw: Voxels) -> np.ndarray:
     """A slice in float32."""
-    return np.nan_to_num(raw.scaled().astype(np.float32), copy=False, nan=0, posinf=0, neginf=0)
+    values = raw.scaled().astype(np.float32)
+    return values if np.isfinite(values).all() else np.nan_to_num(values, copy=False, nan=0, posinf=0, neginf=0)
 
 
 def seen(images: Sequence[Voxels], z: int) -> np.ndarray:
