@@ -8,6 +8,7 @@ from defined import assert_as_defined, conv, conv_transpose, op, run
 
 from monet_edge.engine.algorithms import families
 from monet_edge.engine.codegen import epilogue, jit
+from monet_edge.engine.codegen.simd import AMX, AVX512
 from monet_edge.engine.plan import Plan
 from monet_edge.engine.program import Program
 from monet_edge.spec import Spec, validate
@@ -64,7 +65,8 @@ def test_strided_winograd(height, width, channels, filters, kernel):
     assert_as_defined([conv("c", "image", filters, kernel, 2, padding=1, activation="elu")], channels, height, width, "winograd")
 
 
-def test_strided_winograd_is_left_where_its_weights_are_too_many():
+@pytest.mark.parametrize(("isa", "first"), [(AVX512, "winograd"), (AMX, "im2col")])
+def test_strided_winograd_is_left_where_its_weights_are_too_many_or_amx_multiplies(isa, first):
     spec = validate(
         Spec(
             "deep",
@@ -72,8 +74,16 @@ def test_strided_winograd_is_left_where_its_weights_are_too_many():
             (conv("a", "image", 128, 3, 2, padding=1), conv("b", "a", 512, 3, 2, padding=1), conv("c", "b", 512, 3, 2, padding=1)),
         )
     )
-    plan = Plan(spec, random_tensors(spec), jit.target().isa)
-    assert [plan.algorithm(layer).name for layer in plan.layers] == ["winograd", "im2col", "im2col"]
+    plan = Plan(spec, random_tensors(spec), isa)
+    assert [plan.algorithm(layer).name for layer in plan.layers] == [first, "im2col", "im2col"]
+
+
+@pytest.mark.parametrize(("isa", "few"), [(AVX512, "winograd_small"), (AMX, "im2col")])
+def test_at_64_pixels_im2col_on_amx_has_half_the_weights(isa, few):
+    spec = validate(Spec("deep", 512, (conv("a", "image", 512),)))
+    tensors = random_tensors(spec)
+    chosen = [Plan(spec, tensors, isa, sides=(side, side)).algorithms - {"from_planes", "to_planes"} for side in (4, 8, 16)]
+    assert chosen == [{"im2col"}, {few}, {"winograd_small"}]
 
 
 @pytest.mark.parametrize("kernel", [3, 4])
