@@ -78,14 +78,6 @@ def test_strided_winograd_is_left_where_its_weights_are_too_many_or_amx_multipli
     assert [plan.algorithm(layer).name for layer in plan.layers] == [first, "im2col", "im2col"]
 
 
-@pytest.mark.parametrize(("isa", "few"), [(AVX512, "winograd_small"), (AMX, "im2col")])
-def test_at_64_pixels_im2col_on_amx_has_half_the_weights(isa, few):
-    spec = validate(Spec("deep", 512, (conv("a", "image", 512),)))
-    tensors = random_tensors(spec)
-    chosen = [Plan(spec, tensors, isa, sides=(side, side)).algorithms - {"from_planes", "to_planes"} for side in (4, 8, 16)]
-    assert chosen == [{"im2col"}, {few}, {"winograd_small"}]
-
-
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_strided_winograd_at_the_right_edge_does_not_see_the_next_row(kernel):
     spec = Spec("test", 16, (conv("c", "image", 16, kernel, 2, padding=1),))
