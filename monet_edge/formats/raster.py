@@ -180,7 +180,7 @@ def _take(stream: Stream, raster: Raster, volumes: Mapping[int, np.ndarray], end
             continue
         found, passed = 0, 0
         for volume, part in parts.items():
-            found += stream.skip((volume - passed) * length) + stream.fill(part.data)
+            found += stream.skip((volume - passed) * length) + stream.fill(part)
             passed = volume + 1
         found += stream.skip((raster.volumes - passed) * length)
         _expect(raster, wanted, found, ends, before)
