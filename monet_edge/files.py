@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -115,7 +114,7 @@ def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:
 
 def _backup(path: Path, stack: ExitStack) -> Path:
     """What ``path`` is now, under another name: a link, or a copy on a file system without links."""
-    backup = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.before")
+    backup = path.with_name(f"{_prefix(path)}{os.urandom(4).hex()}.before")
     stack.callback(backup.unlink, missing_ok=True)
     if not system.link(path, backup):
         shutil.copy2(path, backup)
@@ -198,7 +197,7 @@ def missing(path: Path, what: str = "file") -> str:
 def _create(path: Path) -> tuple[Path, int]:
     """A new temporary file and its open handle, locked: while this process lives, no other removes it as a leftover."""
     while True:
-        temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
+        temporary = path.with_name(f"{_prefix(path)}{os.urandom(4).hex()}.part")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with suppress(OSError):  # a file system without locks: then no other process can tell leftovers either
             system.lock(handle)

@@ -13,6 +13,7 @@ from monet_edge import formats, limits, pipeline
 from monet_edge.cli import app
 from monet_edge.cli import segment as segmenting
 from monet_edge.errors import MonetError, OutputError, ResourceError, ScanError
+from monet_edge.formats import reading
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
 from monet_edge.job import make_job
@@ -72,8 +73,8 @@ def test_where_memory_is_short_no_reading_begins(put, monkeypatch):
 
 
 def test_the_only_scan_of_a_run_is_read_while_the_model_is_loaded(put, weights_file, monkeypatch):
-    order, load, thread = [], segmenting.load_model, formats.Thread
-    monkeypatch.setattr(formats, "Thread", lambda **options: order.append("reading") or thread(**options))
+    order, load, thread = [], segmenting.load_model, reading.Thread
+    monkeypatch.setattr(reading, "Thread", lambda **options: order.append("reading") or thread(**options))
     monkeypatch.setattr(segmenting, "load_model", lambda *arguments: order.append("loading") or load(*arguments))
     assert CliRunner().invoke(app, ["segment", str(put(nifti(head((32, 32, 4))))), "-m", str(weights_file)]).exit_code == 0
     assert order[:2] == ["reading", "loading"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from .contract import Header, Legend, Seal, Writer
 from .dicom import series as dicom_series
 from .dicom.reader import list_series
 from .nifti.image import from_image, to_image
+from .reading import Reading
 from .stream import START, opened
 
 __all__ = [
@@ -199,16 +198,7 @@ def begin(header: Header, volume: int | None = None) -> Header:
     short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
     if short or (volume is None and header.volumes > 1):
         return header
-    begun: Future[Scan] = Future()
-
-    def work() -> None:
-        try:
-            begun.set_result(read(header, volume))
-        except BaseException as error:  # raised where it is asked for
-            begun.set_exception(error)
-
-    Thread(target=work, name="reading", daemon=True).start()
-    return replace(header, begun=begun)
+    return replace(header, begun=Reading(lambda watch: read(replace(header, watch=watch), volume)))
 
 
 def write(
