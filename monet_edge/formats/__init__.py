@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import dicom, metaimage, nifti, nrrd
 from .beside import spacing_known
-from .contract import Header, Legend, Seal, Writer
+from .contract import Format, Header, Legend, Seal, Writer
 from .dicom import series as dicom_series
 from .dicom.reader import list_series
 from .nifti.image import from_image, to_image
@@ -32,6 +33,7 @@ __all__ = [
     "WRITERS",
     "Header",
     "Seal",
+    "ahead",
     "begin",
     "from_image",
     "holds_dicom",
@@ -78,18 +80,23 @@ def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
         Naming the file and what is wrong with it.
     """
     path = Path(path)
+    found = _format_of(path)
+    header = found.choose(path, series, modality) if found.choose else found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
+
+
+def _format_of(path: Path) -> Format:
     if os.path.isdir(path):  # unlike Path's own it does not raise, whatever the name
         found = next((format for format in FORMATS if format.choose and format.sniff(path, b"")), None)
         if found is None:
             raise ScanError(f"{path}: a folder without DICOM in it; expected a file")
-    else:
-        with opened(path) as stream:
-            start = stream.read(START)
-            found = next((format for format in FORMATS if format.sniff(path, start)), None)
-            if found is None:
-                raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    header = found.choose(path, series, modality) if found.choose else found.peek(path)
-    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
+        return found
+    with opened(path) as stream:
+        start = stream.read(START)
+        found = next((format for format in FORMATS if format.sniff(path, start)), None)
+        if found is None:
+            raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
+        return found
 
 
 def seal(path: Path) -> Seal | None:
@@ -196,9 +203,17 @@ def begin(header: Header, volume: int | None = None) -> Header:
     """
     room = limits.available()
     short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
-    if short or (volume is None and header.volumes > 1):
+    if short or header.begun is not None or (volume is None and header.volumes > 1):
         return header
     return replace(header, begun=Reading(lambda watch: read(replace(header, watch=watch), volume)))
+
+
+def ahead(path: Path, volume: int | None = None) -> Header | None:
+    """Begin to read a file before the model is known, see `begin`; None where the model may decide what is read, or it is no scan."""
+    with suppress(MonetError):
+        if not os.path.isdir(path) and not _format_of(path).choose:
+            return begin(peek(path), volume)
+    return None
 
 
 def write(
