@@ -51,7 +51,7 @@ FLOORS = [
     ["formats.nrrd.header", "formats.nrrd.writer", "formats.nrrd.seal"],
     ["formats.nrrd.reader"],
     ["formats.nrrd", "formats.metaimage"],
-    ["formats.dicom.library", "formats.dicom.members", "formats.dicom.codestream"],
+    ["formats.dicom.library", "formats.dicom.members", "formats.dicom.codestream", "formats.dicom.deflated"],
     ["formats.dicom.image", "formats.dicom.lossless"],
     ["formats.dicom.geometry", "formats.dicom.pixels"],
     ["formats.dicom.series"],

@@ -166,7 +166,7 @@ def test_a_volume_is_held_once_and_a_slice_besides(syntax, tmp_path, rng):
 
 def test_a_deflated_bomb_is_refused(tmp_path, rng, monkeypatch):
     folder = dicoms.write(tmp_path, np.zeros((300, 300, 2), np.int16), syntax=dicoms.DeflatedExplicitVRLittleEndian)
-    monkeypatch.setattr("monet_edge.formats.dicom.image.MOST_INFLATED", 100_000)
+    monkeypatch.setattr("monet_edge.formats.dicom.deflated.MOST_INFLATED", 100_000)
     with pytest.raises(ScanError, match="it inflates to more than"):
         formats.peek(folder)
 
