@@ -8,11 +8,11 @@ import naive
 import numpy as np
 import pytest
 from processes import run
-from records import make_record
+from records import make_record, network_input
 
 from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
-from monet_edge.inputs import Inputs, network_input
+from monet_edge.inputs import Inputs
 from monet_edge.intensities import measure
 from monet_edge.preprocess import span
 from monet_edge.spec import Op, Spec
