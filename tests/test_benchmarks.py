@@ -151,7 +151,6 @@ def test_foreign_instructions_are_recognised(isa, line, foreign):
 
 @pytest.mark.parametrize("case", SMALL, indirect=True)
 def test_both_references_agree(case, rng):
-    pytest.importorskip("torch", reason="the extra train is not installed")
     image = rng.standard_normal((1, 8, 12)).astype(np.float32)
     ref = peers.reference(case, image[None], double=True)[0]
     comp = naive.values(case.spec, case.tensors, image)[case.spec.output]
@@ -160,7 +159,6 @@ def test_both_references_agree(case, rng):
 
 @pytest.mark.parametrize("case", SMALL, indirect=True)
 def test_ncnn_runs_the_network_that_we_run(case, rng):
-    pytest.importorskip("torch", reason="the extra train is not installed")
     pytest.importorskip("ncnn", reason="the extra bench is not installed")
     images = rng.standard_normal((1, 1, 8, 12)).astype(np.float32)
     assert_allclose(peers.ncnn(case, 1)(images), peers.reference(case, images, double=False), atol=1e-4)

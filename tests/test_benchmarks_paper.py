@@ -161,7 +161,6 @@ def test_times_are_compared_with_monets():
 
 
 def test_pictures_are_shown_if_there_are_some(results, short, tmp_path):
-    pytest.importorskip("matplotlib", reason="the extra train is not installed")
     paper.draw(results, short, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     boxes = {f"fig4-{data}.png" for data in ("pancreas-ct", "pancreas-negatives", "brain-flair", "brain-flair-external")}

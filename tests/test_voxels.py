@@ -1,12 +1,12 @@
 """The kernels over stored voxels against NumPy, in every form that a scan may have; sorted without sorting."""
 
-import sys
 import threading
 from itertools import permutations, product
 
 import naive
 import numpy as np
 import pytest
+from conftest import needs_cache
 from processes import run
 from records import make_record, network_input
 
@@ -203,7 +203,7 @@ def test_an_empty_span_sees_nothing():
     assert not network_input(volume, 0, RECORD, measure(volume)).any()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     code = """if True:
         import sys
