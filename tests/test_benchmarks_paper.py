@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import agreement, paper, paper_page, parity
-from benchmarks.__main__ import RESULTS
+from benchmarks.records import RESULTS
 from monet_edge import weights
 
 MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2026-12-01", "revision": "abc", "versions": {}}
