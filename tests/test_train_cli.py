@@ -154,6 +154,17 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert all(line.startswith(("training ", "preparing ")) for line in before)
 
 
+def test_a_site_waits_as_long_as_it_is_told(place, monkeypatch):
+    pytest.importorskip("flwr", reason="the extra federated is not installed")
+    from monet_train.federated import launch
+
+    given = []
+    monkeypatch.setattr(launch, "join", lambda *_, wait, **__: given.append(wait))
+    for more in ([], ["--wait", "7"]):
+        assert call(place, "federated-site", "127.0.0.1:9", "prepared", "-o", "new", "--name", "a", "--quiet", *more) == 0
+    assert given == [3600, 7]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
