@@ -221,6 +221,8 @@ def test_predict_takes_preprocessed_slices(rng, model):
 def test_predict_says_what_it_expects(shape, dtype, model):
     with pytest.raises(errors.ModelError, match="predict expects"):
         model.predict(np.zeros(shape, dtype))
+    with pytest.raises(errors.ModelError, match=r"predict expects a NumPy array, .* found list"):
+        model.predict([np.zeros(shape, dtype)])
 
 
 GIVEN = [np.zeros((8, 8, 8)), [1], None, 3, b"scan.nii", nibabel.Nifti1Header(), nibabel.gifti.GiftiImage()]
