@@ -221,8 +221,6 @@ def test_predict_takes_preprocessed_slices(rng, model):
 def test_predict_says_what_it_expects(shape, dtype, model):
     with pytest.raises(errors.ModelError, match="predict expects"):
         model.predict(np.zeros(shape, dtype))
-    with pytest.raises(errors.ModelError, match=r"predict expects a NumPy array, .* found list"):
-        model.predict([np.zeros(shape, dtype)])
 
 
 GIVEN = [np.zeros((8, 8, 8)), [1], None, 3, b"scan.nii", nibabel.Nifti1Header(), nibabel.gifti.GiftiImage()]
@@ -246,7 +244,7 @@ def test_a_tensor_is_one_clear_error(model):
         model.segment(tensor)
     with pytest.raises(errors.ModelError, match=r"NumPy array, .*found torch\.Tensor"):
         model.predict(tensor)
-    with pytest.raises(errors.ModelError, match=r"NumPy array, .*found builtins\.list"):
+    with pytest.raises(errors.ModelError, match=r"NumPy array, .*found list"):
         model.predict([[0.0]])
     with pytest.raises(errors.MonetError, match=r"output: expected the path of a file, found torch\.Tensor"):
         monet_edge.segment("scan.nii", tensor, model=model)
