@@ -41,14 +41,14 @@ class TorchEngine:
         """Probabilities (N, classes, H, W) of images (N, C, H, W)."""
         return self.network(torch.from_numpy(images).to(self.device)).cpu().numpy()
 
-    def map(self, count: int, sides: Sides, load: Load, store: Store, report: Callable[[int], None] | None = None) -> None:
+    def map(self, count: int, sides: Sides, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
         """Load, predict and store so many slices, one after the other; see `monet_edge.engine.Engine.map`."""
         image = np.empty((1, self.network.spec.in_channels, *sides), np.float32)
         for i in range(count):
             load(i, image[0])
             store(i, self.run(image)[0])
-            if report is not None:
-                report(i + 1)
+            if progress is not None:
+                progress(i + 1)
 
 
 def make_model(weights: Weights, engine: str = "runtime", threads: int | None = None) -> Model:
