@@ -383,7 +383,7 @@ def test_of_series_that_are_all_unfit_each_says_why(tmp_path, rng):
 def test_a_table_of_contents_is_no_image(tmp_path, rng):
     folder = dicoms.write(tmp_path / "scan", blob(rng)[:, :, :1])
     (folder / "IM0000").rename(folder / "DICOMDIR")
-    with pytest.raises(ScanError, match="holds no DICOM image|a folder without DICOM"):
+    with pytest.raises(ScanError, match=r"holds no DICOM image|a folder without DICOM"):
         formats.peek(folder)
 
 
