@@ -87,6 +87,21 @@ def test_a_swatch_stands_before_its_name(rng, monkeypatch):
         assert y <= top < bottom < y + preview.ROW
 
 
+@pytest.mark.parametrize(
+    ("mm", "shown", "length"), [(0.011, "0.5 mm", 0.5), (0.1, "5 mm", 5), (0.5, "2 cm", 20), (0.6, "5 cm", 50), (3.0, "20 cm", 200)]
+)
+def test_the_scale_bar_is_as_long_as_it_says(mm, shown, length, monkeypatch):
+    places, lines = {}, []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **options: places.update({text: at}))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "line", lambda self, ends, *more: lines.append(ends))
+    pen, font = ImageDraw.Draw(Image.new("RGB", (400, 50))), ImageFont.load_default(14)
+    preview._scale_bar(pen, (400, 10), mm, font)
+    (ends,) = lines
+    assert (max(ends[::2]) - min(ends[::2])) * mm == pytest.approx(length)
+    assert length / mm <= 90
+    assert max(ends[::2]) < places[shown][0] <= 400 - font.getlength(shown)
+
+
 def test_the_phantom(tmp_path):
     voxels, truth = phantom.make()
     image = phantom.to_image(voxels)

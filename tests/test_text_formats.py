@@ -227,7 +227,7 @@ BROKEN = {
     "6 zero size": (mha(fields={"DimSize": "12 0 6"}), "3 whole numbers of at least 1"),
     "6 a size missing": (nrrd(fields={"sizes": "12 10"}), "3 whole numbers"),
     "6 no dimension": (nrrd(fields={"dimension": "0"}), "dimension is '0'"),
-    "6 nine dimensions of NRRD": (nrrd(fields={"dimension": 9, "sizes": "1 " * 9}), "9 dimensions"),
+    "6 eight dimensions of NRRD": (nrrd(fields={"dimension": 8, "sizes": "1 " * 8}), "8 dimensions"),
     "6 no DimSize": (mha(fields={"DimSize": None}), "does not say its DimSize"),
     "6 no number of dimensions": (mha(fields={"NDims": "three"}), "NDims is 'three'; expected a whole number"),
     "6 channels and volumes": (mha(np.zeros((2, 2, 2, 3), np.int16), fields={"ElementNumberOfChannels": 2}), "3 volumes of 2 channels"),
@@ -238,7 +238,7 @@ BROKEN = {
         ),
         "axes on both sides of an axis of space",
     ),
-    "6 nine dimensions": (mha(fields={"NDims": 9, "DimSize": "1 1 1 1 1 1 1 1 1"}), "9 dimensions"),
+    "6 eight dimensions": (mha(fields={"NDims": 8, "DimSize": "1 1 1 1 1 1 1 1"}), "8 dimensions"),
     "8 colours": (
         nrrd(
             np.zeros((3, 4, 4, 4), np.uint8),
