@@ -21,7 +21,7 @@ def library() -> ModuleType:
         import cc3d
     except ImportError:
         raise MonetError(
-            "connected-components-3d is not installed", "What finds connected pieces needs it: pip install '.[components]'"
+            "connected-components-3d is not installed", "What finds connected pieces needs it: pip install 'monet-edge[components]'"
         ) from None
     return cc3d
 

@@ -1,7 +1,8 @@
-"""Where the file of a model lies: the shipped ones by name, any other by its path or its folder."""
+"""Where the file of a model lies: the shipped ones, with their cards, by name, any other by its path or its folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +42,15 @@ def find(model: str) -> Path:
     if not os.path.isfile(path):
         raise ModelError(f"{path}: {missing(path)}. Shipped models are {names}.")
     return path
+
+
+def card(name: str, sha256: str) -> str:
+    """The card of a shipped model; empty for any other file, be it of the same name."""
+    path = shipped().get(name)
+    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        return ""
+    text = path.with_suffix(".md")
+    return text.read_text("utf-8") if text.is_file() else ""
 
 
 def _only(folder: Path) -> Path:

@@ -59,6 +59,8 @@ def strip(head: Path, output: Path | None, model: Model, options: Options = Opti
     MonetError
         Saying what was expected, what was found and what to do; then nothing is written.
     """
+    if head.name in ("", ".."):  # "." of whoever stands in the folder
+        head = head.resolve()
     stripped = output or head.with_name(f"{formats.stem(head)}_brain.nii.gz")
     if not stripped.name.endswith(ENDINGS):
         raise OutputError(f"{stripped}: a stripped scan is written as {' or '.join(ENDINGS)}", "Choose such a name for {output}.")
@@ -66,7 +68,7 @@ def strip(head: Path, output: Path | None, model: Model, options: Options = Opti
     postprocess.library()
     header = formats.peek(head)
     for path in (stripped, beside):
-        check_path(path, [head], overwrite=options.overwrite)
+        check_path(path, [head, *header.files], overwrite=options.overwrite)
     scan = model.read_scan(header, options)
     result = model.segment_scan(scan, options, progress=progress)
     mask = postprocess.solid(result.mask > 0)

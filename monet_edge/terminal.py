@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from .about import DISCLAIMER
 from .errors import MonetError
@@ -79,9 +80,22 @@ class _Steady:
                 print(f"{self._name} cannot be written: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
 
 
+class _Commands(TyperGroup):
+    """Refuses an argument of nothing, as a shell makes it of a variable that is not set: as a path it would be the folder one stands in."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Of the whole line, each command's own arguments included."""
+        for argument in args:
+            if not argument or (argument.startswith("--") and argument.endswith("=")):
+                raise typer.BadParameter(f"{argument or 'an argument'} is empty: a variable of the shell that is not set?", ctx)
+        return super().parse_args(ctx, args)
+
+
 def make_app(purpose: str) -> typer.Typer:
     """An empty command line whose help begins with its purpose, and which leaves errors to us."""
     return typer.Typer(
+        cls=_Commands,
+        suggest_commands=False,  # click does so itself
         help=f"{purpose} {DISCLAIMER}",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

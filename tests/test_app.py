@@ -25,6 +25,8 @@ from monet_edge import formats, load
 from monet_edge.app import results
 from monet_edge.app.cases import MOST, PREFIX
 from monet_edge.app.findings import Likely, segment, tell, with_threshold
+from monet_edge.app.worker import explain
+from monet_edge.errors import ScanError
 from monet_edge.options import Options
 
 ROOT = Path(__file__).parents[1]
@@ -130,8 +132,9 @@ def test_a_model_of_several_labels_has_no_threshold():
         ([("a.png", b"\x89PNG\r\n\x1a\n")], "a.png: "),
         ([], "no file was received"),
         ([("a.nii", nifti(head((4, 4, 4)))), ("b.nii", nifti(head((4, 4, 4))))], "2 scans, expected one: a.nii, b.nii"),
+        ([("a.nii", nifti(head((4, 4, 4)))), ("b", bytes(128) + b"DICM")], "2 scans, expected one: a.nii, DICOM"),
     ],
-    ids=["cut", "zeros", "png", "nothing", "two"],
+    ids=["cut", "zeros", "png", "nothing", "two", "two kinds"],
 )
 def test_a_broken_file_is_one_line(client, files, error):
     case = client.drop(*files)
@@ -147,11 +150,57 @@ def test_a_broken_file_is_one_line(client, files, error):
 def test_a_file_that_is_cut_behind_its_header_fails_when_it_is_read(client):
     case = client.drop(("scan.nii.gz", gz(nifti(head((64, 64, 90))))[:-2000]))
     assert client.ask("POST", f"{case}/header")[0] == 200
-    assert "truncated" in client.ask("GET", f"{case}/scan.nii?volume=0")[1]["error"]
+    told = "scan.nii.gz: the compressed data ends too early: the file is truncated. Copy it again."
+    assert client.ask("GET", f"{case}/scan.nii?volume=0")[1]["error"] == told
     now = client.segment(case, "tiny")
-    assert now["state"] == "failed"
-    assert now["error"] == "scan.nii.gz: the compressed data ends too early: the file is truncated. Copy it again."
+    assert (now["state"], now["error"]) == ("failed", told)
     client.ask("DELETE", case)
+
+
+def test_of_several_series_the_one_that_is_chosen_is_segmented(client, tmp_path, rng):
+    import dicoms  # of the extra of that name
+
+    files = []
+    for modality, slices in (("MR", 6), ("CT", 7)):
+        folder = dicoms.write(tmp_path / modality, blob(rng, (40, 36, slices)), modality=modality)
+        files += [(f"{modality}{file.name}", file.read_bytes()) for file in sorted(folder.iterdir())]
+    case = client.drop(*files)
+    status, told = client.ask("POST", f"{case}/header")
+    (number,) = (one["number"] for one in told["series"] if "(CT, 40x36x7)" in one["text"])
+    assert (status, len(told["series"])) == (200, 2)
+    assert client.ask("POST", f"{case}/work", {"model": "tiny"})[0] == 422  # none is chosen
+    assert "has no series 9" in client.ask("POST", f"{case}/header?series=9")[1]["error"]
+    header = client.ask("POST", f"{case}/header?series={number}")[1]
+    assert header["shape"] == [40, 36, 7]
+    assert ".dcm" in header["masks"]
+    assert client.segment(case, "tiny")["state"] == "done"
+    client.ask("DELETE", case)
+
+
+def test_a_mask_of_before_in_the_folder_is_not_taken_for_the_scan(client, scan):
+    case = client.drop(("scan.nii.gz", scan))
+    client.ask("POST", f"{case}/header")
+    client.segment(case, "tiny")
+    mask = client.ask("GET", f"{case}/results/mask.nii.gz")[1]
+    client.ask("DELETE", case)
+    case = client.drop(("a_seg.nii.gz", mask), ("scan.nii.gz", scan))
+    assert client.ask("POST", f"{case}/header")[0] == 200
+    assert client.segment(case, "tiny")["state"] == "done"
+    client.ask("DELETE", case)
+
+
+def test_a_mask_is_offered_in_what_it_can_be_written_as(client, scan):
+    case = client.drop(("scan.nii.gz", scan))
+    offered = client.ask("POST", f"{case}/header")[1]["masks"]
+    assert offered == [".nii.gz", ".nii", ".seg.nrrd", ".nrrd"]  # .dcm is of scans in DICOM
+    client.segment(case, "tiny")
+    assert [client.ask("GET", f"{case}/results/mask{ending}", None)[0] for ending in offered] == [200] * 4
+    client.ask("DELETE", case)
+
+
+def test_advice_names_what_the_page_has_or_says_that_it_is_the_commands():
+    assert explain(ScanError("several", "Choose one with {volume}.")) == "several. Choose one with volume."
+    assert explain(ScanError("several", "Choose one with {series}.")) == "several. Choose one with the command's --series."
 
 
 def test_one_of_several_volumes(client):
@@ -339,7 +388,7 @@ def test_without_the_extra_one_line_says_how_to_get_it():
     code = f"{hide}; from monet_edge.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "monet-edge: starlette is not installed. The page needs it: pip install '.[app]'\n"
+    assert done.stderr == "monet-edge: starlette is not installed. The page needs it: pip install 'monet-edge[app]'\n"
 
 
 def test_the_page_is_there_before_the_engine_is_loaded():

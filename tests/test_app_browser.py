@@ -13,6 +13,7 @@ from records import make_record
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
+from scans import blob
 
 from monet_edge import formats, load, phantom, weights
 from monet_edge.architectures import monet
@@ -157,6 +158,21 @@ def test_scan_mask_and_surface_are_drawn(page, scan, tmp_path):
     page.press("m")  # hides the mask
     assert page.run("document.getElementById('opacity').value") == "0"
     assert reddish(seen(page, tmp_path / "hidden.png")) < 0.001
+
+
+def test_of_several_series_one_is_chosen(page, tmp_path, rng):
+    import dicoms  # of the extra of that name
+
+    for modality, slices in (("MR", 6), ("CT", 7)):
+        dicoms.write(tmp_path / "study" / modality, blob(rng, (40, 36, slices)), modality=modality, SeriesDescription=EVIL[:60])
+    page.drop(tmp_path / "study", at=(150, 300))
+    page.until("!document.getElementById('series-choice').hidden")
+    choice = "document.getElementById('series')"
+    page.run(f"{choice}.value = [...{choice}.options].find((one) => one.text.includes('CT')).value")
+    page.run(f"{choice}.dispatchEvent(new Event('change'))")
+    page.until("document.body.dataset.state == 'ready' && document.getElementById('canvas').dataset.shown == 'scan'")
+    assert text(page, "scan-facts").startswith("40 × 36 × 7 voxels")
+    assert page.run("document.getElementById('series-choice').hidden")
 
 
 def test_another_threshold_is_shown_and_saved(page, saved, scan, tmp_path):

@@ -367,6 +367,15 @@ def test_records_say_what_became_of_every_scan_to_their_owner_alone(segment, arc
         assert str(archive) not in (tmp_path / path).read_text()
 
 
+def test_a_scan_that_fails_alone_is_in_records_and_tables_too(segment, tmp_path):
+    scan = tmp_path / "x.nii.gz"
+    scan.write_bytes(gz(nifti(head(SHAPE)))[:-9])
+    result = segment("--records", tmp_path / "run.jsonl", "--stats", tmp_path / "s.csv", scans=(scan,))
+    assert (result.exit_code, result.stderr.count("truncated")) == (2, 1)
+    assert Summary([tmp_path / "run.jsonl"]).failed == {str(scan): "ScanError"}
+    assert "the scan cannot be read" in (tmp_path / "s.csv").read_text()
+
+
 def test_records_are_added_to_and_a_line_that_was_cut_costs_itself_only(segment, tmp_path):
     file = tmp_path / "run.jsonl"
     segment("--part", "1/2", "--records", file)

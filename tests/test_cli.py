@@ -162,6 +162,19 @@ def test_every_command_has_the_option_that_errors_name(command):
     assert "--debug" in runner.invoke(app, [command, "--help"], env={"COLUMNS": "120"}).output
 
 
+@pytest.mark.parametrize("arguments", [["segment", ""], ["segment", "x.nii", "-o", ""], ["segment", "x.nii", "--output="]])
+def test_an_argument_of_nothing_is_not_the_folder_one_stands_in(arguments, scan, monkeypatch):
+    monkeypatch.chdir(scan.parent)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "is empty: a variable of the shell" in " ".join(result.stderr.split())
+    assert [path.name for path in scan.parent.iterdir()] == [scan.name]
+
+
+def test_a_mistyped_command_is_guessed_once():
+    assert runner.invoke(app, ["segmnt"]).stderr.count("'segment'") == 1
+
+
 def test_a_model_that_is_not_there_is_said_before_compiling(call, scan, monkeypatch):
     monkeypatch.setattr("monet_edge.cli.shared.compile_kernels", lambda quiet: pytest.fail("compiles"))
     assert "no such model" in call(scan, model="typo").stderr
@@ -184,6 +197,20 @@ def test_models_and_info(weights_file):
     assert result.exit_code == 0
     assert monet_edge.load(weights_file).weights.sha256 in result.stdout
     assert runner.invoke(app, ["info", "nonsense"]).exit_code == 2
+
+
+def test_info_shows_a_shipped_models_card_and_of_a_copy_that_was_changed_its_record(tmp_path):
+    told = runner.invoke(app, ["info", "brain-flair"]).stdout
+    assert "It has never seen other tumours" in told
+    assert told.count(DISCLAIMER) == 2  # beneath its title, and at its end
+    (tmp_path / "brain-flair.safetensors").symlink_to(registry.find("brain-flair"))
+    assert "It has never seen" in runner.invoke(app, ["info", str(tmp_path)]).stdout
+    found = weights.load("brain-flair")
+    provenance = {**found.provenance, "licence": "another"}
+    weights.save(tmp_path / "other.safetensors", found.spec, found.tensors, found.preprocess, provenance)
+    told = runner.invoke(app, ["info", str(tmp_path / "other.safetensors")]).stdout
+    assert "never seen" not in told
+    assert '"licence": "another"' in told
 
 
 def test_version_says_what_it_is():

@@ -66,6 +66,17 @@ def test_check_names_the_case_and_the_fault(tmp_path, fault, severity, words):
     assert first[1] == "ok"
     assert second[:2] == ("case_001", severity)
     assert words in second[2]
+    assert "case_001" not in second[2]  # it is said before
+
+
+def test_a_label_that_no_case_has_is_told(tmp_path):
+    folder = write_dataset(tmp_path / "d", 2)
+    about = json.loads((folder / "dataset.json").read_text())
+    about["labels"] = {"background": 0, "lesion": 1, "ghost": 2}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    *cases, last = check(read(folder))
+    assert [severity for _, severity, _ in cases] == ["ok", "ok"]
+    assert last[1:] == ("warning", "no case has ghost")
 
 
 def test_a_missing_file_is_an_error_before_any_work(tmp_path):

@@ -228,6 +228,23 @@ def test_a_tree_of_one_study_is_a_scan_and_one_of_several_has_one_in_every_folde
     assert [job.mask for job in jobs] == [tmp_path / "out" / patient / "axial_seg.dcm" for patient in ("a", "b")]
 
 
+def test_a_discs_table_of_contents_is_no_scan(tmp_path, rng):
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(200))
+    for patient in ("a", "b"):
+        dicoms.write(tmp_path / patient, blob(rng))
+    assert [one.scan for one in find_scans([tmp_path])] == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_slices_in_the_folder_given_are_a_scan_beside_those_of_other_studies_below(tmp_path, rng):
+    disc = dicoms.write(tmp_path / "disc", blob(rng))
+    dicoms.write(disc / "more", blob(rng))
+    jobs = plan_jobs(find_scans([disc]), tmp_path / "out", Options())
+    assert [(job.scan, job.mask) for job in jobs] == [
+        (disc, tmp_path / "out" / "disc_seg.nii.gz"),
+        (disc / "more", tmp_path / "out" / "more_seg.nii.gz"),
+    ]
+
+
 # ---- what is refused ----
 
 

@@ -3,7 +3,7 @@
 import dicoms
 import numpy as np
 import pytest
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGLSLossless
 from scans import blob
 
 from monet_edge import formats
@@ -89,6 +89,18 @@ def test_a_stream_of_another_size_is_not_decoded(tmp_path, rng):
             file.write_bytes(raw[:at] + b"\xff" * 2 + raw[at + 2 :])
         with pytest.raises(ScanError, match=r"the header promises 40x36 pixels of 16 bits, the data (40x|nothing)"):
             formats.read(folder)
+
+
+def test_jpeg_ls_that_has_lost_its_end_is_not_decoded(tmp_path, rng):
+    """CharLS says so, too, but takes seconds where what is left looks like a long code."""
+    folder = dicoms.write(tmp_path / "a", blob(rng, (40, 36, 2)), syntax=JPEGLSLossless)
+    assert formats.read(folder).shape == (40, 36, 2)
+    for file in folder.iterdir():
+        raw = file.read_bytes()
+        end = raw.rindex(b"\xff\xd9")
+        file.write_bytes(raw[:end] + b"\x7f\x7f" + raw[end + 2 :])
+    with pytest.raises(ScanError, match="JPEG-LS data does not end as it must"):
+        formats.read(folder)
 
 
 def test_the_sizes_of_streams_are_found_before_they_are_decoded():

@@ -155,6 +155,7 @@ def test_a_writer_is_chosen_by_the_ending(tmp_path, put, monkeypatch):
 def test_every_format_of_results_can_be_asked_for_by_name():
     assert tuple(writer.name for writer in formats.WRITERS) == FORMATS
     assert [formats.writer(None, name).name for name in (None, *FORMATS)] == [FORMATS[0], *FORMATS]
+    assert len({*formats.ENDINGS}) == len(formats.ENDINGS)  # two write .dcm; what a person may choose from has it once
     with pytest.raises(MonetError, match="format: expected nifti"):
         Options(format="jpeg")
 

@@ -55,9 +55,20 @@ def test_a_batch_norm_is_folded_by_its_formula(tiny, net, kinds):
     assert met == kinds
 
 
-def test_what_was_folded_right_is_accepted(trained):
+def test_what_was_folded_right_is_accepted(trained, monkeypatch):
+    """Having been compared: the engine ran once, and what it said is no constant, which any network would match."""
     found, state = trained
+    said, run = [], Engine.run
+
+    def listen(self, images):
+        said.append(run(self, images))
+        return said[-1]
+
+    monkeypatch.setattr(Engine, "run", listen)
     fold._compare(found, state, tensors_of(found, state))
+    (probability,) = said
+    assert probability.shape == (2, 1, 16, 16)
+    assert probability.std() > 0.01
 
 
 @pytest.mark.parametrize(("difference", "accepted"), [(0.9e-4, True), (-0.9e-4, True), (1.1e-4, False), (-1.1e-4, False), (np.nan, False)])

@@ -62,5 +62,5 @@ def test_an_empty_mask_stays_empty():
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cc3d", None)
-    with pytest.raises(errors.MonetError, match=r"pip install '.\[components\]'"):
+    with pytest.raises(errors.MonetError, match=r"pip install 'monet-edge\[components\]'"):
         remove_pieces(np.ones((3, 3, 3), np.uint8), 1.0, keep_largest=True, min_volume=0.0)

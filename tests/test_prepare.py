@@ -139,6 +139,20 @@ def test_a_folder_of_another_version_is_refused_and_done_again(tmp_path, monkeyp
     assert prepare(read(folder), tmp_path / "p").keys != before
 
 
+@pytest.mark.parametrize(
+    "change", [{"labels": ["other"]}, {"licence": "CC0"}, {"spacing_known": False}, {"validation": ["case_000"]}, {"sha256": ""}], ids=str
+)
+def test_an_index_that_was_changed_by_hand_is_refused(tmp_path, change):
+    folder = write_dataset(tmp_path / "d", 2)
+    prepare(read(folder), tmp_path / "p")
+    index = tmp_path / "p" / module.INDEX
+    index.write_text(json.dumps({**json.loads(index.read_text()), **change}))
+    with pytest.raises(DatasetError, match=r"prepared\.json: not as monet-train prepare wrote it"):
+        open_prepared(tmp_path / "p")
+    prepare(read(folder), tmp_path / "p")
+    assert open_prepared(tmp_path / "p").load("case_000").name == "case_000"
+
+
 def test_a_damaged_case_is_done_again(tmp_path):
     folder = write_dataset(tmp_path / "d", 1)
     prepare(read(folder), tmp_path / "p")

@@ -10,7 +10,7 @@ from scans import ball
 from monet_edge import formats, phantom
 from monet_edge.intensities import measure
 from monet_edge.report import preview
-from monet_edge.report.slices import Finding, window
+from monet_edge.report.slices import Finding, cut, grey, window
 from monet_edge.report.statistics import measure as statistics
 from monet_edge.volume import Voxels
 from monet_edge.volume.labels import COLOURS, colours
@@ -34,6 +34,7 @@ def test_any_shape(rng, shape, kind):
 @pytest.mark.parametrize("values", [np.nan, np.inf, -1e308, 1e308, 0.0])
 @pytest.mark.filterwarnings("error")
 def test_any_intensity_is_drawn(values, rng):
+    """What is no number, or beyond float32, is black as the background is; it hides nothing of the rest, and not the outline."""
     voxels = rng.normal(0, 1, (9, 9, 9))
     voxels[:, :, 3:] = values
     voxels[4] = 1e308
@@ -42,7 +43,12 @@ def test_any_intensity_is_drawn(values, rng):
     with np.errstate(all="ignore"):
         limits = window(record, measure(Voxels(scan.voxels)))
     mask = ball(voxels.shape)
-    preview.draw(Finding(scan, mask, statistics(scan, mask, ("a",)), limits, "axial", ""))
+    picture = preview.draw(Finding(scan, mask, statistics(scan, mask, ("a",)), limits, "axial", ""))
+    assert (np.asarray(picture) == COLOURS[0]).all(axis=-1).any()
+    plane = cut(scan, mask, "axial")
+    shown = np.stack([np.asarray(grey(plane.voxels[z], limits, (9, 9))) for z in range(9)])
+    assert shown[:3].max() > 128
+    assert not shown[3:].any()
 
 
 LATIN = {"Größe der Läsion": "Grosse der Lasion", "naïve – café": "naive - cafe", "Łódź, ı": "Lodz, i", "why?": "why?", "a\x1bb": "a?b"}

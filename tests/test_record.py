@@ -134,6 +134,7 @@ def test_the_record_says_what_was_run(call, folder, tmp_path, weights_file):
         (["--stats", "{folder}/table.txt"], ".json or .csv"),
         (["--stats", "{there}"], "exists already"),
         (["--run-record", "{there}"], "exists already"),
+        (["--run-record", "{file}", "--overwrite"], "written as .json. Choose such a name for --run-record"),
         (["--run-record", "{folder}/none/run.json"], "no such folder"),
         (["--stats", "{scan}", "--overwrite"], ".json or .csv"),
         (["--run-record", "{scan}", "--overwrite"], "is the input itself"),

@@ -1,5 +1,7 @@
 """A head without its skull: what is kept is the scan's own, all around it is 0, and both files lie on its grid."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -79,3 +81,22 @@ def test_the_command_says_what_it_wrote(head, weights_file):
     assert "ml → " in result.stdout
     assert result.stdout.endswith("Research use only, not a medical device.\n")
     assert {path.name for path in head.parent.iterdir()} == {"head.nii.gz", "b.nii", "b_mask.nii.gz"}
+
+
+def test_a_file_that_the_scan_names_is_not_replaced(tmp_path, model, rng):
+    voxels = blob(rng).astype("<f4")
+    (tmp_path / "voxels.nii").write_bytes(voxels.tobytes(order="F"))
+    sizes = " ".join(map(str, voxels.shape))
+    (tmp_path / "head.nhdr").write_text(
+        f"NRRD0004\ntype: float\ndimension: 3\nsizes: {sizes}\nendian: little\nencoding: raw\ndata file: voxels.nii\n\n"
+    )
+    with pytest.raises(OutputError, match=r"voxels\.nii is the input itself"):
+        strip(tmp_path / "head.nhdr", tmp_path / "voxels.nii", model, Options(overwrite=True))
+    assert (tmp_path / "voxels.nii").read_bytes() == voxels.tobytes(order="F")
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path, model, rng, monkeypatch):
+    import dicoms  # of the extra of that name
+
+    monkeypatch.chdir(dicoms.write(tmp_path / "study", blob(rng)))
+    assert strip(Path("."), None, model).scan == tmp_path / "study_brain.nii.gz"

@@ -196,6 +196,16 @@ def test_pictures_show_images_and_their_labels(tmp_path, tiny):
     assert (page[32:] != page[32:, :, :1]).any()  # colours below
 
 
+@pytest.mark.parametrize("goal", [("--pack",), ("--pictures", "3")])
+def test_a_label_map_is_not_replaced_by_a_mistyped_line(tmp_path, goal):
+    folder = heads.write_folder(tmp_path / "heads")
+    first = next(iter(sorted(folder.glob("*.nii.gz"))))
+    before = first.read_bytes()
+    with pytest.raises(OutputError, match=r"expected a file that ends in \.(zip|png)"):
+        CliRunner().invoke(app, ["synth", str(folder), *goal, str(first)], catch_exceptions=False)
+    assert first.read_bytes() == before
+
+
 @pytest.mark.parametrize("goals", [(), ("--pack", "a.zip", "-o", "run")])
 def test_one_thing_at_a_time(goals, tmp_path):
     with pytest.raises(MonetError, match="say one of"):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from synthetic import write_dataset
 
 from monet_edge import phantom, weights
+from monet_edge.errors import MonetError
 from monet_edge.files import locked
 from monet_train import fold
 from monet_train.cli import main
@@ -57,6 +59,9 @@ def place(tmp_path_factory, small):
         (folder / "lost" / part).symlink_to(folder / "data" / part)
     about = json.loads((folder / "data" / "dataset.json").read_text())
     (folder / "lost" / "dataset.json").write_text(json.dumps({**about, "spacing": "unknown"}))
+    shutil.copytree(folder / "other", folder / "renamed")
+    about = json.loads((folder / "other" / "dataset.json").read_text())
+    (folder / "renamed" / "dataset.json").write_text(json.dumps({**about, "labels": {"background": 0, "growth": 1}}))
     assert call(folder, "fit", "prepared", "-o", "run", *QUICK, "--quiet") == 0
     for name, missing in (("unfinished", "final.safetensors"), ("unknown", "config.json")):
         (folder / name).mkdir()
@@ -114,6 +119,7 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         (["export", "run", "data", "-o", "m.safetensors", "--codes", "notjson/dataset.json"], "no JSON"),
         (["export", "run", "data", "-o", "m.safetensors", "--codes", "notobject/dataset.json"], "codes: there are none for"),
         (["export", "run", "data", "-o", "m.bin"], "ends in .safetensors"),
+        (["export", "run", "data", "-o", "run/final.safetensors"], "a checkpoint of the run"),
         (["export", "run", "data", "-o", "nowhere/m.safetensors"], "a folder that exists"),
         (["export", "run", "other", "-o", "m.safetensors"], "there is no case case_00"),
         (["evaluate", "data", "data"], "expected one .safetensors file in this folder"),
@@ -128,6 +134,7 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         (["federated", "data", "other", "-o", "new", "--set", "federated.compression=zip"], "compression zip"),
         (["federated", "data", "other", "-o", "new", "--set", "federated.minimum=3"], "cannot come from 2 sites"),
         (["federated", "data", "other", "-o", "new", "--size", "30"], "divides by 4"),
+        (["federated", "data", "renamed", "-o", "new"], "has the labels growth, the training lesion"),
         (["federated", "data", "other", "-o", "new", "--device", "gpu"], "device gpu"),
         (["federated", "data", "other", "-o", "new", "--like", "run", "--set", "epochs=2"], "--like"),
         (["federated", "data", "other", "-o", "new", "--set", "federated.speed=3"], "no such setting; there are rounds, epochs"),
@@ -154,6 +161,18 @@ def test_a_mistake_is_one_line(place, capsys, words, message):
     assert all(line.startswith(("training ", "preparing ")) for line in before)
 
 
+def test_an_error_cannot_steer_the_terminal_and_spells_options_as_they_are_typed(place, capsys, monkeypatch):
+    assert call(place, "check", "\x1b[31mred") == 2
+    assert "monet-train: ?[31mred: no readable dataset.json" in capsys.readouterr().err
+
+    def fail():
+        raise MonetError("there already", "Choose another {output}.")
+
+    monkeypatch.setattr("monet_train.cli.app", fail)
+    assert call(place) == 2
+    assert capsys.readouterr().err == "monet-train: there already. Choose another --output.\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "extra", "words"),
@@ -170,7 +189,7 @@ def test_what_is_not_installed_is_named_with_its_extra(place, module, extra, wor
         [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=place, env={**os.environ, "PYTHONPATH": ROOT}
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install '.[{extra}]' in the checkout of monet-edge")
+    assert done.stderr.splitlines()[-1].endswith(f"is not installed: pip install 'monet-edge[{extra}]'")
 
 
 @pytest.fixture(scope="module")

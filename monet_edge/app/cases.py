@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from .. import formats, system
 from ..errors import MonetError, ResourceError, ScanError
+from ..runs.find import scans_in
+from ..text import printable
 from .findings import Found
 
 PREFIX = "monet-edge-app-"
@@ -57,8 +59,8 @@ class Case:
         for part in ("files", "results"):
             (folder / part).mkdir(parents=True)
 
-    def look(self) -> formats.Header:
-        """The header of the scan that the files are.
+    def look(self, series: str | None = None) -> formats.Header:
+        """The header of the scan that the files are, or of one series of DICOM: its number, see `series`.
 
         Raises
         ------
@@ -67,18 +69,25 @@ class Case:
         """
         place = self.folder / "files"
         files = sorted(place.iterdir())
-        scans = [file for file in files if file.name.lower().endswith(formats.SCANS)]
         if not files:
             raise ScanError("no file was received")
-        try:
-            self.header = formats.peek(files[0] if len(files) == 1 else scans[0] if len(scans) == 1 else place)
-        except ScanError:
-            if len(scans) > 1:
-                names = ", ".join(file.name for file in scans[:3])
-                raise ScanError(f"{len(scans)} scans, expected one: {names}{', ...' if len(scans) > 3 else ''}") from None
-            raise
+        scans = files if len(files) == 1 else scans_in(place, [file.name for file in files])
+        if len(scans) > 1:
+            names = ", ".join("DICOM" if scan == place else scan.name for scan in scans[:3])
+            raise ScanError(f"{len(scans)} scans, expected one: {names}{', ...' if len(scans) > 3 else ''}")
+        self.header = formats.peek(scans[0] if scans else place, series)
         self.state = "ready"
         return self.header
+
+    def series(self) -> dict[int, str]:
+        """The series of DICOM that could be meant, in words by their numbers; none where the files are no such scan."""
+        place = self.folder / "files"
+        files = list(place.iterdir())
+        try:
+            found, _ = formats.list_series(files[0] if len(files) == 1 else place)
+        except MonetError:
+            return {}
+        return {one.number: printable(f"{one} {one.image.description}") for one in found if not one.problem}
 
 
 class Cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from math import ceil, prod
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import nibabel
 import numpy as np
 
 from .. import formats
+from ..errors import OutputError
 from ..files import atomic_write
 from ..report.statistics import describe
 from ..report.surface import surface, to_mz3
@@ -28,6 +30,18 @@ def makers(labels: int) -> dict[str, Maker]:
     masks = {f"mask{ending}": _mask for ending in formats.ENDINGS}
     surfaces = {f"surface-{label}.mz3": _surface(label) for label in range(1, labels + 1)}
     return {**masks, **surfaces, "report.html": _report, "table.csv": _table}
+
+
+def endings(header: formats.Header) -> list[str]:
+    """What a mask of this scan may be called: not every format can be written of every scan."""
+    found = []
+    for ending in formats.ENDINGS:
+        check = formats.writer(ending).check
+        with suppress(OutputError):
+            if check is not None:
+                check(header)
+            found.append(ending)
+    return found
 
 
 def _mask(path: Path, found: Found) -> None:

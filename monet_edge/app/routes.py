@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.routing import Route
 from .. import formats, phantom
 from ..about import DISCLAIMER, __version__
 from ..errors import MonetError, ScanError
+from ..registry import card
 from ..volume.geometry import spacing
 from ..weights import Weights
 from . import results
@@ -53,7 +55,7 @@ class Page:
         """The ASGI application."""
         case = "/cases/{case}"
         return Starlette(
-            exception_handlers={KeyError: _missing, ClientDisconnect: _gone, MonetError: _refused, Exception: _refused},
+            exception_handlers={KeyError: _missing, ClientDisconnect: _gone, MonetError: self.refused, Exception: self.refused},
             routes=[
                 Route("/", self.file),
                 Route("/static/{name}", self.file),
@@ -87,19 +89,18 @@ class Page:
         about = [
             {
                 "name": name,
-                "labels": list(weights.preprocess.labels),
+                "contents": weights.contents,
                 **{key: weights.stated(key) for key in ("modality", "dice", "licence")},
             }
             for name, weights in self._models.items()
         ]
-        kinds = {"scans": list(formats.SCANS), "masks": list(formats.ENDINGS), "limit": LIMIT}
+        kinds = {"scans": list(formats.SCANS), "limit": LIMIT}
         return JSONResponse({"models": about, "version": __version__, "disclaimer": DISCLAIMER, **kinds})
 
     async def card(self, request: Request) -> Response:
         """The card of a shipped model; empty for others."""
-        from ..report.page import model_card  # here, with pillow: few ask for it
-
-        return PlainTextResponse(await run_in_threadpool(model_card, self._models[request.path_params["model"]]))
+        weights = self._models[request.path_params["model"]]
+        return PlainTextResponse(await run_in_threadpool(card, weights.name, weights.sha256))
 
     async def open(self, request: Request) -> Response:
         """A new case, without files."""
@@ -133,13 +134,17 @@ class Page:
         return Response(status_code=204)
 
     async def header(self, request: Request) -> Response:
-        """All files are there: what scan they are."""
-        case = self._case(request)
+        """All files are there: what scan they are, or which series they hold, one of which ``?series=`` chooses."""
+        case, wanted = self._case(request), request.query_params.get("series")
         try:
-            header = await run_in_threadpool(case.look)
-        except ScanError as error:
-            raise ScanError(explain(error, case)) from None
-        return JSONResponse({"shape": list(header.shape), "spacing": spacing(header.affine), "volumes": header.volumes})
+            header = await run_in_threadpool(case.look, wanted)
+        except ScanError:
+            several = {} if wanted else await run_in_threadpool(case.series)
+            if not several:
+                raise
+            return JSONResponse({"series": [{"number": number, "text": text} for number, text in several.items()]})
+        about = {"shape": list(header.shape), "spacing": spacing(header.affine), "volumes": header.volumes}
+        return JSONResponse({**about, "masks": results.endings(header)})
 
     async def scan(self, request: Request) -> Response:
         """The scan for the viewer."""
@@ -184,18 +189,21 @@ class Page:
         path = await run_in_threadpool(_make, case, name)
         return FileResponse(path, media_type="application/octet-stream", headers={"Content-Disposition": "attachment"})
 
+    async def refused(self, request: Request, error: Exception) -> Response:
+        """One line for whoever sits before the page."""
+        case = None
+        with suppress(KeyError):  # none is meant, or it is gone
+            case = self._case(request)
+        status = 413 if isinstance(error, TooLarge) else 422 if isinstance(error, MonetError) else 500
+        close = {"Connection": "close"}  # what was sent may not have been read to its end
+        return JSONResponse({"error": explain(error, case)}, status, close)
+
     def _case(self, request: Request) -> Case:
         return self._cases[request.path_params["case"]]
 
 
 async def _missing(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "this is not here any more: drop the scan again"}, 404)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """One line for whoever sits before the page."""
-    status = 413 if isinstance(error, TooLarge) else 422 if isinstance(error, MonetError) else 500
-    return JSONResponse({"error": explain(error)}, status, {"Connection": "close"})  # what was sent may not have been read to its end
 
 
 async def _gone(request: Request, error: Exception) -> Response:

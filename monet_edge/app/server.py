@@ -57,7 +57,7 @@ def serve(
         name = (error.name or "").partition(".")[0]
         if name not in ("uvicorn", "starlette"):
             raise
-        raise MonetError(f"{name} is not installed", "The page needs it: pip install '.[app]'") from None
+        raise MonetError(f"{name} is not installed", "The page needs it: pip install 'monet-edge[app]'") from None
     chosen = {weights.name: weights for weights in map(load, (*shipped().values(), *map(Path, models)))}
     with bound(port) as listening, private_folder() as folder, Worker(threads) as worker, suppress(KeyboardInterrupt):
         _end_as_by_ctrl_c()

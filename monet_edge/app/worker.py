@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..model import Model
 
 
+HERE = ("volume", "threshold")  # options that the page has, too
+
+
 class Stopped(Exception):
     """The page is gone, somebody pressed Stop, or the server ends."""
 
@@ -118,7 +121,7 @@ def explain(error: Exception, case: Case | None = None) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory. Close other programs, or choose a smaller scan."
     told = (
-        error.text(lambda option: option.replace("_", " "))
+        error.text(lambda option: option if option in HERE else f"the command's --{option.replace('_', '-')}")
         if isinstance(error, MonetError)
         else f"unexpected {type(error).__name__}: {error}"
     )

@@ -49,12 +49,12 @@ def info(
     timed: Annotated[bool, typer.Option("--time", help="With --plan: time every algorithm that suits a layer, on one thread.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what a model is, how it was made and what it expects."""
+    """Say what a model is, how it was made and what it expects: a shipped one's card, the record of any other."""
     with failing_clearly(debug):
         import json
         from dataclasses import asdict
 
-        from ..registry import find
+        from ..registry import card, find
         from ..spec import count_floats, count_macs
         from ..weights import load
 
@@ -69,6 +69,9 @@ def info(
         print(f"{weights.name}: {weights.spec.name}, {len(weights.spec.ops)} ops, {count_floats(weights.spec):,} floats, "
               f"{macs / 1e9:.2f} GMAC a slice of {'x'.join(map(str, sides))}")  # fmt: skip
         print(f"file: {find(model)} ({find(model).stat().st_size / 1e6:.2f} MB), sha256 {weights.sha256}")
+        if text := card(weights.name, weights.sha256):
+            print(f"\n{text}")
+            return
         for title, record in (("preprocessing", asdict(weights.preprocess)), ("provenance", dict(weights.provenance))):
             print(f"{title}: {json.dumps(record, indent=2, ensure_ascii=False)}")
         print(DISCLAIMER)

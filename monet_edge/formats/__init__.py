@@ -53,7 +53,7 @@ FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT, dicom.FORMAT)  # the fir
 # by the ending of the result's name the first that has it; the first of all where nobody chose
 WRITERS = (nifti.WRITER, *nrrd.WRITERS, dicom.BINARY, dicom.LABELMAP)
 
-ENDINGS = tuple(ending for writer in WRITERS for ending in writer.endings)  # of what is written
+ENDINGS = tuple(dict.fromkeys(ending for writer in WRITERS for ending in writer.endings))  # of what is written
 SCANS = tuple(ending for format in FORMATS for ending in format.endings)  # of what is read, in folders
 OTHERS = tuple(ending for format in FORMATS for ending in format.other_endings)  # of files that are no scans of their own
 _NAMED = (*OTHERS, *SCANS)
@@ -184,7 +184,7 @@ def writer(name: str | None = None, format: str | None = None) -> Writer:
     found = next((writer for writer in (WRITERS if asked is None else (asked,)) if ending in writer.endings), None)
     if found is None:
         what, known = ("a result", ENDINGS) if asked is None else (f"a result in the format {format}", asked.endings)
-        raise OutputError(f"{name}: {what} is written as {' or '.join(dict.fromkeys(known))}", "Choose such a name for {output}.")
+        raise OutputError(f"{name}: {what} is written as {' or '.join(known)}", "Choose such a name for {output}.")
     return found
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .. import registry
 from ..about import DISCLAIMER, __version__
-from ..registry import shipped
 from ..text import printable, quantity
 from ..volume.labels import COLOURS, Colour, colours
 from ..weights import Weights
@@ -75,16 +75,7 @@ def of(finding: Finding, weights: Weights) -> str:
     size, step = " x ".join(map(str, scan.shape)), " x ".join(f"{mm:.3g}" for mm in scan.spacing)
     facts = f"{size} voxels of {step} mm, axes {axis_codes(scan)}"
     about = {"name": weights.name, "network": weights.spec.name, "sha256": weights.sha256, **weights.provenance}
-    return build(finding, facts, about, model_card(weights))
-
-
-def model_card(weights: Weights) -> str:
-    """The card of a shipped model; empty for any other file, be it of the same name."""
-    path = shipped().get(weights.name)
-    if path is None or hashlib.sha256(path.read_bytes()).hexdigest() != weights.sha256:
-        return ""
-    card = path.with_suffix(".md")
-    return card.read_text("utf-8") if card.is_file() else ""
+    return build(finding, facts, about, registry.card(weights.name, weights.sha256))
 
 
 def _source(name: str) -> str:

@@ -73,16 +73,8 @@ class Cluster:
         return f"{count} worker{'s' * (count != 1)} · {self.threads} thread{'s' * (self.threads != 1)}"
 
     def one(self, task: Task, watch: Watch | None = None) -> Ended:
-        """Do one task.
-
-        Raises
-        ------
-        Exception
-            What it fails of.
-        """
+        """Do one task."""
         (ended,) = self.run([task], watch)
-        if isinstance(ended.became, Exception):
-            raise ended.became
         return ended
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:

@@ -114,7 +114,7 @@ def find_scans(paths: Iterable[Path], listed: Path | None = None) -> list[Found]
         if os.path.isdir(path):
             study = holds_study(path)
             inside = [Found(path)] if study else []
-            inside += [Found(scan, path) for scan in _walk(path) if not (study and os.path.isdir(scan))]
+            inside += [Found(scan, path if scan != path else None) for scan in _walk(path) if not (study and os.path.isdir(scan))]
             if not inside:
                 raise ScanError(f"{path}: no scan ({', '.join(SCANS)}, DICOM) in this folder")
         else:

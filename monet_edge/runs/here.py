@@ -36,14 +36,11 @@ class Here:
         self.threads = model.threads * at_a_time
 
     def one(self, task: Task, watch: Watch | None = None) -> Ended:
-        """Do one task in this thread.
-
-        Raises
-        ------
-        Exception
-            What it fails of.
-        """
-        return do(task, self.model, prepare(task, self.model.weights.stated("modality")), watch and partial(watch, task))
+        """Do one task in this thread."""
+        try:
+            return do(task, self.model, prepare(task, self.model.weights.stated("modality")), watch and partial(watch, task))
+        except Exception as error:
+            return failed(task, error)
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
         """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""

@@ -127,6 +127,8 @@ def _check_places(jobs: list[Job], options: Options, places: dict[str, Path | No
             refuse_special(path)
         else:
             check_path(path, [scan for job in jobs for scan in job.scans], overwrite=options.overwrite, option=option)
+            if option == "run_record" and path.suffix != ".json":  # another name may be that of a slice, or of voxels that a header names
+                raise OutputError(f"{path}: the record of a run is written as .json", "Choose such a name for {run_record}.")
         if absolute(path) in taken:
             raise OutputError(f"{path} would be another result, too", f"Choose another {{{option}}}.")
         taken.add(absolute(path))

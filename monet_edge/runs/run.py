@@ -32,7 +32,7 @@ class Way(Protocol):
     threads: int
 
     def one(self, task: Task, watch: Watch | None = None) -> Ended:
-        """Do one task, and raise what it fails of."""
+        """Do one task, the only one of its run."""
         ...
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
@@ -54,11 +54,6 @@ def run_all(plan: Plan, way: Way, watch: Watch | None = None) -> Iterator[tuple[
     ------
     Job, Outcome or Exception
         An exception is what the scan failed of; it holds no volume any more.
-
-    Raises
-    ------
-    Exception
-        Of a run of one scan.
     """
     unnamed = {name: getattr(plan.options, name) is not None for name in ("report", "series")}  # no paths, no UIDs
     asked = {**asdict(plan.options), **unnamed}

@@ -18,6 +18,8 @@ from torch import Tensor
 from monet_edge.errors import ModelError
 from monet_edge.files import atomic_write
 
+EPOCHS, FINAL = "epoch-*.safetensors", "final.safetensors"  # in a run's folder
+
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and a JSON-able state into one file."""
@@ -60,12 +62,17 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return None
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file of this name is what a run that is in its folder goes on from, or was trained to."""
+    return (path.parent / "config.json").exists() and (path.name == FINAL or path.match(EPOCHS))
+
+
 def _path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:05d}.safetensors"
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch-*.safetensors"))
+    return sorted(folder.glob(EPOCHS))
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

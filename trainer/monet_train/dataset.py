@@ -280,19 +280,21 @@ def axial_affine(spacing: Sequence[float]) -> np.ndarray:
 
 
 def check(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
-    """Open every case and say what is wrong with it.
+    """Open every case and say what is wrong with it, and at last which labels no case has.
 
     Yields
     ------
     name, severity, message : str
-        The severity is "error", "warning" or "ok".
+        The severity is "error", "warning" or "ok"; the name is a case's, or the data set's.
     """
+    unseen = dict(enumerate(dataset.labels, 1))
     for name in dataset.pairs:
         try:
             case = load(dataset, name)
         except MonetError as error:
-            yield name, "error", str(error)
+            yield name, "error", str(error).removeprefix(f"{name}: ")
             continue
+        unseen = {label: words for label, words in unseen.items() if not (case.label == label).any()}
         nonfinite = sum(found.nonfinite for found in case.statistics)
         if any(found.constant for found in case.statistics):
             yield name, "error", "the scan holds one intensity only"
@@ -302,3 +304,5 @@ def check(dataset: Dataset) -> Iterator[tuple[str, str, str]]:
             yield name, "warning", "no voxel is labelled"
         else:
             yield name, "ok", f"{case.label.shape} {', '.join(str(image.stored.dtype) for image in case.images)}"
+    if unseen:
+        yield dataset.name, "warning", f"no case has {', '.join(unseen.values())}"

@@ -123,7 +123,8 @@ def evaluate(
             if failures is None:
                 raise
             # words only: the exception would keep the case in memory
-            failures[name] = str(error) if isinstance(error, MonetError) else f"unexpected {type(error).__name__}: {error}"
+            words = str(error).removeprefix(f"{name}: ")
+            failures[name] = words if isinstance(error, MonetError) else f"unexpected {type(error).__name__}: {error}"
             scores = []
         yield from scores
         progress(name)

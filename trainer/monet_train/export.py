@@ -19,6 +19,7 @@ from monet_edge.files import check_folder, refuse_special, write_together
 from monet_edge.model import Progress
 from monet_edge.weights import Weights, load, parse
 
+from . import checkpoint
 from .card import card, measuring
 from .cases import check_dataset
 from .config import DEPTHS, Settings, effective_settings, in_pixels
@@ -212,6 +213,8 @@ def check_output(output: Path) -> None:
     """Refuse before the work what could not be written after it: an OutputError."""
     if output.suffix != ".safetensors" or not output.parent.is_dir():
         raise OutputError(f"{output}: expected a file that ends in .safetensors, in a folder that exists")
+    if checkpoint.is_one(output):
+        raise OutputError(f"{output}: that is a checkpoint of the run in this folder; choose another name")
     check_folder(output.parent)
     refuse_special(output)
 

@@ -92,7 +92,7 @@ class Folded:
 def finished(run: Path) -> Settings:
     """The settings of a run that has its final weights; a ModelError if it has not."""
     settings = read_settings(run)
-    if not (run / "final.safetensors").exists():
+    if not (run / checkpoint.FINAL).exists():
         raise ModelError(f"{run}: this run is not finished, it has no final.safetensors. Go on with it: the same command and --resume")
     return settings
 
@@ -119,7 +119,7 @@ def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[
         As `export`, or if a fact cannot be told.
     """
     settings = finished(run)
-    state, about = checkpoint.load(run / "final.safetensors")
+    state, about = checkpoint.load(run / checkpoint.FINAL)
     tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)
     path = run / "splits.json"

@@ -36,6 +36,7 @@ from .dataset import Case, Dataset, orientation_of
 VERSION = 6  # of what `dataset.load` makes of a case's files and of how it is packed; another one is another case
 MAX_ROWS = 16383  # of a WebP
 INDEX = "prepared.json"
+CHECKSUM = "sha256"  # of the index, in itself
 UNFINISHED = {"unfinished": True}  # the index while cases are being replaced
 
 
@@ -160,12 +161,15 @@ def open_prepared(folder: Path) -> Prepared:
     Raises
     ------
     DatasetError
-        If it is none.
+        If it is none, or its index is not as `prepare` wrote it.
     """
     try:
         index = json.loads((folder / INDEX).read_bytes())
+        checksum = index.pop(CHECKSUM, None)  # folders of before have none
         if index == UNFINISHED:
             raise DatasetError(f"{folder}: monet-train prepare was stopped here before it had finished; run it again")
+        if checksum not in (None, _checksum(index)):
+            raise DatasetError(f"{folder / INDEX}: not as monet-train prepare wrote it; change the data set instead, and run it again")
         if index.get("version") != VERSION:
             raise DatasetError(f"{folder}: prepared by another version of monet-train; run monet-train prepare again")
         if "channel" in index:  # of before a case could have several
@@ -188,7 +192,12 @@ def key(dataset: Dataset, name: str, version: int) -> str:
 
 def _write_index(folder: Path, index: dict[str, Any]) -> None:
     with atomic_write(folder / INDEX, overwrite=True) as file:
-        file.write(json.dumps(index, indent=1).encode())
+        file.write(json.dumps({**index, CHECKSUM: _checksum(index)}, indent=1).encode())
+
+
+def _checksum(index: dict[str, Any]) -> str:
+    """Of all else that the index says, which no case's key knows: a label renamed by hand would name another structure."""
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, case: Case, key: str) -> None:

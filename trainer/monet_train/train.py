@@ -185,7 +185,7 @@ def run_epochs(
             log(state.history[-1])
     final = state.best if recipe.keep == "best" else state.validated(recipe)
     if rank == 0:
-        checkpoint.save(folder / "final.safetensors", final.state_dict(), {"epochs": len(state.history)})
+        checkpoint.save(folder / checkpoint.FINAL, final.state_dict(), {"epochs": len(state.history)})
         _draw_curves(folder)
     return final.eval()
 

@@ -3,7 +3,7 @@
 import { Viewer, hasWebGl } from "./viewer.js";
 
 const at = (id) => document.getElementById(id);
-const state = { models: [], masks: [".nii.gz"], scans: [], limit: Infinity, case: null, name: "", found: null };
+const state = { models: [], scans: [], limit: Infinity, case: null, name: "", found: null };
 const POLL = 200; // ms
 
 const viewer = new Viewer(at("canvas"), { onWhere: showWhere, onWindow: showWindow });
@@ -47,15 +47,18 @@ async function open(fill, name) {
   state.name = name;
   at("scan-name").textContent = name;
   at("scan-facts").textContent = "";
+  at("series-choice").hidden = true;
   enter("receiving");
   try {
     state.case = (await post("cases")).case;
     await fill(`cases/${state.case}`);
-    const header = await post(`cases/${state.case}/header`);
+    let header = await post(`cases/${state.case}/header`);
+    if (header.series) header = await post(`cases/${state.case}/header?series=${await oneOf(header.series)}`);
     const spacing = header.spacing.map((mm) => +mm.toPrecision(3));
     at("scan-facts").textContent = `${header.shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
     at("volume-choice").hidden = header.volumes === 1;
     Object.assign(at("volume"), { max: header.volumes - 1, value: 0 });
+    at("kind").replaceChildren(...header.masks.map((ending) => Object.assign(element("option", ending), { value: ending })));
     enter("ready");
     say("The scan is there. Choose a model, then Segment.");
     at("run").focus({ preventScroll: true });
@@ -67,6 +70,21 @@ async function open(fill, name) {
     }
     fail(error);
   }
+}
+
+function oneOf(series) { // the number of the one that is chosen
+  say("Choose one of the series.");
+  const option = (number, text) => Object.assign(element("option", text), { value: number });
+  at("series").replaceChildren(option("", "choose one"), ...series.map(({ number, text }) => option(number, text)));
+  at("working").hidden = true;
+  at("series-choice").hidden = false;
+  at("series").focus();
+  return new Promise((resolve) => {
+    at("series").onchange = () => {
+      at("series-choice").hidden = true;
+      resolve(at("series").value);
+    };
+  });
 }
 
 async function showScan() {
@@ -349,20 +367,18 @@ async function showCard() {
 
 async function begin() {
   const about = await ask("models");
-  Object.assign(state, { scans: about.scans, masks: about.masks, limit: about.limit });
+  Object.assign(state, { scans: about.scans, limit: about.limit });
   at("disclaimer").textContent = about.disclaimer;
-  at("kinds").textContent = `${about.scans.join(", ")}. It stays on this computer, and is removed when you close this page.`;
+  at("kinds").textContent = `${about.scans.join(", ")}, or DICOM in a folder or .zip. It stays on this computer, and is removed when you close this page.`;
   at("models").replaceChildren(
     ...about.models.map((model, i) => {
       const input = Object.assign(document.createElement("input"), { type: "radio", name: "model", value: model.name, checked: i === 0 });
       const score = element("small", model.dice && `Dice ${model.dice}`);
-      const use = [`${model.modality}: ${model.labels.join(", ")}`, model.licence.replace(/ \(.*/, "")].filter(Boolean).join(" · ");
+      const use = [`${model.modality}: ${model.contents}`, model.licence.replace(/ \(.*/, "")].filter(Boolean).join(" · ");
       const parts = [input, element("strong", model.name), score, Object.assign(element("small", use), { className: "use" })];
       return Object.assign(element("label", "", ...parts), { className: "model", title: model.licence });
     }),
   );
-  at("kind").replaceChildren(...about.masks.map((ending) => Object.assign(element("option", ending), { value: ending })));
-  at("kind-choice").hidden = about.masks.length < 2;
   document.body.dataset.usable = "yes";
   if (hasWebGl()) viewer.ready().catch(fail);
 }

@@ -19,6 +19,7 @@ from ...errors import ScanError
 from ...text import printable
 
 MARK, MARK_AT = b"DICM", 128  # DICOM part 10: after a preamble of 128 bytes
+CONTENTS = "DICOMDIR"  # a disc's table of contents: it begins as DICOM does, and is no image
 MOST_FILES = 100_000  # a whole-body CT has 5,000
 _ZIP = b"PK\x03\x04"
 _ENCRYPTED = 1  # bit of a zip entry's flags
@@ -69,8 +70,10 @@ class Members:
         return self._archive is not None
 
     def names(self) -> Iterator[str]:
-        """Every file's name inside, in order; hidden ones are passed over, and so are links to folders."""
+        """Every file's name inside, in order; hidden ones, links to folders and a disc's table of contents are passed over."""
         for count, name in enumerate(self._names()):
+            if name.upper().endswith(CONTENTS):
+                continue
             if count == MOST_FILES:
                 raise ScanError(f"more than {MOST_FILES:,} files; name the folder of the study")
             yield name

@@ -20,10 +20,12 @@ from .members import Members
 
 _EXTENDED = "1.2.840.10008.1.2.4.51"
 _LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_END = b"\xff\xd9"  # of a stream
 _RLE = "1.2.840.10008.1.2.5"
 _MOST_RLE = 64  # a run of 128 bytes takes 2
 _DECODED = (  # by the libraries of the extra: pillow (JPEG), CharLS, OpenJPEG (JPEG 2000, and its high-throughput kind), pydicom (RLE)
-    *("1.2.840.10008.1.2.4.50", _EXTENDED, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90"),
+    *("1.2.840.10008.1.2.4.50", _EXTENDED, *_LS, "1.2.840.10008.1.2.4.90"),
     *("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203", _RLE),
 )
 _PIECE, _LAST = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"  # tags of an item, and of the end of them
@@ -166,6 +168,8 @@ def _hold(image: Image, stream: bytes) -> None:
     if found is None or found[:3] != Promise(image.rows, image.columns, 1, 0)[:3] or not 0 < found.bits <= bits:
         words = "nothing" if found is None else f"{found.columns}x{found.rows} pixels of {found.components} x {found.bits} bits"
         raise ScanError(f"the header promises {image.columns}x{image.rows} pixels of {bits} bits, the data {words}")
+    if image.syntax in _LS and not stream.rstrip(b"\0").endswith(_END):  # CharLS takes 3 s to say so, of 512x512 pixels
+        raise ScanError("its JPEG-LS data does not end as it must: it is truncated, or damaged. Copy it again.")
 
 
 def _used_bits(pixels: np.ndarray, image: Image) -> np.ndarray:

@@ -122,8 +122,6 @@ def find(members: Members) -> tuple[list[Series], list[str]]:
     slices: list[Slice] = []
     damaged: list[str] = []
     for name in members.names():
-        if name.upper().endswith("DICOMDIR"):  # the table of contents of a disc
-            continue
         try:
             if not is_dicom(members.start(name, 132)):
                 if name.lower().endswith(".dcm"):

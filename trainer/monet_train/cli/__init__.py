@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from monet_edge.errors import MonetError
-from monet_edge.terminal import make_app, steady_streams
+from monet_edge.terminal import flag, make_app, steady_streams
+from monet_edge.text import printable
 
 from ..federated.commands import federated, federated_server, federated_site
 from ..quality.commands import calibrate
@@ -86,14 +87,16 @@ def main() -> None:
         return
     except MemoryError as error:
         message = f"the memory ran out: {error}"
-    except (MonetError, OSError) as error:
-        message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    except MonetError as error:
+        message = error.text(flag)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        message = f"{error.name} is not installed: pip install '.[{extra}]' in the checkout of monet-edge"
+        message = f"{error.name} is not installed: pip install 'monet-edge[{extra}]'"
     except Exception as error:
         message = f"unexpected {type(error).__name__}: {error}. Run again with --debug, and report what it shows."
-    print(f"monet-train: {' '.join(message.split())}", file=sys.stderr)
+    print(f"monet-train: {printable(' '.join(message.split()))}", file=sys.stderr)  # file names cannot steer the terminal
     sys.exit(2)

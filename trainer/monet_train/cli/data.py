@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monet_edge.files import check_folder
+from monet_edge.text import printable
 
 from .. import options
 from ..options import DatasetArgument, QuietOption, VolumeOption
@@ -20,9 +21,9 @@ def check(dataset: DatasetArgument, volume: VolumeOption = "0") -> None:
     found = options.read(dataset, options.volumes(dataset, volume))
     counts = {"ok": 0, "warning": 0, "error": 0}
     for name, severity, message in check_dataset(found):
-        counts[severity] += 1
+        counts[severity] += name in found.pairs  # what is said of all of them is no case's
         if severity != "ok":
-            print(f"{severity}: {name}: {message}")
+            print(printable(f"{severity}: {name}: {message}"))
     print(f"{found.name}: {len(found.pairs)} cases, {counts['error']} with errors, {counts['warning']} with warnings")
     if counts["error"]:
         raise typer.Exit(1)

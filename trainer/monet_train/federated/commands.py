@@ -44,6 +44,7 @@ def federated(
     from ..config_text import read_settings
     from .launch import train_here
     from .settings import PREFIX, make_federation
+    from .site import check_site
 
     ours = [change for change in changes or [] if change.startswith(PREFIX)]
     recipe = [change for change in changes or [] if change not in ours]
@@ -59,6 +60,8 @@ def federated(
         for name, dataset in zip(names, datasets, strict=True)
     }
     settings = known or _settings(net, size, chosen, next(iter(sites.values())))
+    for prepared in sites.values():
+        check_site(settings, prepared)
     with _rounds_bar(f"training {settings.net} at {len(sites)} sites", federation.rounds, quiet) as progress:
         model = train_here(sites, settings, federation, output, resume=resume, device=device, progress=progress)
     _print_paths(model, quiet)

@@ -17,10 +17,11 @@ from monet_edge.errors import DatasetError, ModelError
 
 from .. import checkpoint
 from ..checks import check_images, check_split
+from ..config import Settings
 from ..config_text import from_json
 from ..data import Slices, build
 from ..device import choose_device, set_up_torch
-from ..prepare import open_prepared
+from ..prepare import Prepared, open_prepared
 from ..provenance import Source
 from ..splits import choose_split, read_splits, split
 from ..state import new_state, start_at_prior
@@ -85,6 +86,20 @@ def _arrays(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return {name: tensor.cpu().contiguous().numpy().copy() for name, tensor in tensors.items()}
 
 
+def check_site(settings: Settings, prepared: Prepared) -> None:
+    """Refuse a site whose labels, or images of a case, are others than the network's.
+
+    Raises
+    ------
+    DatasetError
+        Saying which.
+    """
+    ours, theirs = settings.preprocess.labels, prepared.labels
+    if not settings.merged and theirs != ours:
+        raise DatasetError(f"{prepared.folder} has the labels {', '.join(theirs)}, the training {', '.join(ours)}")
+    check_images(settings.preprocess, prepared)
+
+
 @lru_cache(maxsize=8)  # one process drives all sites of an experiment; a site's worker starts one for every message
 def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site:
     """Load a site's prepared scans.
@@ -107,9 +122,7 @@ def open_site(settings_json: str, folder: str, splits: str, device: str) -> Site
     """
     settings = from_json(settings_json)
     prepared = open_prepared(Path(folder))
-    if not settings.merged and prepared.labels != settings.preprocess.labels:
-        raise DatasetError(f"{folder} has the labels {', '.join(prepared.labels)}, the training {', '.join(settings.preprocess.labels)}")
-    check_images(settings.preprocess, prepared)
+    check_site(settings, prepared)
     found = choose_split(read_splits(Path(splits)) if splits else split(list(prepared.keys), listed=prepared.validation), None)
     parts = {part: [name for name in names if name in prepared.keys] for part, names in found.items()}  # others' patients are not here
     check_split(parts, prepared)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monet_edge import DISCLAIMER
-from monet_edge.errors import MonetError
+from monet_edge.errors import MonetError, OutputError
 from monet_edge.files import check_folder, refuse_special
 from monet_edge.terminal import progress_bar
 
@@ -109,8 +109,10 @@ def _check(output: Path | None, pack: Path | None, pictures: tuple[int, Path] | 
         refuse_special(output / MODEL)
     if negatives is not None:
         check_folder(negatives[1])
-    for path in (pack, pictures[1] if pictures else None):
+    for path, ending in ((pack, ".zip"), (pictures[1] if pictures else None, ".png")):
         if path is not None:
+            if path.suffix != ending:  # else a mistyped line would replace a label map
+                raise OutputError(f"{path}: expected a file that ends in {ending}")
             check_folder(path.parent)
             refuse_special(path)
 
