@@ -9,12 +9,13 @@ from pathlib import Path
 import naive
 import numpy as np
 import pytest
+from conftest import needs_cache
 from processes import run
-from records import make_record
+from records import make_record, network_input
 
 from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
-from monet_edge.inputs import Inputs, network_input
+from monet_edge.inputs import Inputs
 from monet_edge.intensities import measure
 from monet_edge.preprocess import span
 from monet_edge.spec import Op, Spec
@@ -205,7 +206,7 @@ def test_an_empty_span_sees_nothing():
     assert not network_input(volume, 0, RECORD, measure(volume)).any()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     code = """if True:
         import sys
@@ -239,7 +240,7 @@ def test_what_is_counted_of_the_parts_is_what_the_whole_has(dtype):
     assert measure(Voxels(volume, counts=voxels.count(volume))[2:4]) == measure(Voxels(volume[2:4]))  # a part's are its own
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory in use is read from /proc")
 def test_where_there_is_no_label_a_new_mask_takes_no_memory():
     mask, nothing = np.zeros((64, 1024, 1024), np.uint8), np.zeros((1, 64, 64), np.float32)
     voxels.assign(mask[0], nothing, 0.5)

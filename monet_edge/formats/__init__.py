@@ -239,9 +239,11 @@ def write(
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
     codes : mapping, optional
-        Of labels, by their names, see `codes.Code`; model : str, who found them. DICOM has a place for both.
+        Of labels, by their names, see `codes.Code`.
+    model : str
+        Whose mask it is. DICOM has a place for it and for the codes, and no other format.
     key : str
-        Of the model and options, see `Options.key`; it does, too.
+        Of the model and options, see `Options.key`: the result carries it.
     format : str, optional
         One of `options.FORMATS`, where several have the same ending.
     overwrite : bool
