@@ -8,7 +8,7 @@ import torch
 from monet_edge.errors import OutputError
 from monet_train.dataset import load, read
 from monet_train.synth.labels import LESION, NUMBERS, TISSUE_OF_ID, TISSUES
-from monet_train.synth.negatives import axial, brightness, scan, with_lesions, write
+from monet_train.synth.negatives import axial, brightness, coils, scan, with_lesions, write
 
 CPU = torch.device("cpu")
 
@@ -73,3 +73,20 @@ def test_fluid_is_dark_and_lesions_are_bright_as_on_a_flair():
         assert means[at[4]] < means[at[2]] < means[at[25]]
     cortex, white = np.mean([brightness(np.random.default_rng(seed))[0][0][[at[3], at[2]]] for seed in range(20)], axis=0)
     assert cortex > white
+
+
+def test_fat_is_brighter_than_the_brain_or_saturated():
+    scalp, white = (next(i for i, tissue in enumerate(TISSUES) if tissue.left == number) for number in (511, 2))
+    means = [brightness(np.random.default_rng(seed))[0][0] for seed in range(100)]
+    ratio = np.array([mean[scalp] / mean[white] for mean in means])
+    assert (ratio < 0.4).mean() > 0.2
+    assert (ratio > 1).mean() > 0.2
+
+
+def test_the_first_and_last_slices_may_be_brighter_or_darker_than_the_middle():
+    found = torch.stack([coils(31, torch.Generator().manual_seed(seed)).flatten() for seed in range(40)])
+    assert found[:, 15].abs().max() < 1e-6
+    assert 0.2 < found[:, 0].std() < 0.5
+    assert (found[:, 0] > 0.2).any()
+    assert (found[:, -1] < -0.2).any()
+    assert (found[:, 1:] - found[:, :-1]).abs().max() < 0.15  # from slice to slice it changes little

@@ -2,6 +2,6 @@
 
 from .kernels import FAMILY
 from .slices import add_halves, assign, divide_halves, fill
-from .sorted import Moments, Sorted
+from .sorted import Moments, Sorted, count
 
-__all__ = ["FAMILY", "Moments", "Sorted", "add_halves", "assign", "divide_halves", "fill"]
+__all__ = ["FAMILY", "Moments", "Sorted", "add_halves", "assign", "count", "divide_halves", "fill"]

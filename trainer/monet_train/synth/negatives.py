@@ -37,6 +37,7 @@ WHOLE = Ranges(
 )  # fmt: skip
 STRIPPED = replace(WHOLE, strip=1.0, scale=(1.0, 1.5))  # such scans may end close to the brain, and are enlarged more
 AT_ONCE = 6  # slices in memory: nine planes each
+COIL = 0.25  # SD, see `coils`
 KNOTS = 10.0  # mm from one field of clusters to the next
 
 _FLAIR = MEANS[CONTRASTS.index("FLAIR")]
@@ -155,13 +156,13 @@ def with_lesions(ids: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def brightness(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Brightness of a FLAIR: means (CLUSTERS, tissues) and SDs (tissues,).
 
-    How much brighter grey matter is than white differs widely. The scalp is the brightest of all, or with fat saturation it is dark,
-    as muscle may be too: then the brain is the brightest.
+    How much brighter grey matter is than white differs widely. The scalp is the brightest of all, or with fat saturation, as in two of
+    five scans, it is dark, as muscle may be too: then the brain is the brightest.
     """
     white = _FLAIR[WHITE_MATTER]
     means = np.where(_BRAIN, white + random.uniform(0.3, 1.1) * (_FLAIR - white), _FLAIR) + random.normal(0, 0.02, len(_FLAIR))
     means[OUTER] *= random.uniform(0.4, 1.1) * np.exp(random.normal(0, 0.4, OUTER.sum()))
-    means[_FAT] *= random.uniform(0.4, 2.5)
+    means[_FAT] *= random.uniform(0.1, 0.5) if random.uniform() < 0.4 else random.uniform(0.4, 2.5)
     means[LESION] = white + random.uniform(0.12, 0.45)
     means[0] = random.choice([0.0, 0.0, random.uniform(0, 0.01)])
     clusters = np.repeat(means[None], CLUSTERS, 0)
@@ -191,7 +192,7 @@ def _of_scan(one: Draw, planes: np.ndarray, step: float, random: np.random.Gener
         "bend": _through(one.bend, along),
         "shade": _through(one.shade, along),
         "spots": torch.stack([spots, spots], 1),
-        "bias": one.bias + along * (WHOLE.bias / 2) * Random(generator, 1).normal(1, 4, 4),
+        "bias": one.bias + coils(count, generator) + along * (WHOLE.bias / 2) * Random(generator, 1).normal(1, 4, 4),
         "means": means.expand(count, -1, -1),
         "sds": sds.expand(count, -1),
         "thickness": torch.tensor([[thickness, 1.0, 1.0]], device=device).expand(count, -1),
@@ -200,6 +201,16 @@ def _of_scan(one: Draw, planes: np.ndarray, step: float, random: np.random.Gener
     }
     shared = {field.name: getattr(one, field.name).expand(count, *getattr(one, field.name).shape[1:]) for field in fields(one)}
     return Draw(**{**shared, **changed})
+
+
+def coils(count: int, generator: torch.Generator) -> Tensor:
+    """Logarithm of how much brighter than the middle one each slice of a scan is: (Z, 1, 1, 1).
+
+    Coils are nearest to the neck's end and to the crown, so that a cerebellum may be the brightest of all and no tumour.
+    """
+    steady, bowl = COIL * Random(generator, 2).normal(1, 1, 1)
+    place = torch.linspace(-1, 1, count, device=generator.device)[:, None, None, None]
+    return steady * place + bowl * place.square()
 
 
 def _through(controls: Tensor, along: Tensor) -> Tensor:
