@@ -15,14 +15,11 @@ from monet_edge.weights import load as load_weights
 
 from . import chart, disk, int8, machine, measure, network, paper, paper_page, peers, readme_page, tables
 from .readme_page import ARCHIVE
+from .records import HERE, OTHER, RESULTS, SHORT, load, merged, pictures, record
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 SECONDS = 30
 ROUNDS = 300  # of one thread against two: four minutes, as a shared machine has moods of a minute (60 rounds: 1.84 to 2.06 times)
 HELD_ROUNDS = 60  # the same under an older instruction set: two minutes
-OTHER = "amx"  # folder in RESULTS: the same parts, of a machine with more cores and AMX
-SHORT = "short"  # folder in RESULTS: trainings by the paper's recipe with epochs of once over all slices
 PARTS = ("network", "layers", "cores", "startup")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -93,15 +90,6 @@ def disk_command(
             record(path, found, merged(path, found, row), isa=isa, rounds=rounds)
     if results == RESULTS:
         _write_readme()
-
-
-def merged(path: Path, found: dict[str, Any], row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows recorded in ``path``, if they are of the same machine, versions and revision, with a row's parts in that of its threads."""
-    before = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
-    same = all(before["machine"].get(key) == found[key] for key in ("cpu", "cores", "revision", "versions"))
-    rows = {kept["threads"]: kept for kept in before["rows"]} if same else {}
-    rows[row["threads"]] = rows.get(row["threads"], {}) | row
-    return [rows[count] for count in sorted(rows, reverse=True)]
 
 
 @app.command("int8")
@@ -320,22 +308,6 @@ def _layers(isa: str, quick: bool) -> dict[str, Any]:
     rows = [row for name in network.NETWORKS[: 1 if quick else None] for row in
             measure.in_process("layers", isa, 1, network=name, rounds=3 if quick else 15, rival=True)]  # fmt: skip
     return {"layers": rows, "proof": measure.in_process("proof", isa, 1, held_to=isa)}
-
-
-def record(path: Path, found: dict[str, Any], rows: Any, **settings: Any) -> None:
-    """Write measured rows with the machine they were measured on, described before the start."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": found, "settings": settings, "rows": rows}, indent=1) + "\n")
-
-
-def load(folder: Path) -> dict[str, Any]:
-    """Everything recorded, by file name."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-
-
-def pictures(folder: Path) -> set[str]:
-    """Names of the recorded pictures."""
-    return {path.name for path in folder.glob("*.png")}
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     Parameters
     ----------
     results : dict
-        By file name, as `__main__.load` reads them; those of ``network-native`` and ``network-avx2`` are drawn.
+        By file name, as `records.load` reads them; those of ``network-native`` and ``network-avx2`` are drawn.
     path : Path
     """
     import matplotlib

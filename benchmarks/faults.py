@@ -25,9 +25,9 @@ SHAPE = (12, 48, 48)  # Z, H, W
 PACE = 0.1  # seconds that a scan takes at least where something is killed meanwhile
 
 
-def make_scans(folder: Path, count: int, shape: tuple[int, int, int] = SHAPE) -> Path:
+def make_scans(folder: Path, count: int) -> Path:
     """``count`` scans in two folders, one within the other; the same few heads again and again."""
-    heads = [phantom.make(i, shape)[0] for i in range(min(count, 4))]
+    heads = [phantom.make(i, SHAPE)[0] for i in range(min(count, 4))]
     for i in range(count):
         place = folder / "site" / "deep" if i % 2 else folder / "site"
         place.mkdir(parents=True, exist_ok=True)
@@ -82,9 +82,9 @@ def workers(driver: int) -> list[psutil.Process]:
         return []
 
 
-def kill_workers(folder: Path, count: int, kills: int, model: str, seed: int = 0) -> dict[str, Any]:
-    """A run on two workers, one of which is killed again and again at random moments."""
-    rng = random.Random(seed)
+def kill_workers(folder: Path, count: int, kills: int, model: str) -> dict[str, Any]:
+    """A run on two workers, one of which is killed again and again at random moments, the same in every run."""
+    rng = random.Random(0)
     scans, output, file = make_scans(folder / "scans", count), folder / "masks", folder / "run.jsonl"
     run = start(command(scans, output, model, "--cluster", "local:2", "--threads", 2, "--records", file), pace=PACE)
     killed = 0
@@ -110,9 +110,9 @@ def poison(folder: Path, count: int, model: str) -> dict[str, Any]:
     return {"status": run.returncode, "results": len(results(output)), "done": done, "failures": failures, "said": said}
 
 
-def kill_driver(folder: Path, count: int, model: str, *more: object, seed: int = 0) -> dict[str, Any]:
-    """A run that is killed at a random moment, and the same again with what exists passed over."""
-    rng = random.Random(seed)
+def kill_driver(folder: Path, count: int, model: str, *more: object) -> dict[str, Any]:
+    """A run that is killed at a random moment (always the same one), and again with what exists passed over."""
+    rng = random.Random(0)
     scans, output = make_scans(folder / "scans", count), folder / "masks"
     run = start(command(scans, output, model, *more, "--records", folder / "first.jsonl"), pace=PACE)
     wanted = rng.randint(1, count - 1)

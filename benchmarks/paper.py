@@ -54,7 +54,7 @@ def measure(threads: int, network: str, slices: int) -> list[dict[str, Any]]:
 def draw(results: Mapping[str, Any], short: Mapping[str, Any], folder: Path) -> None:
     """Fig 4's box plots (`fig4-<data>.png`), and Dice against steps with long and with short epochs (`steps-<data>.png`)."""
     from monet_train import figures  # Matplotlib and torch
-    from monet_train.evaluate import Score
+    from monet_train.scores import Score
 
     trained = paper_page.trainings(results)
     for data in paper_page.DATA:

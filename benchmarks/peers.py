@@ -19,7 +19,7 @@ import numpy as np
 
 from monet_edge import phantom, weights
 from monet_edge.architectures import ARCHITECTURES
-from monet_edge.inputs import network_input
+from monet_edge.inputs import Inputs
 from monet_edge.intensities import measure
 from monet_edge.spec import Spec, fold_batchnorm, tensor_shapes
 from monet_edge.volume import Voxels
@@ -55,13 +55,13 @@ def make_case(name: str, folder: Path) -> Case:
     return random_case(name, folder) if name in ARCHITECTURES else shipped_case(name, folder)
 
 
-def random_case(name: str, folder: Path, seed: int = 0) -> Case:
+def random_case(name: str, folder: Path) -> Case:
     """One of `architectures.ARCHITECTURES` with random weights that keep the size of what passes through.
 
     Variances by He for the convolutions, biases and shifts away from zero, so that a lost bias shows.
     """
     spec = fold_batchnorm(ARCHITECTURES[name]())
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     tensors = {}
     for tensor, shape in tensor_shapes(spec).items():
         spread = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
@@ -73,8 +73,8 @@ def shipped_case(name: str, folder: Path) -> Case:
     """A model of the package, on slices through the middle of the phantom as that model would see them."""
     model = weights.load(name)
     volume = Voxels(phantom.make()[0])
-    statistics, first = measure(volume), (len(volume) - SLICES) // 2
-    seen = [network_input(volume, z, model.sliced, statistics) for z in range(first, first + SLICES)]
+    inputs, first = Inputs([volume], model.sliced, [measure(volume)]), (len(volume) - SLICES) // 2
+    seen = [inputs(z) for z in range(first, first + SLICES)]
     tensors = {key: tensor.copy() for key, tensor in model.tensors.items()}  # PyTorch does not like read-only memory
     return Case(model.spec, tensors, folder, np.stack(seen))
 

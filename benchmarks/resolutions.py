@@ -33,12 +33,12 @@ def in_millimetres(name: str, spacing: float) -> Weights:
     return found if found.sliced.in_mm else replace(found, preprocess=replace(found.sliced, spacing=spacing))
 
 
-def heads(model: Model, path: Path, pixels: Sequence[Sequence[float]] = PIXELS) -> list[dict[str, Any]]:
+def heads(model: Model, path: Path) -> list[dict[str, Any]]:
     """A row a copy of a scan: the Dice of its mask with the scan's own, over all structures as one and their mean."""
     scan = formats.read(path)
     ref = model.segment_scan(scan).mask
     rows = []
-    for wanted in pixels:
+    for wanted in PIXELS:
         for every in (False, True):
             copy = resampled(scan, wanted, model.weights.preprocess.slicing, every)
             comp = model.segment_scan(copy).mask
@@ -104,25 +104,25 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * both / total if total else 1.0
 
 
-def tiles(found: Weights, folder: Path, mosaics: int, threads: int | None = None) -> list[dict[str, Any]]:
+def tiles(found: Weights, folder: Path, mosaics: int) -> list[dict[str, Any]]:
     """A row a mosaic of four scans of a data set: its masks and probabilities in tiles, beside those of the whole mosaic at once."""
     paths = sorted((folder / "imagesTr").iterdir())
     rows = []
     for number in range(mosaics):
         scan = mosaic(paths[4 * number : 4 * number + 4], found.preprocess.slicing)
-        tiled, whole = both_ways(found, scan, threads)
-        one, other = both_ways(one_pixel(found), scan, threads)
+        tiled, whole = both_ways(found, scan)
+        one, other = both_ways(one_pixel(found), scan)
         row = {"slices": scan.shape[2], "dice": overlap(tiled > 0.5, whole > 0.5), "voxels": int(np.count_nonzero(whole > 0.5))}
         row |= {"steps": steps(tiled), "steps_whole": steps(whole), "one_pixel": float(np.abs(one - other).max())}
         rows.append(row)
     return rows
 
 
-def both_ways(found: Weights, scan: Scan, threads: int | None) -> list[np.ndarray]:
+def both_ways(found: Weights, scan: Scan) -> list[np.ndarray]:
     """Probabilities of the first label (X, Y, Z), in tiles and whole."""
     made = []
     for size in (TILE, MOSAIC):
-        model = Model(replace(found, preprocess=replace(found.sliced, spacing=1.0, size=size)), threads)
+        model = Model(replace(found, preprocess=replace(found.sliced, spacing=1.0, size=size)))
         probability = model.segment_scan(scan, Options(probabilities=True)).probability
         assert probability is not None
         made.append(probability.reshape(*scan.shape, -1)[..., -found.spec.classes + (found.spec.classes > 1)])

@@ -10,10 +10,10 @@ import torch
 
 from monet_train.config import Settings
 from monet_train.data import build
+from monet_train.device import choose_device, set_up_torch
 from monet_train.prepare import Prepared
 from monet_train.state import new_state
 from monet_train.step import TrainStep
-from monet_train.train import choose_device, set_up_torch
 
 
 def seconds(settings: Settings, prepared: Prepared, names: list[str], steps: int, device: str | None = None) -> dict[str, Any]:

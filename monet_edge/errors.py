@@ -8,8 +8,8 @@ from typing import Self
 
 
 def kind(found: object) -> str:
-    """What something is, for the message that says that another thing was expected: "numpy.ndarray"."""
-    return f"{type(found).__module__}.{type(found).__name__}"
+    """What something is, for the message that says that another thing was expected: "numpy.ndarray", "list"."""
+    return f"{type(found).__module__}.{type(found).__name__}".removeprefix("builtins.")
 
 
 class MonetError(Exception):

@@ -5,12 +5,12 @@ Also what is asked of a folder before the work: that it can be one, and that nob
 
 from __future__ import annotations
 
-import glob
 import os
-import secrets
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +22,8 @@ from .errors import OutputError
 def atomic_write(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A binary file to write to that becomes ``path`` when the block ends, and vanishes when it fails.
 
-    What a killed process left behind of an earlier attempt at ``path`` is removed; a living one's is not.
+    What a killed process left behind of an earlier attempt at ``path``, before this one first wrote into its folder, is removed; a
+    living one's is not.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def _temporary(path: Path, content: bytes, stack: ExitStack) -> Path:
 
 def _backup(path: Path, stack: ExitStack) -> Path:
     """What ``path`` is now, under another name: a link, or a copy on a file system without links."""
-    backup = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.before")
+    backup = path.with_name(f"{_prefix(path)}{os.urandom(4).hex()}.before")
     stack.callback(backup.unlink, missing_ok=True)
     if not system.link(path, backup):
         shutil.copy2(path, backup)
@@ -198,7 +199,7 @@ def missing(path: Path, what: str = "file") -> str:
 def _create(path: Path) -> tuple[Path, int]:
     """A new temporary file and its open handle, locked: while this process lives, no other removes it as a leftover."""
     while True:
-        temporary = path.with_name(f"{_prefix(path)}{secrets.token_hex(4)}.part")
+        temporary = path.with_name(f"{_prefix(path)}{os.urandom(4).hex()}.part")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with suppress(OSError):  # a file system without locks: then no other process can tell leftovers either
             system.lock(handle)
@@ -210,14 +211,25 @@ def _create(path: Path) -> tuple[Path, int]:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove temporary files whose process has ended: the system has released their locks."""
-    for temporary in path.parent.glob(f"{glob.escape(_prefix(path))}????????.part"):
+    for name in _leftovers(path.parent.absolute()):
+        if not re.fullmatch(f"{re.escape(_prefix(path))}.{{8}}.part", name, re.DOTALL):
+            continue
+        temporary = path.with_name(name)
         with suppress(OSError):  # in use, gone already, or not ours to remove
             if not system.locks_open_files():
                 temporary.unlink()
                 continue
-            with temporary.open("ab") as file:
+            with temporary.open("r+b") as file:
                 if system.try_lock(file):
                     temporary.unlink()
+
+
+@cache  # to list a folder of 100,000 results before each of them takes longer than a small scan
+def _leftovers(folder: Path) -> tuple[str, ...]:
+    """Temporary files that were there when this process first wrote into a folder."""
+    with suppress(OSError):  # it may be one to write in only, or missing
+        return tuple(name for name in os.listdir(folder) if name.endswith(".part"))
+    return ()
 
 
 def _prefix(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Does a scan look like those that a model was trained on? A few numbers of how it looks, and how far they lie from the usual.
 
-Computed by the trainer over the training scans and by the runtime for every scan, by the same functions; NumPy only.
+Computed by the trainer over the training scans and by the runtime for every scan, by the same functions.
 """
 
 from __future__ import annotations

@@ -181,8 +181,3 @@ class Inputs:
         except BaseException as error:  # for whoever waits, too
             made.set_exception(error)
         return made.result()[place]
-
-
-def network_input(volume: Voxels, i: int, record: Preprocess, statistics: Statistics, grid: Grid | None = None) -> np.ndarray:
-    """What the network sees of one slice, or of one tile, of a case that is one image, see `Inputs`."""
-    return Inputs([volume], record, [statistics], grid)(i)

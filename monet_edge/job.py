@@ -79,7 +79,7 @@ def make_job(scan: Path, output: Path | None, options: Options, others: tuple[Pa
     )
 
 
-def check_job(job: Job, options: Options, modality: str = "", images: int = 1) -> Header:
+def check_job(job: Job, options: Options, modality: str = "", images: int = 1, known: Header | None = None) -> Header:
     """Refuse before any work what could not be done or written after it; gives the first scan's header, for whoever reads on.
 
     Parameters
@@ -90,6 +90,8 @@ def check_job(job: Job, options: Options, modality: str = "", images: int = 1) -
         Of the model, in its own words: see `formats.peek`.
     images : int
         That the model takes of a case.
+    known : Header, optional
+        Of the first scan, where it has been looked at.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def check_job(job: Job, options: Options, modality: str = "", images: int = 1) -
     OutputError
         If a result is an input itself, exists already, or cannot be written where it should go.
     """
-    header = peek(job.scan, options.series, modality)
+    header = known or peek(job.scan, options.series, modality)
     case_images([header, *map(peek, job.others)], images, options.volume)
     check = writer(str(job.mask), job.format).check
     if check is not None:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from .channels import case_files, case_images
 from .engine import Engine
 from .errors import ModelError, ScanError, kind
 from .inputs import Inputs
-from .intensities import measure
+from .intensities import count, measure
 from .options import Options
 from .passes import Progress, grid_of
 from .spec import multiple_of
@@ -242,17 +243,19 @@ class Model:
         ResourceError
             Naming the file, what is needed and what there is.
         """
-        work, begun = f"{headers[0].path}: segmenting it", headers[0].begun is not None
+        work, begun = f"{headers[0].path}: segmenting it", headers[0].begun
         images = case_images(headers, self.images, options.volume)
-        if begun:
+        if begun is not None:
             self.engine.prepare(*self.weights.preprocess.sides)
+            counts = count(begun.pieces(), self.threads)
         else:
             self._demand_memory(images, work, options)
         if len(images) > len(headers):
             scans = formats.read_all(headers[0])
         else:
             scans = tuple(formats.read(header, options.volume) for header in headers)
-        if begun:  # the first volume has found its memory already
+        if begun is not None:  # the first volume has found its memory already
+            scans = (replace(scans[0], counts=counts), *scans[1:])
             self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans
 

@@ -3,6 +3,8 @@
 import importlib.util
 import re
 import signal
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa:
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
+from monet_edge.formats import deflate
 from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 
@@ -38,7 +41,11 @@ def pytest_report_header():
 
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real scans are not on this machine")
+GENUINE = DATA.parent / "nnunet" / "hippocampus"  # a model that nnU-Net itself trained, and what it makes of a case
+needs_data, needs_genuine = (
+    pytest.mark.skipif(not folder.is_dir(), reason="the real scans are not on this machine") for folder in (DATA, GENUINE)
+)
+needs_cache = pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
 
 
 def random_tensors(spec, seed=0):
@@ -119,6 +126,16 @@ def sites(tmp_path_factory):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["isal", "zlib"])
+def library(request, monkeypatch):
+    """Both libraries that may inflate."""
+    found = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib", reason="isal has no wheels for this machine")
+    monkeypatch.setattr(deflate, "igzip_lib", None if found is zlib else deflate.igzip_lib)
+    monkeypatch.setattr(deflate, "library", found)
+    monkeypatch.setattr(deflate, "Error", found.error)
+    return found
 
 
 @pytest.fixture

@@ -13,11 +13,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-pytest.importorskip("dicom_validator", reason="dicom-validator is not installed")
-pytest.importorskip("dicom_standard", reason="dicom-validator is not installed")
-
 from dicom_validator.spec_reader.condition import ConditionType
 from dicom_validator.spec_reader.condition_parser import ConditionParser
 from dicom_validator.spec_reader.edition_reader import EditionReader

@@ -463,6 +463,11 @@ def test_what_is_no_file_of_records_is_one_line(tmp_path, text):
     assert "not a file of records" in result.stderr
 
 
+def test_a_folder_without_records_is_one_line(tmp_path):
+    result = runner.invoke(app, ["records", str(tmp_path)])
+    assert (result.exit_code, result.stderr) == (2, f"monet-edge: {tmp_path}: no records (*.jsonl) in this folder\n")
+
+
 # ---- several at a time ----
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from benchmarks import __main__ as command
-from benchmarks import chart, cores, disk, machine, measure, ncnn_model, paper_page, peers, readme_page, tables
+from benchmarks import chart, cores, disk, machine, measure, ncnn_model, paper_page, peers, readme_page, records, tables
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.spec import fold_batchnorm
 
@@ -97,9 +96,9 @@ def test_the_whole_way_is_told_as_times_of_its_slices():
 def test_a_part_joins_what_was_measured_on_this_machine_and_nothing_else(tmp_path):
     path, here = tmp_path / "disk-native.json", machine.describe()
     for row in ({"threads": 1, "one": 1}, {"threads": 2, "one": 2}, {"threads": 2, "many": 3}):
-        command.record(path, here, command.merged(path, here, row))
-    assert command.load(tmp_path)["disk-native"]["rows"] == [{"threads": 2, "one": 2, "many": 3}, {"threads": 1, "one": 1}]
-    assert command.merged(path, here | {"revision": "another"}, {"threads": 2, "deep": 4}) == [{"threads": 2, "deep": 4}]
+        records.record(path, here, records.merged(path, here, row))
+    assert records.load(tmp_path)["disk-native"]["rows"] == [{"threads": 2, "one": 2, "many": 3}, {"threads": 1, "one": 1}]
+    assert records.merged(path, here | {"revision": "another"}, {"threads": 2, "deep": 4}) == [{"threads": 2, "deep": 4}]
 
 
 def test_int8_is_told_with_how_far_its_masks_are():
@@ -110,12 +109,12 @@ def test_int8_is_told_with_how_far_its_masks_are():
 
 
 def test_pages_are_what_the_records_give():
-    found = command.load(command.RESULTS)
+    found = records.load(records.RESULTS)
     for page, text in (
-        ("README.md", readme_page.page(found, command.load(command.RESULTS / command.OTHER))),
-        ("PAPER.md", paper_page.page(found, command.pictures(command.RESULTS), command.load(command.RESULTS / command.SHORT))),
+        ("README.md", readme_page.page(found, records.load(records.RESULTS / records.OTHER))),
+        ("PAPER.md", paper_page.page(found, records.pictures(records.RESULTS), records.load(records.RESULTS / records.SHORT))),
     ):
-        assert (command.HERE / page).read_text(encoding="utf-8") == text, (
+        assert (records.HERE / page).read_text(encoding="utf-8") == text, (
             f"python -m benchmarks writes {page}; edit its template or measure again"
         )
 
@@ -151,7 +150,6 @@ def test_foreign_instructions_are_recognised(isa, line, foreign):
 
 @pytest.mark.parametrize("case", SMALL, indirect=True)
 def test_both_references_agree(case, rng):
-    pytest.importorskip("torch", reason="the extra train is not installed")
     image = rng.standard_normal((1, 8, 12)).astype(np.float32)
     ref = peers.reference(case, image[None], double=True)[0]
     comp = naive.values(case.spec, case.tensors, image)[case.spec.output]
@@ -160,7 +158,6 @@ def test_both_references_agree(case, rng):
 
 @pytest.mark.parametrize("case", SMALL, indirect=True)
 def test_ncnn_runs_the_network_that_we_run(case, rng):
-    pytest.importorskip("torch", reason="the extra train is not installed")
     pytest.importorskip("ncnn", reason="the extra bench is not installed")
     images = rng.standard_normal((1, 1, 8, 12)).astype(np.float32)
     assert_allclose(peers.ncnn(case, 1)(images), peers.reference(case, images, double=False), atol=1e-4)
@@ -179,18 +176,18 @@ def test_the_chart_says_what_was_recorded(tmp_path):
     def texts(path):
         return re.findall(r">([^<>]+)</text>", path.read_text(encoding="utf-8"))
 
-    found = command.load(command.RESULTS)
+    found = records.load(records.RESULTS)
     chart.draw(found, tmp_path / "speed.svg")
-    assert texts(command.HERE / "speed.svg") == texts(tmp_path / "speed.svg")
+    assert texts(records.HERE / "speed.svg") == texts(tmp_path / "speed.svg")
     ours = next(row for row in found["network-native"]["rows"] if row["runner"] == "monet-edge")
     assert f"{1e3 * ours['median']:.0f} ms" in texts(tmp_path / "speed.svg")
 
 
 def test_the_speed_in_the_readme_is_the_recorded_one():
-    found = command.load(command.RESULTS)["network-native"]["rows"]
+    found = records.load(records.RESULTS)["network-native"]["rows"]
     alike = [row for row in found if (row["network"], row["mode"], row["threads"]) == ("monet", "slice", 1)]
     ms = {row["runner"]: 1e3 * row["min"] for row in alike}  # a neighbour on the machine makes the medians, and the difference, larger
-    text = (command.HERE.parent / "README.md").read_text(encoding="utf-8")
+    text = (records.HERE.parent / "README.md").read_text(encoding="utf-8")
     assert f"{ms['monet-edge']:.0f} ms, OpenVINO 2026.4 {ms['OpenVINO fp32']:.0f} ms" in text
 
 
@@ -202,7 +199,7 @@ def test_runs_over_many_scans_are_told_beside_what_is_promised():
         "kills": kept | {"killed": 3}, "poison": kept | {"failures": {"a": "b"}, "status": 1}, "driver": kept | {"before": 2},
         "share": kept | {"files": 7},
     }  # fmt: skip
-    assert set(parts) == set(command.ARCHIVE)
+    assert set(parts) == set(readme_page.ARCHIVE)
     text = tables.archive({name: {"scans": 5, **row} for name, row in parts.items()})
     found = [line.strip("| ").split(" | ")[-1] for line in text.splitlines()[2:]]
     assert found == [

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import agreement, paper, paper_page, parity
-from benchmarks.__main__ import RESULTS
+from benchmarks.records import RESULTS
 from monet_edge import weights
 
 MACHINE = {"cpu": "CPU", "cores": 16, "load": 0.1, "system": "Linux", "date": "2026-12-01", "revision": "abc", "versions": {}}
@@ -161,7 +161,6 @@ def test_times_are_compared_with_monets():
 
 
 def test_pictures_are_shown_if_there_are_some(results, short, tmp_path):
-    pytest.importorskip("matplotlib", reason="the extra train is not installed")
     paper.draw(results, short, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     boxes = {f"fig4-{data}.png" for data in ("pancreas-ct", "pancreas-negatives", "brain-flair", "brain-flair-external")}

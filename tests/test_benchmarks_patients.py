@@ -5,8 +5,6 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("torch", reason="the extra train is not installed")
-
 from benchmarks import patients, patients_page
 from monet_edge import phantom
 from monet_train.dataset import read

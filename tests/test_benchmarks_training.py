@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip("torch", reason="the extra train is not installed")
-
 from benchmarks import __main__ as command
 from benchmarks import machine, parity, training
 from monet_edge import phantom, weights

@@ -21,10 +21,11 @@ from monet_edge.spec import fold_batchnorm
 from monet_train.card import quality_table
 from monet_train.cli import app
 from monet_train.dataset import read
-from monet_train.evaluate import compare, evaluate
+from monet_train.evaluate import evaluate
 from monet_train.quality import commands
 from monet_train.quality.calibration import Pair, calibrate, hold, pairs_of, tell
 from monet_train.quality.renew import renew
+from monet_train.scores import compare
 from monet_train.synth import train
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from records import make_record
 from synthetic import settings, write_dataset
 from test_train_cli import call
 
 from monet_edge import limits, weights
-from monet_edge.errors import ResourceError
-from monet_train import cases, train
+from monet_edge.errors import MonetError, ResourceError
+from monet_train import cases, evaluate, export, train
+from monet_train.data import build, memory_of
 from monet_train.prepare import open_prepared
 from monet_train.splits import read_rule, read_splits
 from monet_train.step import TrainStep
@@ -196,6 +198,41 @@ def test_who_is_a_patient_is_told_or_it_is_said_that_cases_were_split(tmp_path, 
     assert "the split has scans of pat0 in both parts" in one_line(capsys)
 
 
+def test_what_the_command_line_says_is_what_is_trained(place, monkeypatch):
+    given = []
+    monkeypatch.setattr(train, "fit", lambda settings, ready, split, folder, **more: given.append((settings, more["transfer"])))
+    slices = ["--slicing", "coronal", "--context", "1", "--thickness", "3", "--neighbours", "linear", "--spacing", "1.5"]
+    intensities = ["--intensity", "percentile", "--low", "1", "--high", "99.5", "--threshold", "0.4"]
+    start = ["--from", str(place / "m.safetensors"), "--freeze", "--seed", "3", "--deterministic", "--merge", "all"]
+    assert call(place, "fit", "data", "-o", "other", *QUICK, *slices, *intensities, *start) == 0
+    ((found, transfer),) = given
+    assert found.preprocess == make_record(
+        "all", size=16, slicing="coronal", context=1, thickness=3.0, neighbours="linear", spacing=1.5,
+        intensity="percentile", low=1.0, high=99.5, threshold=0.4,
+    )  # fmt: skip
+    assert (found.seed, found.deterministic, found.merged, found.recipe.epochs, found.recipe.batch) == (3, True, True, 1, 4)
+    assert (transfer.weights.name, transfer.frozen) == ("m", True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "words"),
+    [
+        (evaluate, "evaluate", ["evaluate", "m.safetensors", "data"]),
+        (evaluate, "evaluate", ["calibrate", "m.safetensors", "data"]),
+        (export, "plan", ["export", "run", "data", "-o", "other.safetensors"]),
+    ],
+    ids=["evaluate", "calibrate", "export"],
+)
+def test_both_sides_are_one_structure_where_it_is_said(place, capsys, monkeypatch, module, name, words):
+    def stop(*given, sides_as_one=None, **_):
+        raise MonetError(f"as one: {given[4] if sides_as_one is None else sides_as_one}")
+
+    monkeypatch.setattr(module, name, stop)
+    for more, said in (([], "as one: False"), (["--sides-as-one"], "as one: True")):
+        assert call(place, *words, "--quiet", *more) == 2
+        assert said in one_line(capsys)
+
+
 def test_what_dataset_json_lists_to_validate_validates(tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(train, "fit", lambda settings, ready, split, folder, **more: given.append((split, more["rule"])))
@@ -228,8 +265,8 @@ def test_a_training_beyond_the_memory_is_refused_before_it_begins(small, tmp_pat
 @pytest.mark.parametrize("slicing", ["axial", "coronal", "sagittal"])
 def test_the_estimate_counts_the_slices_that_are_held(small, slicing):
     record = replace(settings().preprocess, size=32, slicing=slicing)
-    training, validation, held = train.memory_of(small[1], ["case_000", "case_002"], ["case_001"], record)
-    slices = [train.build(small[1], names, record, False, "cpu", True) for names in (["case_000", "case_002"], ["case_001"])]
+    training, validation, held = memory_of(small[1], ["case_000", "case_002"], ["case_001"], record)
+    slices = [build(small[1], names, record, False, "cpu", True) for names in (["case_000", "case_002"], ["case_001"])]
     assert (training, validation) == tuple(len(found.images) for found in slices)
     tensors = [tensor for found in slices for tensor in (found.images, found.labels, found.depths)]
     once = sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from records import make_record
+from records import make_record, network_input
 from synthetic import RECORD, write_dataset
 from test_cases import QUICK, call, one_line
 from typer.testing import CliRunner
@@ -16,20 +16,20 @@ from typer.testing import CliRunner
 import monet_edge
 from monet_edge import cli, formats, preprocess, weights
 from monet_edge.errors import DatasetError, ModelError, MonetError
-from monet_edge.inputs import Inputs, make_grid, network_input
+from monet_edge.inputs import Inputs, make_grid
 from monet_edge.intensities import measure
 from monet_edge.options import Options
 from monet_edge.preprocess import SLICINGS, Channel
 from monet_edge.volume import Voxels
 from monet_train import prepare as prepared_cases
 from monet_train.augment import augment
+from monet_train.checks import check_images
 from monet_train.config import DEPTHS, STRONG, Augmentation, Settings, effective_settings, make_preprocess, training_spec
 from monet_train.config_text import to_json
 from monet_train.data import build, memory_of
 from monet_train.dataset import all_channels, load, read
 from monet_train.federated.site import open_site
 from monet_train.prepare import VERSION, key, open_prepared, prepare
-from monet_train.train import check_images
 
 TWO = make_preprocess(("lesion",), ("FLAIR", "mirrored"), size=64, low=[-2.0, -1.0], high=[4.0, 3.0])
 CHANNEL = {"name": "T1", "intensity": "zscore", "low": -3.0, "high": 5.0}

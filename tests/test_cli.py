@@ -114,6 +114,7 @@ BAD = {
     "no such volume": (lambda folder, scan: [save4d(folder / "four.nii.gz"), "--volume", 7], "no volume 7"),
     "output is input": (lambda folder, scan: [scan, "-o", scan, "--overwrite"], "is the input itself"),
     "output exists": (lambda folder, scan: [scan, "-o", write(folder / "there.nii.gz", b"precious")], "exists already"),
+    "output is a folder": (lambda folder, scan: [scan, "--stats", make(folder / "table.csv")], "table.csv is a folder"),
     "no output folder": (lambda folder, scan: [scan, "-o", folder / "no" / "mask.nii.gz"], "no such folder"),
     "unknown model": (lambda folder, scan: [scan, "-m", "brain-flare"], "no such model"),
     "missing weights": (lambda folder, scan: [scan, "-m", folder / "none.safetensors"], "no such file"),

@@ -153,6 +153,12 @@ def test_another_version_in_a_worker_is_refused(monkeypatch, weights_file):
         ready.setup(None)
 
 
+def test_jobs_are_of_this_process_alone(scans, tmp_path, weights_file):
+    words = ["segment", str(scans), "-o", str(tmp_path / "masks"), "-m", str(weights_file), "--cluster", "local:1", "--jobs", "2"]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, "jobs: they share the threads of this process" in done.stderr) == (2, True)
+
+
 def test_without_dask_one_line_says_what_to_install(scans, tmp_path, weights_file):
     hide = "import sys; sys.modules['distributed'] = None; sys.modules['dask'] = None; from monet_edge.cli import app; app()"
     command = [sys.executable, "-c", hide, "segment", str(scans), "-o", str(tmp_path / "masks"), "--cluster", "local:1"]

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from records import network_input
 from synthetic import RECORD
 
 from monet_edge import formats
-from monet_edge.inputs import Inputs, make_grid, network_input
+from monet_edge.inputs import Inputs, make_grid
 from monet_edge.intensities import measure
 from monet_edge.preprocess import SLICINGS, resize
 from monet_train.augment import augment

@@ -291,6 +291,21 @@ def document(datasets):
     return [paper]
 
 
+def raw_data(datasets):
+    for dataset in datasets:
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66"
+        del dataset.Rows
+
+
+def twice(datasets):
+    return datasets * 2
+
+
+def of_one(key, value):
+    """Set an attribute of the fourth slice."""
+    return lambda datasets: setattr(datasets[3], key, value)
+
+
 def scaled_by_nothing(datasets):
     datasets[2].RescaleSlope, datasets[2].RescaleIntercept = "0", "0"
 
@@ -323,6 +338,16 @@ SPOILED = {
     "a localizer": (every("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]), "a localizer"),
     "a document": (document, r"an encapsulated document \(application/pdf\)"),
     "colour": (colour, r"a colour image \(RGB, 3 samples a pixel\)"),
+    "raw data": (raw_data, r"no image \(Raw Data Storage\)"),
+    "doubled everywhere": (twice, "doubled slices at 9 of 9 places"),
+    "a slice beside the others": (of_one("ImagePositionPatient", ["4", "0", "9"]), r"slice 4 \(IM3\) lies \d\.\d+ mm beside the others"),
+    "several frames of reference": (of_one("FrameOfReferenceUID", "1.2.3"), "several frames of reference"),
+    "white at either end": (of_one("PhotometricInterpretation", "MONOCHROME1"), "disagree on which end of their values is white"),
+    "undescribed frames": (every("NumberOfFrames", 3), "3 frames, and 0 of them described"),
+    "bits at the top": (every("HighBit", 12), "pixels of 16 bits in 16, the highest in place 12"),
+    "no sign": (every("PixelRepresentation", 2), "neither signed nor unsigned"),
+    "out of this world": (every("ImagePositionPatient", ["1e9", "0", "0"]), r"ImagePositionPatient is \(1000000000\.0"),
+    "no size": (every("PixelSpacing", ["0", "1"]), r"PixelSpacing is \(0\.0, 1\.0\) mm"),
     "no position": (every("ImagePositionPatient", None), "no ImagePositionPatient"),
     "no scale": (scaled_by_nothing, r"slice 3 \(IM2\): intensities scaled by 0"),
     "twisted": (every("ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "right angles"),
@@ -356,6 +381,33 @@ def test_a_damaged_file_is_named_unless_another_series_is_meant(tmp_path, rng):
     with pytest.raises(ScanError, match=r"half\.dcm"):
         formats.peek(folder)
     assert formats.peek(folder, "1").shape == (30, 26, 9)
+
+
+def test_a_file_that_is_called_dicom_and_is_none_is_named(tmp_path, rng):
+    folder = dicoms.write(tmp_path / "scan", blob(rng))
+    (folder / "note.dcm").write_text("seen by nobody")
+    with pytest.raises(ScanError, match=r"note\.dcm is called DICOM and does not begin so"):
+        formats.peek(folder)
+
+
+def test_of_series_that_are_all_unfit_each_says_why(tmp_path, rng):
+    dicoms.write(tmp_path / "a", blob(rng), SeriesNumber=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    dicoms.write(tmp_path / "b", blob(rng)[:, :, :1], SeriesNumber=2)
+    with pytest.raises(ScanError, match=r"no series can be segmented: 1 \(MR\): a localizer; 2 \(MR, 30x26x1\): a single slice"):
+        formats.peek(tmp_path)
+
+
+def test_a_table_of_contents_is_no_image(tmp_path, rng):
+    folder = dicoms.write(tmp_path / "scan", blob(rng)[:, :, :1])
+    (folder / "IM0000").rename(folder / "DICOMDIR")
+    with pytest.raises(ScanError, match=r"holds no DICOM image|a folder without DICOM"):
+        formats.peek(folder)
+
+
+def test_too_many_files_are_refused(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("monet_edge.formats.dicom.members.MOST_FILES", 3)
+    with pytest.raises(ScanError, match="more than 3 files"):
+        formats.peek(dicoms.write(tmp_path, blob(rng)))
 
 
 # ---- the command line ----

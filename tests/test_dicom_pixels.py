@@ -64,6 +64,20 @@ def test_jpeg_lossless_that_ends_too_early_is_refused(rng):
             lossless.decode(stream[:end])
 
 
+def test_jpeg_lossless_of_another_kind_is_refused(rng):
+    stream = dicoms.jpeg_lossless(rng.integers(0, 60000, (8, 6), np.uint16), restart=12)
+    frame, scan = b"\xff\xc3\0\x0b\x10", b"\xff\xda\0\x08\x01\x01\0\x01"
+    for old, new, words in (
+        (frame, frame[:-1] + b"\x11", "not of one component of 2 to 16 bits"),
+        (scan, scan[:-1] + b"\x08", "uses predictor 8, shift 0; expected predictors 1 to 7"),
+    ):
+        assert stream.count(old) == 1
+        with pytest.raises(ScanError, match=words):
+            lossless.decode(stream.replace(old, new))
+    with pytest.raises(ScanError, match="ends too early: it is truncated"):
+        lossless.decode(stream[: stream.index(b"\xff\xd1")] + b"\xff\xd9")
+
+
 def test_a_stream_of_another_size_is_not_decoded(tmp_path, rng):
     """A few bytes can promise 65535x65535 pixels."""
     for syntax in dicoms.COMPRESSED[1:]:
@@ -178,7 +192,7 @@ def test_a_volume_is_held_once_and_a_slice_besides(syntax, tmp_path, rng):
 
 def test_a_deflated_bomb_is_refused(tmp_path, rng, monkeypatch):
     folder = dicoms.write(tmp_path, np.zeros((300, 300, 2), np.int16), syntax=dicoms.DeflatedExplicitVRLittleEndian)
-    monkeypatch.setattr("monet_edge.formats.dicom.image.MOST_INFLATED", 100_000)
+    monkeypatch.setattr("monet_edge.formats.dicom.deflated.MOST_INFLATED", 100_000)
     with pytest.raises(ScanError, match="it inflates to more than"):
         formats.peek(folder)
 
@@ -190,6 +204,44 @@ def test_a_file_that_changed_since_its_header_was_read_is_refused(tmp_path, rng)
     file.write_bytes(file.read_bytes() + b"\0\0")
     with pytest.raises(ScanError, match="IM0003 has changed since its header was read"):
         formats.read(header)
+
+
+@pytest.mark.parametrize("syntax", [*dicoms.NATIVE, *dicoms.COMPRESSED], ids=lambda uid: uid.keyword)
+def test_a_file_that_was_cut_is_refused(syntax, tmp_path, rng):
+    folder = dicoms.write(tmp_path, blob(rng, (40, 36, 4)), syntax=syntax)
+    file = folder / "IM0003"
+    file.write_bytes(file.read_bytes()[:-60])
+    with pytest.raises(ScanError, match=r"IM0003.*(too early|the file ends after)"):
+        formats.read(folder)
+
+
+def test_damaged_deflated_data_is_refused(tmp_path, rng):
+    folder = dicoms.write(tmp_path, blob(rng), syntax=dicoms.DeflatedExplicitVRLittleEndian)
+    whole = (folder / "IM0003").read_bytes()
+    for raw, words in ((whole[:-900] + b"\xff" * 900, "deflated data is damaged"), (whole[:140] + bytes(4) + whole[144:], "has no length")):
+        (folder / "IM0003").write_bytes(raw)
+        with pytest.raises(ScanError, match=words):
+            formats.peek(folder)
+
+
+def test_a_few_bytes_of_rle_hold_no_large_frame(tmp_path, rng):
+    folder = dicoms.write(tmp_path, blob(rng), syntax=dicoms.COMPRESSED[0])
+    for file in folder.iterdir():
+        raw = file.read_bytes()
+        for tag in (b"\x28\0\x10\0US\x02\0", b"\x28\0\x11\0US\x02\0"):  # rows, columns
+            at = raw.index(tag) + len(tag)
+            raw = raw[:at] + b"\xff\x7f" + raw[at + 2 :]
+        file.write_bytes(raw)
+    with pytest.raises(ScanError, match="bytes cannot hold 32767x32767 pixels: it is corrupt"):
+        formats.read(folder)
+
+
+def test_native_pixels_that_call_themselves_compressed_are_refused(tmp_path, rng):
+    folder = dicoms.write(tmp_path, blob(rng))
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"UI\x14\x001.2.840.10008.1.2.1\0", b"UI\x14\x001.2.840.10008.1.2.5\0"))
+    with pytest.raises(ScanError, match="its compressed pixels have a length"):
+        formats.read(folder)
 
 
 def test_bytes_that_were_added_to_the_pixels_are_noticed(tmp_path, rng):

@@ -221,14 +221,18 @@ def test_dciodvfy_finds_no_error(shipped_mask):
     assert not [line for line in said.splitlines() if line.startswith("Error")]
 
 
-def test_dicom_validator_finds_no_error(shipped_mask):
+@pytest.fixture
+def standard():
+    """What dicom-validator says of a file."""
+    return pytest.importorskip("standard", reason="dicom-validator is not installed")
+
+
+def test_dicom_validator_finds_no_error(shipped_mask, standard):
     """Of a label map its edition of the standard knows nothing."""
-    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
     assert standard.errors(shipped_mask) == []
 
 
-def test_dicom_validator_finds_what_is_wrong(tmp_path, rng):
-    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
+def test_dicom_validator_finds_what_is_wrong(tmp_path, rng, standard):
     scan = formats.read(dicoms.write(tmp_path / "scan", blob(rng)))
     formats.write(tmp_path / "mask.dcm", ball(scan.shape), scan)
     dataset = pydicom.dcmread(tmp_path / "mask.dcm")
@@ -245,8 +249,7 @@ def test_dicom_validator_finds_what_is_wrong(tmp_path, rng):
 
 
 @needs_data
-def test_dicom_validator_finds_no_error_in_the_mask_of_a_multi_frame_file(tmp_path):
-    standard = pytest.importorskip("standard", reason="dicom-validator is not installed")
+def test_dicom_validator_finds_no_error_in_the_mask_of_a_multi_frame_file(tmp_path, standard):
     scan = formats.read(DATA / "dicom" / "mr-enhanced", volume=0)
     formats.write(tmp_path / "mask.dcm", ball(scan.shape), scan)
     assert standard.errors(tmp_path / "mask.dcm") == []

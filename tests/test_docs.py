@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import DEFAULT, DISCLAIMER, phantom, registry
+from monet_edge import DISCLAIMER, phantom, registry, weights
 from monet_edge.cli import app
 from monet_edge.model import Model
 from monet_train.federated.settings import Federation
@@ -74,7 +74,6 @@ def masked(text):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(DEFAULT not in registry.shipped(), reason="the default model is not in this checkout")
 def test_the_printed_lines_are_what_is_printed(tmp_path):
     page = (DOCS / "looking.md").read_text()
     assert masked(generate.run(page, tmp_path)) == masked(page), "run python docs/generate.py looking.md"
@@ -83,8 +82,6 @@ def test_the_printed_lines_are_what_is_printed(tmp_path):
 @pytest.fixture
 def beside_a_scan(tmp_path, monkeypatch):
     """In a folder with a phantom called scan.nii.gz."""
-    if DEFAULT not in registry.shipped():
-        pytest.skip("the default model is not in this checkout")
     monkeypatch.chdir(tmp_path)
     phantom.save(phantom.make()[0], tmp_path / "scan.nii.gz")
 
@@ -107,11 +104,18 @@ def test_the_example_of_every_public_name_runs(beside_a_scan, public):
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
+def test_the_readme_says_what_each_shipped_model_finds():
+    rows = re.findall(r"^\| \[(.*?)\]\(weights/.*?\) \| (.*?) \| (.*?) \| (.*?) \|$", (DOCS.parent / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == sorted(registry.shipped())
+    for name, modality, found, dice in rows:
+        model = weights.load(name)
+        assert (modality, found.removesuffix(", left and right"), dice) == (model.stated("modality"), model.contents, model.stated("dice"))
+
+
 def test_links_lead_somewhere():
     for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            drawn = target.startswith("images/") and DEFAULT not in registry.shipped()  # with the default model
-            if "://" not in target and not drawn:
+            if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 

@@ -8,9 +8,10 @@ from synthetic import RECORD, settings, write_dataset
 
 from monet_train.config import STRONG, Augmentation
 from monet_train.dataset import read
-from monet_train.evaluate import compare, evaluate, make_model, summarise, surface_distances
+from monet_train.evaluate import evaluate, make_model
 from monet_train.export import export
 from monet_train.prepare import prepare
+from monet_train.scores import compare, summarise, surface_distances
 from monet_train.splits import split
 from monet_train.train import fit
 

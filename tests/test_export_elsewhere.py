@@ -32,7 +32,7 @@ def make_weights(spec):
 
 
 def run_onnx(raw, images):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     session = onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"])
     return session.run(["probabilities"], {"image": images})[0], session.get_modelmeta().custom_metadata_map
 

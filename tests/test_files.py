@@ -178,6 +178,14 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_left_alone(tmp_path):
     assert path.read_bytes() == b"half"
 
 
+def test_a_folder_is_listed_once_whatever_is_written_into_it(tmp_path, monkeypatch):
+    listed, real = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or real(folder))
+    for i in range(5):
+        write(tmp_path / f"{i}.bin")
+    assert listed == [tmp_path]
+
+
 def test_many_threads_write_one_name(tmp_path):
     """Exactly one wins; nobody else's temporary file is taken for dead."""
     path, outcomes, refusals = tmp_path / "a.bin", [], []

@@ -9,10 +9,10 @@ from fuzz.build import OBLIQUE, gz, head, nifti
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import formats, limits, pipeline
+from monet_edge import formats, limits, pipeline, weights
 from monet_edge.cli import app
-from monet_edge.cli import segment as segmenting
 from monet_edge.errors import MonetError, OutputError, ResourceError, ScanError
+from monet_edge.formats import raster, reading
 from monet_edge.formats.contract import Format, Header, Writer
 from monet_edge.formats.nifti import reader
 from monet_edge.job import make_job
@@ -65,6 +65,38 @@ def test_a_reading_that_has_begun_is_the_scan_or_what_it_failed_of(put):
         formats.read(broken)
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", ["i2", "u1", "f4", "f8"])
+def test_voxels_that_come_while_a_scan_is_read_are_all_of_it_or_none(put, monkeypatch, order, dtype):
+    """None of those that are changed once all are there: turned to this machine's order of bytes, or made infinite."""
+    monkeypatch.setattr(raster, "_ALONE", 1000)
+    voxels = head((32, 31, 4)).astype(dtype)
+    begun = formats.begin(formats.peek(put(gz(nifti(voxels, order=order)), "scan.nii.gz"))).begun
+    found = [piece.copy() for piece in begun.pieces()]
+    assert np.array_equal(begun.result().voxels, voxels)
+    if dtype == "f8" or not np.dtype(order + dtype).isnative:
+        assert not found
+    else:
+        assert np.array_equal(np.concatenate(found), voxels.ravel(order="F"))
+
+
+def test_a_mask_does_not_depend_on_who_has_read_and_counted_the_scan(put, weights_file):
+    scan, ready = put(nifti(head((64, 64, 4)))), monet_edge.load(weights_file)
+    begun, read = ready.read_scan(formats.begin(formats.peek(scan))), ready.read_scan(formats.peek(scan))
+    assert begun.counts.sum() == read.voxels.size
+    assert read.counts is None
+    one, other = map(ready.segment_scan, (begun, read))
+    assert one.statistics == other.statistics
+    assert np.array_equal(one.mask, other.mask)
+
+
+def test_nothing_is_read_ahead_that_the_model_may_choose_from(put, tmp_path):
+    assert formats.ahead(put(nifti())).begun is not None
+    assert formats.ahead(put(nifti(head((8, 8, 2, 3))), "several.nii")).begun is None
+    for path in (tmp_path, tmp_path / "missing.nii", put(b"Dear colleague", "notes.txt"), put(bytes(128) + b"DICM" + bytes(200), "slice")):
+        assert formats.ahead(path) is None
+
+
 def test_where_memory_is_short_no_reading_begins(put, monkeypatch):
     header = formats.peek(put(nifti()))
     monkeypatch.setattr(limits, "available", lambda: 1 << 29)  # the scan would fit, and what is loaded beside it would not
@@ -72,9 +104,9 @@ def test_where_memory_is_short_no_reading_begins(put, monkeypatch):
 
 
 def test_the_only_scan_of_a_run_is_read_while_the_model_is_loaded(put, weights_file, monkeypatch):
-    order, load, thread = [], segmenting.load_model, formats.Thread
-    monkeypatch.setattr(formats, "Thread", lambda **options: order.append("reading") or thread(**options))
-    monkeypatch.setattr(segmenting, "load_model", lambda *arguments: order.append("loading") or load(*arguments))
+    order, load, thread = [], weights.load, reading.Thread
+    monkeypatch.setattr(reading, "Thread", lambda **options: order.append("reading") or thread(**options))
+    monkeypatch.setattr(weights, "load", lambda model: order.append("loading") or load(model))
     assert CliRunner().invoke(app, ["segment", str(put(nifti(head((32, 32, 4))))), "-m", str(weights_file)]).exit_code == 0
     assert order[:2] == ["reading", "loading"]
 

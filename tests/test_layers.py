@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from conftest import random_tensors, tiny_nnunet
 from records import make_record
 from typer.testing import CliRunner
 
-from monet_edge import DEFAULT, registry, weights
+from monet_edge import weights
 from monet_edge.architectures import monet, unet
 from monet_edge.cli import app
 from monet_edge.engine import layers
@@ -135,7 +134,6 @@ def test_times_without_the_plan_are_refused(weights_file):
     assert "--time shows its times in the table of --plan" in done.output
 
 
-@pytest.mark.skipif(DEFAULT not in registry.shipped(), reason="the default model is not in this checkout")
 def test_the_readme_shows_what_the_command_prints():
     """But for the milliseconds, which are those of one machine."""
     command, *shown = re.search(r"```console\n\$ (monet-edge info .*?)\n```", README.read_text(), re.DOTALL)[1].splitlines()

@@ -178,6 +178,13 @@ def test_no_thread_holds_a_slice_of_the_scan_in_another_form():
     assert many - one == 2 * 63 * 4096**2  # volume and mask
 
 
+def test_counting_intensities_of_more_than_16_bits_takes_megabytes():
+    """Thirty, and eight a thread: what `intensities` keeps behind every 16 bits."""
+    wanted = {"classes": 1, "workspace": 0, "threads": 2, "probabilities": False, "cleaning": False}
+    small, large = (limits.peak((1, 8, 8), np.dtype(kind), **wanted) for kind in ("int16", "int32"))
+    assert 45 << 20 < large - small < 47 << 20
+
+
 def test_a_limit_of_the_shell_is_a_clear_refusal(tmp_path, weights_file):
     """`ulimit -v`: no MemoryError, no traceback, nothing written."""
     (tmp_path / "scan.nii").write_bytes(nifti(data=b"", fields={"dim": [3, 600, 600, 600, 1, 1, 1, 1]}))

@@ -2,13 +2,12 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_tensors, tiny_nnunet
+from conftest import GENUINE, needs_genuine, random_tensors, tiny_nnunet
 
 from monet_edge.engine import Engine
 from monet_edge.errors import ModelError, SpecError
@@ -16,7 +15,6 @@ from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import infer_shapes, multiples, tensor_shapes
 from monet_train.nnunet import read_model
 
-GENUINE = Path(__file__).parents[2] / "shared" / "nnunet" / "hippocampus"
 KWARGS = {
     "n_stages": 3, "features_per_stage": [8, 20, 20], "kernel_sizes": [[3, 3], [3, 3], [1, 3]], "strides": [[1, 1], [2, 2], [2, 1]],
     "conv_op": "torch.nn.modules.conv.Conv2d", "conv_bias": True, "dropout_op": None, "dropout_op_kwargs": None,
@@ -242,7 +240,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
         read_model(tmp_path / "model")
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="the real scans are not on this machine")
+@needs_genuine
 @pytest.mark.parametrize("case", ["hippo_a", "hippo_b", "hippo_c", "hippo_d"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_tile_of_a_genuine_model_is_what_nnunet_makes_of_it(case, threads):

@@ -1,9 +1,8 @@
 """The steps of nnU-Net's way one by one, against SciPy and NumPy."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import GENUINE, needs_genuine
 
 from monet_edge.nnunet.case import Images, bounding_box, filled
 from monet_edge.nnunet.predict import Prediction, Sums
@@ -13,7 +12,6 @@ from monet_edge.tiles import Tiling
 from monet_edge.volume import Voxels
 
 ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed")
-GENUINE = Path(__file__).parents[2] / "shared" / "nnunet" / "hippocampus"
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])
@@ -101,7 +99,7 @@ def test_schemes_are_nnunets(masked, rng):
         np.testing.assert_allclose(np.stack([found(z)[0] for z in range(5)]), expected[name], rtol=0, atol=3e-6, err_msg=name)
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="the real scans are not on this machine")
+@needs_genuine
 def test_the_gaussian_is_nnunets_in_float16():
     (stored,) = np.load(GENUINE / "intermediate" / "gaussian_half.npz").values()
     assert np.array_equal(Sums(Tiling((56, 40), (56, 40)))._gaussian, stored)

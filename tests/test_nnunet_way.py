@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from conftest import GENUINE, needs_genuine
 from typer.testing import CliRunner
 
 import monet_edge
@@ -19,7 +20,6 @@ from monet_edge.ways.nnunet import stated_spacing
 from monet_train.import_nnunet import import_model
 
 MODELS = Path(__file__).parent / "nnunet_models"
-GENUINE = Path(__file__).parents[2] / "shared" / "nnunet" / "hippocampus"
 VARIANTS = sorted(path.name for path in MODELS.iterdir())
 
 
@@ -63,7 +63,7 @@ def test_a_mirrored_mask_is_nnunets_own(name, ready):
     assert np.array_equal(model.segment_scan(scans, Options(flip=True)).mask, stored(MODELS / name / "mirrored.nii.gz"))
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason="the real scans are not on this machine")
+@needs_genuine
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_masks_of_a_genuine_model_are_nnunets_own(mirrored, tmp_path):
     import_model(GENUINE / "model", tmp_path / "model.safetensors")

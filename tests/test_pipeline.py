@@ -244,7 +244,7 @@ def test_a_tensor_is_one_clear_error(model):
         model.segment(tensor)
     with pytest.raises(errors.ModelError, match=r"NumPy array, .*found torch\.Tensor"):
         model.predict(tensor)
-    with pytest.raises(errors.ModelError, match=r"NumPy array, .*found builtins\.list"):
+    with pytest.raises(errors.ModelError, match=r"NumPy array, .*found list"):
         model.predict([[0.0]])
     with pytest.raises(errors.MonetError, match=r"output: expected the path of a file, found torch\.Tensor"):
         monet_edge.segment("scan.nii", tensor, model=model)

@@ -4,11 +4,10 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from records import make_record
+from records import make_record, network_input
 
 from monet_edge import preprocess
 from monet_edge.errors import ModelError
-from monet_edge.inputs import network_input
 from monet_edge.intensities import QUANTILES, Statistics, measure
 from monet_edge.preprocess import Preprocess, normalise, resize, to_mask
 from monet_edge.volume import Voxels

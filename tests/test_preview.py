@@ -13,7 +13,7 @@ from monet_edge.report import preview
 from monet_edge.report.slices import Finding, cut, grey, window
 from monet_edge.report.statistics import measure as statistics
 from monet_edge.volume import Voxels
-from monet_edge.volume.labels import COLOURS
+from monet_edge.volume.labels import COLOURS, colours
 
 
 def picture_of(voxels, affine, mask, names=("tumour",), warnings=()):
@@ -79,6 +79,33 @@ def test_names_are_drawn_or_numbered_and_never_boxes(rng, monkeypatch, name, sho
     assert any("Latin letters only" in text for text in texts) == shown.startswith("label")
     box = bytes(ImageFont.load_default(14).getmask("\U0010ffff"))
     assert all(bytes(ImageFont.load_default(14).getmask(letter)) != box for text in texts for letter in text)
+
+
+def test_a_swatch_stands_before_its_name(rng, monkeypatch):
+    swatches, places = {}, {}
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rounded_rectangle", lambda self, box, radius, outline, width: swatches.update({outline: box}))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **options: places.update({text: at}))
+    names, shape = ("kidney", "liver", "spleen"), (30, 30, 30)
+    picture_of(rng.integers(0, 99, shape, dtype=np.int16), np.eye(4), ball(shape), names=names)
+    for name, colour in zip(names, colours(names), strict=True):
+        (left, top, right, bottom), (x, y) = swatches[colour], places[name]
+        assert left < right < x
+        assert y <= top < bottom < y + preview.ROW
+
+
+@pytest.mark.parametrize(
+    ("mm", "shown", "length"), [(0.011, "0.5 mm", 0.5), (0.1, "5 mm", 5), (0.5, "2 cm", 20), (0.6, "5 cm", 50), (3.0, "20 cm", 200)]
+)
+def test_the_scale_bar_is_as_long_as_it_says(mm, shown, length, monkeypatch):
+    places, lines = {}, []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **options: places.update({text: at}))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "line", lambda self, ends, *more: lines.append(ends))
+    pen, font = ImageDraw.Draw(Image.new("RGB", (400, 50))), ImageFont.load_default(14)
+    preview._scale_bar(pen, (400, 10), mm, font)
+    (ends,) = lines
+    assert (max(ends[::2]) - min(ends[::2])) * mm == pytest.approx(length)
+    assert length / mm <= 90
+    assert max(ends[::2]) < places[shown][0] <= 400 - font.getlength(shown)
 
 
 def test_the_phantom(tmp_path):

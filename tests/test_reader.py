@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 from fuzz.build import OBLIQUE, extension, gz, head, nifti
-from scans import DTYPES
+from scans import DTYPES, ORIENTATIONS, reoriented
 
 from monet_edge import formats
 from monet_edge.errors import ScanError
@@ -164,3 +164,14 @@ def test_a_link_that_leads_nowhere_says_so(tmp_path):
     for name, message in expected.items():
         with pytest.raises(ScanError, match=message):
             formats.read(tmp_path / name)
+
+
+def test_a_quaternion_alone_says_every_orientation(tmp_path):
+    """Half-turns, which most converters write, have a quaternion without a real part."""
+    for orientation in ORIENTATIONS:
+        voxels, affine = reoriented(head(), np.diag([1.5, 2.0, 3.0, 1.0]), orientation)
+        image = nibabel.Nifti1Image(voxels, affine)
+        image.set_sform(affine, 0)
+        image.set_qform(affine, 1)
+        nibabel.save(image, tmp_path / "scan.nii")
+        np.testing.assert_allclose(formats.read(tmp_path / "scan.nii").affine, affine, rtol=0, atol=1e-5)

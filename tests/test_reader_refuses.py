@@ -12,17 +12,6 @@ from scans import PAIRS, RAW, REFUSED, WARNED
 
 from monet_edge import formats
 from monet_edge.errors import ResourceError, ScanError
-from monet_edge.formats import deflate
-
-
-@pytest.fixture(params=["isal", "zlib"])
-def library(request, monkeypatch):
-    """Both libraries that may inflate."""
-    found = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
-    monkeypatch.setattr(deflate, "igzip_lib", None if found is zlib else deflate.igzip_lib)
-    monkeypatch.setattr(deflate, "library", found)
-    monkeypatch.setattr(deflate, "Error", found.error)
-    return found
 
 
 @pytest.mark.usefixtures("library")

@@ -16,7 +16,7 @@ from monet_edge.engine import FAMILIES
 ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="wheels are built of a commit, and this is no checkout of git"),
+    pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout of git"),
 ]
 
 

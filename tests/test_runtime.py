@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_tensors, tiny_nnunet
+from conftest import needs_cache, random_tensors, tiny_nnunet
 from processes import run
 
 from monet_edge.architectures import attention_unet, monet, unet
@@ -22,6 +22,7 @@ from monet_edge.spec import fold_batchnorm
 from monet_train.network import Network
 
 ROOT = Path(__file__).parents[1]
+needs_guard = pytest.mark.skipif(sys.platform != "linux", reason="guard pages are set by Linux's mprotect")
 NETWORKS = {
     "monet": (monet(), 64, 48),
     "monet, a whole slice": (monet(), 256, 256),
@@ -208,7 +209,7 @@ def test_an_unfolded_network_is_refused():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to a process of its own")
 def test_ctrl_c_stops_within_a_few_slices(threads):
     """Of a million, interrupted at the sixth, from a thread of its own: the signal finds the main one in a kernel or waiting."""
     code = f"""if True:
@@ -243,7 +244,7 @@ LOAD = """if True:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["False", "True", "True"]
     assert run(LOAD, XDG_CACHE_HOME=str(tmp_path)).split() == ["True", "True", "False"]
@@ -257,7 +258,7 @@ def test_kernels_are_compiled_once_and_then_loaded_without_numba(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 @pytest.mark.parametrize(("classes", "families"), [(1, {"monet"}), (3, {"monet", "others"})])
 def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     code = f"""if True:
@@ -272,7 +273,7 @@ def test_a_network_compiles_what_it_needs(tmp_path, classes, families):
     assert {file.name.split("-")[0] for file in (tmp_path / "monet-edge").iterdir()} == families
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 def test_a_folder_that_others_may_write_to_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.folder() == tmp_path / "monet-edge"
@@ -287,7 +288,7 @@ def test_without_a_place_to_write_everything_works(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@needs_guard
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_no_kernel_leaves_its_buffers(side):
     result = subprocess.run([sys.executable, str(ROOT / "tests" / "guarded.py"), side], capture_output=True, text=True)
@@ -295,7 +296,7 @@ def test_no_kernel_leaves_its_buffers(side):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="mprotect")
+@needs_guard
 @pytest.mark.parametrize("area", ["source", "target", "weights", "parameters", "V", "M", "tile", "output", "voxels", "labels"])
 @pytest.mark.parametrize("side", ["behind", "before"])
 def test_an_overrun_of_one_vector_or_row_is_caught(side, area):

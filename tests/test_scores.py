@@ -24,10 +24,11 @@ from monet_train import export, figures
 from monet_train.cli import app
 from monet_train.config import PAPER, STRONG, Settings, effective_settings
 from monet_train.dataset import load, read
-from monet_train.evaluate import compare, evaluate, make_model, surface_distances
+from monet_train.evaluate import evaluate, make_model
 from monet_train.labels import Pair, match
 from monet_train.prepare import open_prepared, prepare
 from monet_train.provenance import Provenance, Source
+from monet_train.scores import compare, surface_distances
 
 TRAINER = Path(__file__).parents[1] / "trainer"
 TILTED = np.array([[1.0, 0, 0, 0], [0, 1.0, 0.9, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]])

@@ -123,6 +123,23 @@ def test_an_invalid_op_is_refused(op, message):
 
 
 @pytest.mark.parametrize(
+    ("kind", "attrs", "message"),
+    [("add", {"activation": "none"}, "adds 2 channels to 3"), ("mul", {}, "multiplies 2 channels by 3; expected 1 or as many")],
+)
+def test_values_of_unlike_channels_do_not_meet(kind, attrs, message):
+    two, three = (Op(f"of{count}", "conv", ("image",), {**CONV, "filters": count}) for count in (2, 3))
+    with pytest.raises(SpecError, match=message):
+        validate(Spec("net", 1, (two, three, Op("both", kind, ("of2", "of3"), attrs))))
+
+
+def test_an_input_smaller_than_the_kernel_is_refused():
+    net = validate(Spec("net", 1, (Op("a", "conv", ("image",), {**CONV, "padding": 0}),)))
+    assert infer_shapes(net, 3, 4)["a"] == (2, 1, 2)
+    with pytest.raises(SpecError, match="op 'a' leaves nothing of an input of 2x4"):
+        infer_shapes(net, 2, 4)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda d: d.update(version=2),

@@ -114,6 +114,7 @@ def test_the_first_line_is_enough_for_who_reads_no_more(archive, tmp_path, weigh
     head_1.stdin.close()
     assert head_1.wait() == 0
     assert (done.returncode, comp) == (1, ref)
+    assert b"cannot be written" not in done.stderr
 
 
 def test_what_is_lost_is_said_where_something_can_be():

@@ -17,7 +17,7 @@ from monet_edge.postprocess import solid
 from monet_edge.strip import strip
 from monet_edge.weights import load
 
-pytest.importorskip("cc3d")
+pytest.importorskip("cc3d", reason="the extra components is not installed")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from monet_train.evaluate import compare, describe, summarise, surface_distances, to_csv
+from monet_train.scores import compare, describe, summarise, surface_distances, to_csv
 
 
 def masks(rng, shape=(4, 6, 5)):

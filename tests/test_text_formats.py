@@ -12,7 +12,6 @@ from scans import DTYPES, ORIENTATIONS, reoriented
 
 from monet_edge import formats, pipeline
 from monet_edge.errors import OutputError, ResourceError, ScanError
-from monet_edge.formats import deflate
 from monet_edge.runs import find_scans
 
 BUILD = {"nrrd": nrrd, "mha": mha}
@@ -204,6 +203,7 @@ def test_the_mask_is_that_of_the_same_scan_in_nifti(put, weights_file, kind):
 # ---- what is refused, and the words of the refusal ----
 
 BOMB = {"sizes": "32767 32767 32767"}
+NO_SPACE = {"space": None, "space directions": None, "space origin": None}
 RAW, GZ, MHA = nrrd(packing="raw"), nrrd(), mha()
 BROKEN = {
     "1 wrong gzip checksum": (GZ[:-8] + bytes(4) + GZ[-4:], "damaged"),
@@ -227,7 +227,18 @@ BROKEN = {
     "6 zero size": (mha(fields={"DimSize": "12 0 6"}), "3 whole numbers of at least 1"),
     "6 a size missing": (nrrd(fields={"sizes": "12 10"}), "3 whole numbers"),
     "6 no dimension": (nrrd(fields={"dimension": "0"}), "dimension is '0'"),
-    "6 nine dimensions": (mha(fields={"NDims": 9, "DimSize": "1 1 1 1 1 1 1 1 1"}), "9 dimensions"),
+    "6 eight dimensions of NRRD": (nrrd(fields={"dimension": 8, "sizes": "1 " * 8}), "8 dimensions"),
+    "6 no DimSize": (mha(fields={"DimSize": None}), "does not say its DimSize"),
+    "6 no number of dimensions": (mha(fields={"NDims": "three"}), "NDims is 'three'; expected a whole number"),
+    "6 channels and volumes": (mha(np.zeros((2, 2, 2, 3), np.int16), fields={"ElementNumberOfChannels": 2}), "3 volumes of 2 channels"),
+    "6 volumes on both sides": (
+        nrrd(
+            np.zeros((2, 3, 4, 5, 2), np.int16),
+            fields={"space directions": "none (1,0,0) (0,1,0) (0,0,1) none", "kinds": None},
+        ),
+        "axes on both sides of an axis of space",
+    ),
+    "6 eight dimensions": (mha(fields={"NDims": 8, "DimSize": "1 1 1 1 1 1 1 1"}), "8 dimensions"),
     "8 colours": (
         nrrd(
             np.zeros((3, 4, 4, 4), np.uint8),
@@ -253,10 +264,16 @@ BROKEN = {
     "11 unknown space": (nrrd(fields={"space": "left-posterior-superior-time"}), "expected right-anterior-superior"),
     "11 MetaImage singular": (mha(fields={"TransformMatrix": "1 0 0 1 0 0 0 0 1"}), "TransformMatrix is singular"),
     "11 MetaImage nine numbers": (mha(fields={"TransformMatrix": "1 0 0 1"}), "expected 9 numbers"),
+    "11 one axis of space": (nrrd(fields={"space directions": "(1,0,0) none none", "kinds": None}), "1 axes of space; expected 3"),
+    "11 kinds": (nrrd(fields={"kinds": "domain domain"}), "2 kinds for 3 axes"),
+    "11 spacings too few": (nrrd(fields=NO_SPACE | {"spacings": "1 2"}), "2 spacings for 3 axes"),
+    "11 spacings negative": (nrrd(fields=NO_SPACE | {"spacings": "1 -2 3"}), "spacings are '1 -2 3'; expected numbers above 0"),
     "11 spacing negative": (mha(fields={"ElementSpacing": "1 -1 1"}), "expected numbers above 0"),
     "11 spacing NaN": (mha(fields={"ElementSpacing": "1 nan 1"}), "expected 3 numbers"),
     "15 skip": (nrrd(fields={"byte skip": "-5"}), "byteskip is '-5'"),
     "15 skip huge": (nrrd(packing="raw", fields={"byte skip": "999999999"}), "truncated"),
+    "15 skip of what is compressed": (mha(fields={"HeaderSize": "5"}), "HeaderSize is 5, of voxels that are zlib; expected 0"),
+    "15 neither true nor false": (mha(fields={"CompressedData": "perhaps"}), "CompressedData is 'perhaps'; expected True or False"),
     "15 line skip negative": (nrrd(fields={"line skip": "-1"}), "lineskip is '-1'"),
     "16 endless header": (b"NRRD0004\n" + b"# more and more\n" * 300_000, "longer than"),
     "16 endless MetaImage header": (b"NDims = 3\n" + b"More = 1\n" * 600_000, "twice|longer than"),
@@ -287,6 +304,11 @@ def test_refused(put, row):
         formats.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).isprintable()
+
+
+def test_a_name_alone_makes_no_metaimage(put):
+    with pytest.raises(ScanError, match="it does not begin with a line such as NDims = 3"):
+        formats.read(put(bytes(99), "scan.mha"))
 
 
 @pytest.mark.parametrize("name", ["../secret.raw", "/etc/passwd", "a/../../secret.raw", "nul\0.raw", "..", "."])
@@ -342,13 +364,9 @@ def test_read_with_a_warning(put, raw, message):
     assert scan.oriented == ("orientation" not in message)
 
 
-@pytest.mark.parametrize("library", ["isal", "zlib"])
-def test_every_changed_byte_of_zlib_s_is_found(put, monkeypatch, library):
+@pytest.mark.usefixtures("library")
+def test_every_changed_byte_of_zlib_s_is_found(put):
     """Also of its header, which ISA-L believes less of than zlib does."""
-    found = __import__("zlib") if library == "zlib" else pytest.importorskip("isal.isal_zlib")
-    monkeypatch.setattr(deflate, "igzip_lib", None if library == "zlib" else deflate.igzip_lib)
-    monkeypatch.setattr(deflate, "library", found)
-    monkeypatch.setattr(deflate, "Error", found.error)
     raw = mha()
     start = raw.index(b"LOCAL\n") + 6
     for at, change in product([*range(start, start + 40), *range(len(raw) - 12, len(raw))], (1, 32, 128)):

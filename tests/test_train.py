@@ -16,7 +16,7 @@ import torch.distributed as dist
 from synthetic import settings
 
 from monet_edge.errors import DatasetError, ModelError, OutputError
-from monet_train import checkpoint, train
+from monet_train import checkpoint, checks, train
 from monet_train.config import PAPER, STRONG
 from monet_train.losses import dice_loss, loss
 from monet_train.schedule import one_cycle
@@ -59,14 +59,14 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(small, tmp_pat
 def test_a_case_whose_files_are_copies_of_anothers_is_not_in_both_parts(small):
     keys = small[1].keys
     copied = replace(small[1], keys={**keys, "case_002": keys["case_000"]})
-    train.check_split({"train": ["case_000", "case_002"], "val": ["case_001"]}, copied)
+    checks.check_split({"train": ["case_000", "case_002"], "val": ["case_001"]}, copied)
     with pytest.raises(DatasetError, match="validates on case_002, whose files are copies of case_000's, which trains"):
-        train.check_split({"train": ["case_000"], "val": ["case_001", "case_002"]}, copied)
+        checks.check_split({"train": ["case_000"], "val": ["case_001", "case_002"]}, copied)
 
 
 def test_a_case_that_a_split_names_twice_would_count_twice(small):
     with pytest.raises(DatasetError, match="the split has case_001 twice in train"):
-        train.check_split({"train": ["case_000", "case_001", "case_001"], "val": ["case_002"]}, small[1])
+        checks.check_split({"train": ["case_000", "case_001", "case_001"], "val": ["case_002"]}, small[1])
 
 
 @pytest.mark.parametrize("part", [{"train": ["case_000"], "val": ["case_000"]}, {"train": ["x"], "val": ["case_000"]}])

@@ -319,3 +319,14 @@ def test_a_file_that_differs_from_pytorch_is_not_written(released, capsys, monke
         assert "differ from PyTorch's" in capsys.readouterr().err
     assert not list(released.glob("broken*"))
     assert (released / "two.safetensors").read_bytes() == before
+
+
+def test_a_site_waits_as_long_as_it_is_told(place, monkeypatch):
+    pytest.importorskip("flwr", reason="the extra federated is not installed")
+    from monet_train.federated import launch
+
+    given = []
+    monkeypatch.setattr(launch, "join", lambda *_, wait, **__: given.append(wait))
+    for more in ([], ["--wait", "7"]):
+        assert call(place, "federated-site", "127.0.0.1:9", "prepared", "-o", "new", "--name", "a", "--quiet", *more) == 0
+    assert given == [3600, 7]

@@ -1,18 +1,21 @@
 """The kernels over stored voxels against NumPy, in every form that a scan may have; sorted without sorting."""
 
+import os
 import sys
 import threading
 from itertools import permutations, product
+from pathlib import Path
 
 import naive
 import numpy as np
 import pytest
+from conftest import needs_cache
 from processes import run
-from records import make_record
+from records import make_record, network_input
 
 from monet_edge import inputs
 from monet_edge.engine import Engine, voxels
-from monet_edge.inputs import Inputs, network_input
+from monet_edge.inputs import Inputs
 from monet_edge.intensities import measure
 from monet_edge.preprocess import span
 from monet_edge.spec import Op, Spec
@@ -203,7 +206,7 @@ def test_an_empty_span_sees_nothing():
     assert not network_input(volume, 0, RECORD, measure(volume)).any()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder of other systems is not set by XDG_CACHE_HOME")
+@needs_cache
 def test_they_need_no_numba_even_when_they_are_compiled(tmp_path):
     code = """if True:
         import sys
@@ -225,3 +228,39 @@ def test_sums_of_128_bits_carry():
 
     expected = [a + b for a, b in zip(whole(numbers[0]), whole(numbers[1]), strict=True)]
     assert whole(voxels.sorted._add128(*numbers)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["<i2", "u1", "f4", "i8"])
+def test_what_is_counted_of_the_parts_is_what_the_whole_has(dtype):
+    volume = volume_of(dtype)
+    parts = np.split(volume.reshape(-1), [1, 700, 701])
+    assert np.array_equal(sum(map(voxels.count, parts)), voxels.count(volume.transpose(2, 0, 1)[:, ::-1]))
+    counted = measure(Voxels(volume, 1.7, -3.1, voxels.count(volume)))
+    assert counted == measure(Voxels(volume, 1.7, -3.1))
+    assert measure(Voxels(volume, counts=voxels.count(volume))[2:4]) == measure(Voxels(volume[2:4]))  # a part's are its own
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory in use is read from /proc")
+def test_where_there_is_no_label_a_new_mask_takes_no_memory():
+    mask, nothing = np.zeros((64, 1024, 1024), np.uint8), np.zeros((1, 64, 64), np.float32)
+    voxels.assign(mask[0], nothing, 0.5)
+    before = resident()
+    for each in mask:
+        voxels.assign(each, nothing, 0.5)
+    assert resident() - before < 8 << 20  # bytes, of 64 MB
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_no_label_stays_where_nothing_is_found(step):
+    """Of whatever width: only what holds labels is written to."""
+    for width in (1, 7, 64, 65, 130, 200):
+        whole = np.zeros((3, step * width), np.uint8)
+        whole[:, ::5] = 1
+        kept = whole.copy()
+        kept[:, ::step] = 0
+        voxels.assign(whole[:, ::step], np.zeros((1, 3, 8), np.float32), 0.5)
+        assert np.array_equal(whole, kept)

@@ -21,7 +21,7 @@ from records import make_record
 from monet_edge import weights
 from monet_edge.architectures import attention_unet, monet, unet
 from monet_edge.errors import ModelError, ResourceError
-from monet_edge.spec import Op, fold_batchnorm, infer_shapes, tensor_shapes
+from monet_edge.spec import Op, Spec, fold_batchnorm, infer_shapes, tensor_shapes
 
 ROOT = Path(__file__).parents[1]
 RECORD = make_record("blob")
@@ -207,6 +207,13 @@ def test_refused(tmp_path, row):
         weights.load(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).isprintable()
+
+
+def test_a_network_that_makes_another_size_is_refused():
+    attrs = {"filters": 1, "kernel": 3, "stride": 1, "dilation": 1, "padding": 0, "bias": True, "activation": "sigmoid"}
+    smaller = Spec("smaller", 1, (Op("a", "conv", ("image",), attrs),))
+    with pytest.raises(ModelError, match="the network makes 30x30 of 32x32; it must keep the size"):
+        weights.pack("a", smaller, random_tensors(smaller), RECORD, {})
 
 
 def test_a_forged_file_with_nothing_wrong_loads():

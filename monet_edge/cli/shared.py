@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import Field, fields
 from inspect import Parameter
 from pathlib import Path
@@ -45,9 +45,10 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace resu
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def _kind(record: type, field: Field[Any]) -> Any:
-    """The type of a field's option: text where the field has a parser, whose type Typer does not know."""
-    return str if "parser" in field.metadata else get_type_hints(record)[field.name]
+def _kinds(record: type) -> Iterator[tuple[Field[Any], Any]]:
+    """Every field of a record, and its option's type: text where the field has a parser, whose type Typer does not know."""
+    hints = get_type_hints(record)
+    return ((field, str if "parser" in field.metadata else hints[field.name]) for field in fields(record))
 
 
 def with_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
@@ -59,10 +60,10 @@ def with_options(command: Callable[..., None], names: Collection[str] = ()) -> C
             field.name,
             Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[_kind(record, field), typer.Option(flag(field.name), **field.metadata)],
+            annotation=Annotated[kind, typer.Option(flag(field.name), **field.metadata)],
         )
         for record in (Options, RunOptions)
-        for field in fields(record)
+        for field, kind in _kinds(record)
         if not names or field.name in names
     ]
     command.__signature__ = signature.replace(  # type: ignore[attr-defined]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from ..files import atomic_write, refuse_input
 from ..volume import Scan
 from . import dicom, metaimage, nifti, nrrd
 from .beside import spacing_known
-from .contract import Header, Legend, Seal, Writer
+from .contract import Format, Header, Legend, Seal, Writer
 from .dicom import series as dicom_series
 from .dicom.reader import list_series
 from .nifti.image import from_image, to_image
+from .reading import Reading
 from .stream import START, opened
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "WRITERS",
     "Header",
     "Seal",
+    "ahead",
     "begin",
     "from_image",
     "holds_dicom",
@@ -79,18 +80,23 @@ def peek(path: Path, series: str | None = None, modality: str = "") -> Header:
         Naming the file and what is wrong with it.
     """
     path = Path(path)
+    found = _format_of(path)
+    header = found.choose(path, series, modality) if found.choose else found.peek(path)
+    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
+
+
+def _format_of(path: Path) -> Format:
     if os.path.isdir(path):  # unlike Path's own it does not raise, whatever the name
         found = next((format for format in FORMATS if format.choose and format.sniff(path, b"")), None)
         if found is None:
             raise ScanError(f"{path}: a folder without DICOM in it; expected a file")
-    else:
-        with opened(path) as stream:
-            start = stream.read(START)
-            found = next((format for format in FORMATS if format.sniff(path, start)), None)
-            if found is None:
-                raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
-    header = found.choose(path, series, modality) if found.choose else found.peek(path)
-    return replace(header, spacing_known=header.spacing_known and spacing_known(path))
+        return found
+    with opened(path) as stream:
+        start = stream.read(START)
+        found = next((format for format in FORMATS if format.sniff(path, start)), None)
+        if found is None:
+            raise ScanError(f"not a scan of a kind that can be read; expected {', '.join(SCANS)}")
+        return found
 
 
 def seal(path: Path) -> Seal | None:
@@ -197,18 +203,17 @@ def begin(header: Header, volume: int | None = None) -> Header:
     """
     room = limits.available()
     short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
-    if short or (volume is None and header.volumes > 1):
+    if short or header.begun is not None or (volume is None and header.volumes > 1):
         return header
-    begun: Future[Scan] = Future()
+    return replace(header, begun=Reading(lambda watch: read(replace(header, watch=watch), volume)))
 
-    def work() -> None:
-        try:
-            begun.set_result(read(header, volume))
-        except BaseException as error:  # raised where it is asked for
-            begun.set_exception(error)
 
-    Thread(target=work, name="reading", daemon=True).start()
-    return replace(header, begun=begun)
+def ahead(path: Path, volume: int | None = None) -> Header | None:
+    """Begin to read a file before the model is known, see `begin`; None where the model may decide what is read, or it is no scan."""
+    with suppress(MonetError):
+        if not os.path.isdir(path) and not _format_of(path).choose:
+            return begin(peek(path), volume)
+    return None
 
 
 def write(
@@ -234,9 +239,11 @@ def write(
     labels : sequence of str
         Names of the labels 1, 2, ...; they travel inside the file.
     codes : mapping, optional
-        Of labels, by their names, see `codes.Code`; model : str, who found them. DICOM has a place for both.
+        Of labels, by their names, see `codes.Code`.
+    model : str
+        Whose mask it is. DICOM has a place for it and for the codes, and no other format.
     key : str
-        Of the model and options, see `Options.key`; it does, too.
+        Of the model and options, see `Options.key`: the result carries it.
     format : str, optional
         One of `options.FORMATS`, where several have the same ending.
     overwrite : bool

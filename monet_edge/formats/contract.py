@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..volume import Scan
+from .reading import Reading, Watch
 
 OURS = "monet-edge "  # how what we write begins to describe itself
 
@@ -40,7 +40,9 @@ class Header:
         Every file that the scan is in, a header of its own included.
     spacing_known : bool
         False if what a voxel measures is known to be false.
-    begun : Future of Scan, optional
+    watch : callable, optional
+        Given voxels of the volume that is read, as they come and will stay, each once, where the format has them so.
+    begun : Reading, optional
         The reading of it that `formats.begin` has begun.
     """
 
@@ -54,7 +56,8 @@ class Header:
     details: Any
     files: tuple[Path, ...]
     spacing_known: bool = True
-    begun: Future[Scan] | None = None
+    watch: Watch | None = None
+    begun: Reading | None = None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ import numpy as np
 from .. import limits
 from ..errors import ResourceError, ScanError
 from .packing import MOST_RATIO, TEXT
+from .reading import Watch
 from .stream import Stream, opened
 
 _CHUNK = 1 << 20  # bytes of interleaved volumes taken apart at a time
+_ALONE = 4 << 20  # bytes of a volume that is alone in its file, read at a time
 _HUGE = np.finfo(np.float32).max
 
 
@@ -91,7 +93,9 @@ def check_size(raster: Raster, size: int, packing: str) -> None:
         raise ScanError(f"the header promises {raster}, which {size:,} {what} cannot hold: it is corrupt")
 
 
-def read(raster: Raster, version: tuple[int, ...], volumes: Sequence[int], spare: int = 0) -> tuple[list[np.ndarray], tuple[str, ...]]:
+def read(
+    raster: Raster, version: tuple[int, ...], volumes: Sequence[int], spare: int = 0, watch: Watch | None = None
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """Read volumes in one pass through the file, to its end.
 
     Parameters
@@ -104,6 +108,8 @@ def read(raster: Raster, version: tuple[int, ...], volumes: Sequence[int], spare
         Which ones, from 0, in their order.
     spare : int
         Bytes more than promised, as other programs leave them, that are passed over.
+    watch : callable, optional
+        Given the voxels as they come, unless they are changed afterwards.
 
     Returns
     -------
@@ -128,7 +134,8 @@ def read(raster: Raster, version: tuple[int, ...], volumes: Sequence[int], spare
             _expect(raster, raster.bytes, raster.bytes + skip, ends)
         stream.skip(skip)
         found = {volume: _allocate(raster) for volume in volumes}
-        _take(stream, raster, found, ends)
+        changes = not raster.dtype.isnative or raster.dtype == np.float64  # see `_usable`
+        _take(stream, raster, found, ends, None if changes else watch)
         warnings = _finish(stream, raster, spare)
     return [_usable(voxels) for voxels in found.values()], warnings
 
@@ -162,10 +169,11 @@ def _allocate(raster: Raster) -> np.ndarray:
         raise ResourceError(f"the volume needs {raster.volume_bytes / 1e6:,.0f} MB of memory, more than there is") from None
 
 
-def _take(stream: Stream, raster: Raster, volumes: Mapping[int, np.ndarray], ends: str) -> None:
+def _take(stream: Stream, raster: Raster, volumes: Mapping[int, np.ndarray], ends: str, watch: Watch | None) -> None:
     """Fill volumes; where all of the file's are interleaved, a chunk of all of them is read and those taken from it."""
-    run = raster.run * raster.dtype.itemsize
-    together = max(1, _CHUNK // (run * raster.volumes))  # runs
+    run, chunk = (raster.run, _CHUNK) if raster.volumes > 1 else (1, _ALONE)
+    run *= raster.dtype.itemsize
+    together = max(1, chunk // (run * raster.volumes))  # runs
     targets = {volume: voxels.reshape(-1, order="F").view(np.uint8) for volume, voxels in sorted(volumes.items())}
     for at in range(0, raster.volume_bytes, together * run):
         parts = {volume: target[at : at + together * run] for volume, target in targets.items()}
@@ -180,10 +188,13 @@ def _take(stream: Stream, raster: Raster, volumes: Mapping[int, np.ndarray], end
             continue
         found, passed = 0, 0
         for volume, part in parts.items():
-            found += stream.skip((volume - passed) * length) + stream.fill(part.data)
+            found += stream.skip((volume - passed) * length) + stream.fill(part)
             passed = volume + 1
         found += stream.skip((raster.volumes - passed) * length)
         _expect(raster, wanted, found, ends, before)
+        if watch is not None:
+            for part in parts.values():
+                watch(part.view(raster.dtype))
 
 
 def _expect(raster: Raster, wanted: int, found: int, ends: str, before: int = 0) -> None:

@@ -88,11 +88,12 @@ class Stream:
             buffer += piece
         return bytes(buffer)
 
-    def fill(self, target: memoryview) -> int:
-        """Fill ``target``; the number of bytes there were."""
+    def fill(self, target: np.ndarray) -> int:
+        """Fill ``target``, bytes; the number of bytes there were."""
         at = 0
         while at < len(target) and (piece := self.piece(len(target) - at)):
-            target[at : at + len(piece)] = piece
+            # by NumPy, which lets other threads run meanwhile: where memory is new, to copy may take as long as to inflate
+            target[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
             at += len(piece)
         return at
 

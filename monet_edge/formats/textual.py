@@ -92,7 +92,7 @@ def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
     layout = details.layout
     # A few bytes after plain voxels are passed over, as in NIfTI; where a header is in a file of its own, they belong before the voxels
     spare = 0 if layout.packing or layout.file else layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1
-    found, warnings = raster.read(details.raster, details.version, volumes, spare)
+    found, warnings = raster.read(details.raster, details.version, volumes, spare, header.watch)
     warnings = layout.warnings + warnings
     return tuple(Scan(header.path, voxels, 1.0, 0.0, layout.affine, None, warnings, layout.oriented) for voxels in found)
 

@@ -75,6 +75,7 @@ def make_plan(
     derivative: str | None = None,
     modality: str = "",
     images: int = 1,
+    ahead: Header | None = None,
 ) -> Plan:
     """Plan a run, refusing before any work what would fail after it.
 
@@ -93,6 +94,8 @@ def make_plan(
         Of the model, in its own words: see `formats.peek`.
     images : int
         That the model takes of a case: of several, files named as those of one case are one scan, see `channels`.
+    ahead : Header, optional
+        Of the only scan, as `formats.ahead` has begun to read it.
 
     Raises
     ------
@@ -108,7 +111,9 @@ def make_plan(
         check_table(going.stats)
     records = None if going.records is None else journal.place(going.records, part)
     _check_places(jobs, options, {"stats": going.stats, "run_record": going.run_record, "records": records})
-    header = check_job(jobs[0], options, modality, images) if len(jobs) == 1 and not going.skip_existing else None
+    header = None
+    if len(jobs) == 1 and not going.skip_existing:
+        header = check_job(jobs[0], options, modality, images, ahead if ahead and ahead.path == jobs[0].scan else None)
     chosen = tuple(jobs if part is None else part.of(jobs))  # at last, so that every part sees what two of them would both write
     base = given[0] if len(given) == 1 and os.path.isdir(given[0]) else None
     return Plan(chosen, options, going.stats, going.run_record, records, part, base, header=header)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import geometry
-from .orientation import to_canonical
+from .orientation import Orientation, orient
 from .voxels import Voxels
 
 
@@ -36,6 +36,8 @@ class Scan:
         False if what a voxel measures is known to be false: distances are then in voxels.
     files : tuple of Path
         That it was read from, where ``path`` is not the only one.
+    counts : (65536,) int64 array, optional
+        Of its voxels, see `Voxels`.
     """
 
     path: Path | None
@@ -48,10 +50,15 @@ class Scan:
     oriented: bool = True
     spacing_known: bool = True
     files: tuple[Path, ...] = ()
+    counts: np.ndarray | None = None
 
     def canonical(self, axes: str) -> Voxels:
         """Its intensities (Z, H, W), the axes pointing as `orient` says: a view."""
-        return Voxels(to_canonical(self.voxels, self.affine, axes), self.slope, self.inter)
+        return self.turned(orient(self.affine, axes))
+
+    def turned(self, orientation: Orientation) -> Voxels:
+        """Its intensities, turned: a view."""
+        return Voxels(orientation.turn(self.voxels), self.slope, self.inter, self.counts)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,11 +15,14 @@ class Voxels:
     ----------
     stored : array
     slope, inter : float
+    counts : (65536,) int64 array, optional
+        Of all of it, as `engine.voxels.count` gives them, where it has been counted already.
     """
 
     stored: np.ndarray
     slope: float = 1.0
     inter: float = 0.0
+    counts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.stored)

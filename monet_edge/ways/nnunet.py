@@ -24,7 +24,7 @@ from ..nnunet.resample import Change, new_length, separate_axis
 from ..options import Options
 from ..passes import Progress
 from ..tiles import Tiling
-from ..volume import Orientation, Scan, Voxels, geometry, orient
+from ..volume import Orientation, Scan, geometry, orient
 from ..weights import Weights
 from .contract import Grid, Segmentation, Turn, Way
 
@@ -136,7 +136,7 @@ def segment(
     """See `contract.Way`."""
     record = _record(weights)
     grids = grids_of(record, scans[0], options)
-    images = [Voxels(grids.orientation.turn(scan.voxels), scan.slope, scan.inter) for scan in scans]
+    images = [scan.turned(grids.orientation) for scan in scans]
     box = bounding_box(images)
     cropped = [image[box] for image in images]
     grids = replace(grids, shape=cropped[0].stored.shape)

@@ -54,7 +54,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     ----------
     weights : Weights
     summaries : mapping of str to mapping
-        What `evaluate.summarise` says, by a heading such as "brain-flair, validation".
+        What `scores.summarise` says, by a heading such as "brain-flair, validation".
     notes : sequence of str
         What a reader must know about the data, one point each.
     commands : sequence of str

@@ -144,9 +144,8 @@ def memory_of(prepared: Prepared, train: Sequence[str], val: Sequence[str], reco
         return depth * len(make_grid(record, (height, width), spacing).tiling.windows)
 
     training, validation = (sum(map(count, names)) for names in (train, val))
-    slice_bytes = record.size**2 * (
-        4 * record.images + 2
-    )  # float32 images, uint8 label and depth; twice while those of all cases are put together
+    slice_bytes = record.size**2 * (4 * record.images + 2)  # float32 images, uint8 label and depth
+    # twice while those of all cases are put together
     return training, validation, slice_bytes * max(2 * training, training + 2 * validation)
 
 

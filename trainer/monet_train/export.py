@@ -26,11 +26,12 @@ from .config import DEPTHS, Settings, effective_settings, in_pixels
 from .data import grid_of, strip_skull
 from .dataset import Case, Dataset, oriented
 from .dataset import load as load_case
-from .evaluate import check_names, evaluate, make_model, summarise
+from .evaluate import check_names, evaluate, make_model
 from .fold import Folded, finished, fold_run
 from .labels import Match, match
 from .provenance import Source, one_line
 from .quality.calibration import pairs_of, tell
+from .scores import summarise
 from .splits import read_splits
 from .synth import origin
 

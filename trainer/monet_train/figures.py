@@ -21,9 +21,10 @@ from .cases import weights_channels
 from .data import grid_of, labels_of
 from .dataset import Case, oriented, read
 from .dataset import load as load_case
-from .evaluate import Score, check_names, make_model, score
+from .evaluate import check_names, make_model, score
 from .labels import Match, match
 from .network import Network
+from .scores import Score
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -66,7 +67,10 @@ def progress(path: Path, runs: Mapping[str, Sequence[tuple[int, float]]]) -> Non
     _write(figure, path)
 
 
-def activations(path: Path, weights: Weights, image: np.ndarray, channels: int = 16) -> dict[str, float]:
+CHANNELS = 16  # of an activation are drawn; MoNet has as many
+
+
+def activations(path: Path, weights: Weights, image: np.ndarray) -> dict[str, float]:
     """First channels of an early, a middle and a late activation for one network input (C, S, S), with their histograms.
 
     What leaves an ELU or a ReLU is shown: a BatchNorm after a ReLU would move its zeros elsewhere.
@@ -81,12 +85,12 @@ def activations(path: Path, weights: Weights, image: np.ndarray, channels: int =
     active = {op.name for op in weights.spec.ops if op.attrs.get("activation") in ("elu", "relu")}
     with torch.no_grad():
         found = network.values(torch.from_numpy(image[None]))
-        values = [(name, value[0].numpy()) for name, value in found if name in active and value.shape[1] >= channels]
+        values = [(name, value[0].numpy()) for name, value in found if name in active and value.shape[1] >= CHANNELS]
     chosen = [values[0], values[len(values) // 2], values[-1]]
-    figure, axes = plt.subplots(3, channels + 2, figsize=(channels + 2, 3.4), gridspec_kw={"width_ratios": [1] * channels + [0.6, 3]})
+    figure, axes = plt.subplots(3, CHANNELS + 2, figsize=(CHANNELS + 2, 3.4), gridspec_kw={"width_ratios": [1] * CHANNELS + [0.6, 3]})
     silent = {}
     for row, (name, value) in zip(axes, chosen, strict=True):
-        for axis, channel in zip(row, value[:channels], strict=False):
+        for axis, channel in zip(row, value[:CHANNELS], strict=False):
             axis.imshow(channel, cmap="viridis")
         for axis in row[:-1]:
             axis.axis("off")

@@ -14,29 +14,30 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return torch.stack([labels == value for value in range(classes)], dim=1).float()
 
 
-def soft_dice(both: Tensor, either: Tensor, smooth: float = 1.0) -> Tensor:
-    """The soft Dice coefficient from the sum of products, and the sum of probabilities and targets; ``smooth`` as for `dice_loss`."""
-    return (2 * both + smooth) / (either + smooth)
+def soft_dice(both: Tensor, either: Tensor) -> Tensor:
+    """The soft Dice coefficient from the sum of products, and the sum of probabilities and targets.
+
+    1 is added above and below the fraction, as in the authors' code, so that an empty batch has a loss and a gradient.
+    """
+    return (2 * both + 1) / (either + 1)
 
 
-def dice_loss(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+def dice_loss(probability: Tensor, target: Tensor) -> Tensor:
     """One minus the soft Dice coefficient over the whole batch, mean over the foreground classes.
 
     Parameters
     ----------
     probability, target : (N, C, H, W) float
         The target one-hot, see `one_hot`.
-    smooth : float
-        Added above and below the fraction, so that an empty batch has a loss and a gradient.
 
     Notes
     -----
-    The paper's loss: "the Dice coefficient", smooth = 1 in both numerator and denominator in the authors' code.
+    The paper's loss: "the Dice coefficient".
     """
     if probability.shape[1] > 1:
         probability, target = probability[:, 1:], target[:, 1:]
     both, either = (probability * target).sum((0, 2, 3)), (probability + target).sum((0, 2, 3))
-    return (1 - soft_dice(both, either, smooth)).mean()
+    return (1 - soft_dice(both, either)).mean()
 
 
 def cross_entropy(probability: Tensor, target: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ import math
 from .config import Recipe
 from .state import State
 
+RISE = 0.2  # share of a one-cycle schedule in which the learning rate rises
 
-def one_cycle(progress: float, up: float = 0.2) -> float:
-    """Share of the highest learning rate: from 1/25 up along a cosine in the first fifth, then down to 0."""
-    if progress < up:
-        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / up)) / 2
-    return (1 + math.cos(math.pi * (progress - up) / (1 - up))) / 2
+
+def one_cycle(progress: float) -> float:
+    """Share of the highest learning rate: from 1/25 up along a cosine, then down to 0."""
+    if progress < RISE:
+        return 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * progress / RISE)) / 2
+    return (1 + math.cos(math.pi * (progress - RISE) / (1 - RISE))) / 2
 
 
 def after_epoch(recipe: Recipe, state: State, row: dict[str, float]) -> None:

@@ -137,15 +137,11 @@ def describe(settings: Settings, split: Split, folder: Path, trained_on: Mapping
     texts = {
         **trained_on,
         "splits.json": json.dumps([{**split, "rule": rule}], indent=1),
-        "config.json": _config(settings),
+        "config.json": json.dumps(asdict(settings), indent=1),
     }
     for name, text in texts.items():
         with atomic_write(folder / name, overwrite=True) as file:
             file.write(text.encode())
-
-
-def _config(settings: Settings) -> str:
-    return json.dumps(asdict(settings), indent=1)
 
 
 def write(state: State, folder: Path) -> None:

@@ -10,23 +10,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from math import prod
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from monet_edge import limits
-from monet_edge.errors import DatasetError, MonetError, ResourceError
 from monet_edge.files import locked
-from monet_edge.preprocess import Preprocess
-from monet_edge.spec import infer_shapes
 
 from . import cases, checkpoint
 from . import transfer as transfers
-from .config import Settings, effective_settings, training_spec
-from .data import Slices, build, memory_of
-from .dataset import image_names
+from .checks import check_images, check_memory, check_spacing, check_split
+from .config import Settings, effective_settings
+from .data import Slices, build
+from .device import choose_device, out_of_memory, set_up_torch
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
@@ -36,7 +32,6 @@ from .step import TrainStep, describe_epoch
 from .transfer import Transfer
 from .validate import agreed, validate
 
-_NO_MEMORY = ("out of memory", "allocate memory", "not enough memory", "start new thread")  # in the words of PyTorch and Python
 Log = Callable[[dict[str, float]], None]
 
 
@@ -103,7 +98,7 @@ def fit(
         check_images(settings.preprocess, prepared)
         check_spacing(settings.preprocess, prepared)
         set_up_torch(settings, place)
-        demand(settings, prepared, split, place)
+        check_memory(settings, prepared, split, place)
         if rank == 0:  # a second run in the same folder would replace this one's checkpoints
             claim.enter_context(locked(folder))
         trained_on = cases.of_prepared(prepared, split)
@@ -206,104 +201,6 @@ def _process_group(device: str) -> Iterator[tuple[int, int]]:
         yield dist.get_rank(), dist.get_world_size()
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def out_of_memory() -> Iterator[None]:
-    """What NumPy, PyTorch and the system say when memory runs out, as a ResourceError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        message = str(error).partition("\n")[0]
-        # PyTorch has a class of its own for a GPU's memory only
-        if not isinstance(error, MemoryError) and not any(words in message.lower() for words in _NO_MEMORY):
-            raise
-        raise ResourceError(f"the memory ran out while training: {message or 'no more can be had'}") from None
-
-
-def demand(settings: Settings, prepared: Prepared, split: Split, place: torch.device) -> None:
-    """Refuse a training that cannot fit into this machine's memory, before anything of it is loaded.
-
-    Raises
-    ------
-    ResourceError
-        With what it needs at least, and what there is.
-    """
-    size = settings.preprocess.size
-    training, validation, held = memory_of(prepared, split["train"], split["val"], settings.preprocess)
-    batch = min(settings.recipe.batch, training)
-    what = f"a training on {training + validation:,} slices of {size}x{size}, {batch} at a time,"
-    limits.demand(held + step_memory(settings, batch, place), what)
-
-
-def step_memory(settings: Settings, batch: int, place: torch.device) -> int:
-    """Bytes of this machine's memory that a step on so many slices takes at least: none on a GPU."""
-    size, spec = settings.preprocess.size, training_spec(settings)
-    # a step's values wait for their gradients: the U-Nets keep 0.84 to 0.96 of these bytes, MoNet twice as many
-    return 4 * batch * sum(prod(shape) for shape in infer_shapes(spec, size, size).values()) if place.type == "cpu" else 0
-
-
-def choose_device(name: str = "", rank: int = 0) -> torch.device:
-    """The device of a name: cpu, cuda:0, cuda:1, ...; cuda is this process's own GPU, nothing that one or else the CPU.
-
-    Raises
-    ------
-    MonetError
-        If there is no such device.
-    """
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    # a GPU with its index, without which torch.cuda.set_device refuses it
-    meant = f"cuda:{rank}" if name == "cuda" or (not name and gpus) else name or "cpu"
-    if meant not in ("cpu", *gpus):
-        raise MonetError(f"device {name}: expected one of {', '.join(('cpu', *gpus))}, which PyTorch finds here")
-    return torch.device(meant)
-
-
-def check_split(split: Split, prepared: Prepared) -> None:
-    """Raise a DatasetError unless both parts of a split hold cases of this data set, once each, and no copies of one in both."""
-    unknown = sorted({*split["train"], *split["val"]} - prepared.keys.keys())
-    if unknown:
-        raise DatasetError(f"{prepared.folder}: the split names cases that it does not hold: {len(unknown)}, such as {unknown[0]}")
-    if not split["train"] or not split["val"]:
-        raise DatasetError("the split needs at least one case to train on and one to validate")
-    both = set(split["train"]) & set(split["val"])
-    if both:
-        raise DatasetError(f"the split has {min(both)} in both parts; validation must be of other patients")
-    for part in ("train", "val"):
-        if len({*split[part]}) < len(split[part]):
-            raise DatasetError(f"the split has {max(split[part], key=split[part].count)} twice in {part}")
-    trained = {prepared.keys[name]: name for name in split["train"]}
-    for name in split["val"]:
-        if (original := trained.get(prepared.keys[name])) is not None:
-            raise DatasetError(f"the split validates on {name}, whose files are copies of {original}'s, which trains")
-
-
-def check_images(record: Preprocess, prepared: Prepared) -> None:
-    """Raise a DatasetError where the cases of a data set have other images than a network takes, or the same in another order."""
-    found = image_names(prepared)
-    if len(found) != record.images or (record.images > 1 and found != record.names):
-        there, wanted = (f"{len(names)} ({', '.join(names)})" if len(names) > 1 else "1" for names in (found, record.names))
-        raise DatasetError(
-            f"{prepared.folder}: the images of a case are {there}, the network takes {wanted}; prepare it with other volumes"
-        )
-
-
-def check_spacing(record: Preprocess, prepared: Prepared) -> None:
-    """Raise a DatasetError where a model would work in millimetres and nobody knows how many a voxel measures."""
-    if record.in_mm and not prepared.spacing_known:
-        raise DatasetError(
-            f"{prepared.name}: its dataset.json says that the spacing is unknown, so no model in millimetres can be trained on it;"
-            " expected no spacing and no thickness"
-        )
-
-
-def set_up_torch(settings: Settings, place: torch.device) -> None:
-    """Torch's global switches for a training."""
-    torch.use_deterministic_algorithms(settings.deterministic)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-        torch.backends.cudnn.benchmark = not settings.deterministic
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def training_slices(settings: Settings, prepared: Prepared, names: list[str], place: torch.device) -> Slices:

@@ -2,6 +2,6 @@
 
 from .kernels import FAMILY
 from .slices import assign, fill
-from .sorted import Moments, Sorted
+from .sorted import Moments, Sorted, count
 
-__all__ = ["FAMILY", "Moments", "Sorted", "assign", "fill"]
+__all__ = ["FAMILY", "Moments", "Sorted", "assign", "count", "fill"]

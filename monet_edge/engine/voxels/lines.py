@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..codegen.simd import FLOAT, I1, I8, I32, I64, Micro, Vectors
+from ..codegen.simd import BYTES, FLOAT, I1, I8, I32, I64, Micro, Vectors
 from ..codegen.step import table
 from .stored import DOUBLE
 
@@ -129,15 +129,17 @@ def _emit_above(v: Vectors, source: Any, threshold: Any, count: Any) -> Any:
 
 
 def _emit_clear(v: Vectors, target: Any, step: Any, count: Any) -> None:
-    """No label; they are ``step`` bytes apart."""
+    """No label; they are ``step`` bytes apart. Only labels are written over: of a new array, pages that hold none take no memory."""
     builder = v.builder
-    whole = builder.select(builder.icmp_signed("==", step, v.integer(1)), builder.and_(count, v.integer(-v.isa.lanes)), v.integer(0))
+    whole = builder.select(builder.icmp_signed("==", step, v.integer(1)), builder.and_(count, v.integer(-BYTES)), v.integer(0))
     at = v.pointer(target)
-    for stop, lanes, stride in ((whole, v.isa.lanes, v.integer(v.isa.lanes)), (builder.sub(count, whole), 1, step)):
+    for stop, lanes, stride in ((whole, BYTES, v.integer(BYTES)), (builder.sub(count, whole), 1, step)):
+        none, bits = ir.Constant(_kind(I8, lanes), [0] * lanes if lanes > 1 else 0), ir.IntType(lanes)
 
-        def one(_: Any, carried: list[Any], lanes: int = lanes, stride: Any = stride) -> list[Any]:
-            builder.store(ir.Constant(_kind(I8, lanes), [0] * lanes if lanes > 1 else 0), carried[0], align=1)
-            v.fence()  # or LLVM would make it a call of memset, see `codegen.memory`
+        def one(_: Any, carried: list[Any], none: Any = none, bits: Any = bits, stride: Any = stride) -> list[Any]:
+            labels = builder.icmp_unsigned("!=", builder.load(carried[0], typ=none.type, align=1), none)
+            with builder.if_then(builder.icmp_unsigned("!=", builder.bitcast(labels, bits), ir.Constant(bits, 0))):
+                builder.store(none, carried[0], align=1)
             return [v.at(carried[0], stride)]
 
         (at,) = v.loop(stop, lanes, [at], one)

@@ -40,6 +40,8 @@ class Sorted:
     volume : array of any shape, strides and real dtype of at most 64 bits
     threads : int
         That count.
+    counts : (BINS,) int64 array, optional
+        The volume's, if it has been counted already, see `count`.
 
     Attributes
     ----------
@@ -47,14 +49,14 @@ class Sorted:
         Finite voxels.
     """
 
-    def __init__(self, volume: np.ndarray, threads: int = 1) -> None:
+    def __init__(self, volume: np.ndarray, threads: int = 1, counts: np.ndarray | None = None) -> None:
         self._volume, self._threads = known(volume), threads
         self.dtype = self._volume.dtype
         self._bits = key_bits(self.dtype)
         self._half = 1 << (self._bits - 1)
         self.lowest, self.highest = finite_keys(self.dtype)
-        self._nodes: dict[int, np.ndarray] = {}  # counts of the next 16 bits, by those above, with a 1 before them
-        self._ask([1])
+        # counts of the next 16 bits, by those above, with a 1 before them
+        self._nodes = {1: np.cumsum(count(volume, threads) if counts is None else counts)}
         self.count = self._up_to(self.highest) - self._up_to(self.lowest - 1)
 
     def value(self, key: int) -> float:
@@ -128,7 +130,7 @@ class Sorted:
         if not new:
             return
         levels = (new[0].bit_length() - 1) // 16
-        trie = np.full((max(levels, 1), len(new), BINS), -1, np.int8)  # nobody asks for more than a few at a time
+        trie = np.full((levels, len(new), BINS), -1, np.int8)  # nobody asks for more than a few at a time
         paths: dict[int, int] = {1: 0}
         for level in range(levels):  # the nodes of every level by their bits
             below: dict[int, int] = {}
@@ -136,9 +138,7 @@ class Sorted:
                 here = bits >> (16 * (levels - level - 1))
                 trie[level, paths[here >> 16], here & (BINS - 1)] = below.setdefault(here, len(below))
             paths = below
-        fixed = [self._bits - 16 * (levels + 1), levels, trie, trie.strides[0]]
-        tables = self._pass(count_keys, fixed, lambda: [np.zeros((len(new), BINS), np.int64)])
-        counts = np.sum([each for (each,) in tables], axis=0)
+        counts = _count(self._volume, self._threads, levels, trie)
         for bits, node in paths.items():
             self._nodes[bits] = np.cumsum(counts[node])
 
@@ -146,36 +146,52 @@ class Sorted:
         def make() -> list[np.ndarray]:
             return [np.zeros(BINS, np.int64), *(np.zeros((BINS, 2), np.uint64) for _ in range(2))]
 
-        (counts, sums, squares), *others = self._pass(sum_keys, [self._bits - 16, first, last], make)
+        (counts, sums, squares), *others = _pass(self._volume, self._threads, sum_keys, [self._bits - 16, first, last], make)
         for more, sum_, square in others:
             counts, sums, squares = counts + more, _add128(sums, sum_), _add128(squares, square)
         return counts, sums, squares
 
-    def _pass(self, kernel: Micro, fixed: list[Any], make: Callable[[], list[np.ndarray]]) -> list[list[np.ndarray]]:
-        """A kernel over all voxels, shared by the threads, each with tables of its own."""
-        pieces, lock, stop = _pieces(self._volume), threading.Lock(), threading.Event()
-        failed: list[BaseException] = []
-        form, bias = form_of(self.dtype), self._half if self._bits < 64 else -self._half  # the same bits, as a signed number
 
-        def work(tables: list[np.ndarray]) -> None:
-            try:
-                scratch = np.empty(RUN, np.int64)
-                while not stop.is_set():
-                    with lock:
-                        piece = next(pieces, None)
-                    if piece is None:
-                        return
-                    run(kernel, form, *piece, scratch, bias, *fixed, *tables)
-            except BaseException as error:  # not lost with the thread
-                failed.append(error)
+def count(volume: np.ndarray, threads: int = 1) -> np.ndarray:
+    """How many voxels begin with each 16 bits of a key: (BINS,) int64; those of a volume's parts add up to its own."""
+    return _count(known(volume), threads, 0, np.empty((1, 1, BINS), np.int8))[0]
 
-        several = min(self._threads, -(-self._volume.size // PIECE))
-        tables = [make() for _ in range(max(several, 1))]
-        with Threads().beside(work, [(each,) for each in tables[1:]], stop):
-            work(tables[0])
-        if failed:
-            raise failed[0]
-        return tables
+
+def _count(volume: np.ndarray, threads: int, levels: int, trie: np.ndarray) -> np.ndarray:
+    """How many voxels have each next 16 bits behind those that a trie asks for, see `count_keys`: (nodes, BINS) int64."""
+    fixed, nodes = [key_bits(volume.dtype) - 16 * (levels + 1), levels, trie, trie.strides[0]], trie.shape[1]
+    tables = _pass(volume, threads, count_keys, fixed, lambda: [np.zeros((nodes, BINS), np.int64)])
+    return np.sum([each for (each,) in tables], axis=0)
+
+
+def _pass(
+    volume: np.ndarray, threads: int, kernel: Micro, fixed: list[Any], make: Callable[[], list[np.ndarray]]
+) -> list[list[np.ndarray]]:
+    """A kernel over all voxels, shared by the threads, each with tables of its own."""
+    pieces, lock, stop = _pieces(volume), threading.Lock(), threading.Event()
+    failed: list[BaseException] = []
+    bits = key_bits(volume.dtype)
+    form, bias = form_of(volume.dtype), 1 << bits - 1 if bits < 64 else -(1 << bits - 1)  # the same bits, as a signed number
+
+    def work(tables: list[np.ndarray]) -> None:
+        try:
+            scratch = np.empty(RUN, np.int64)
+            while not stop.is_set():
+                with lock:
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
+                run(kernel, form, *piece, scratch, bias, *fixed, *tables)
+        except BaseException as error:  # not lost with the thread
+            failed.append(error)
+
+    several = min(threads, -(-volume.size // PIECE))
+    tables = [make() for _ in range(max(several, 1))]
+    with Threads().beside(work, [(each,) for each in tables[1:]], stop):
+        work(tables[0])
+    if failed:
+        raise failed[0]
+    return tables
 
 
 def _add128(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ...errors import ScanError
 from .codestream import Promise, promise
-from .image import Image, Slice, plain
+from .deflated import plain
+from .image import Image, Slice
 from .library import about, pydicom, reading
 from .lossless import decode as decode_lossless
 from .members import Members

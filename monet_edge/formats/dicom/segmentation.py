@@ -22,7 +22,7 @@ from ...text import printable
 from ...volume import Scan
 from ...volume.labels import Colour, colours
 from ..contract import Header, Legend, Seal
-from .image import plain
+from .deflated import plain
 from .library import INSTALL, reading
 from .members import Members
 from .reader import NAME, Source

@@ -69,7 +69,7 @@ def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
     details: _Details = header.details
     layout = details.layout
     spare = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1  # a few bytes are tolerated, a slice is not
-    found, warnings = raster.read(details.raster, details.version, volumes, spare)
+    found, warnings = raster.read(details.raster, details.version, volumes, spare, header.watch)
     about = (layout.slope, layout.inter, layout.affine, layout.header, layout.warnings + warnings, layout.oriented)
     return tuple(Scan(header.path, voxels, *about) for voxels in found)
 

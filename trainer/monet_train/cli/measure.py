@@ -41,9 +41,10 @@ def evaluate(
     from monet_edge.weights import load
 
     from ..cases import weights_channels
-    from ..evaluate import FILES, check_names, make_model, summarise, tell, write_scores
+    from ..evaluate import check_names, make_model
     from ..evaluate import evaluate as evaluate_model
     from ..labels import match
+    from ..scores import FILES, summarise, tell, write_scores
     from ..splits import choose_split, read_splits
 
     options.one_of("--engine", engine, ("runtime", "torch"))

@@ -10,8 +10,8 @@ from pathlib import Path
 from monet_edge.errors import MonetError, OutputError
 
 from ..config import Settings
+from ..device import choose_device
 from ..prepare import Prepared
-from ..train import choose_device
 from . import run
 from .settings import Federation, for_sites, to_run_config
 from .state import MODEL, ROUNDS

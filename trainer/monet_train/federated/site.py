@@ -16,15 +16,17 @@ import torch
 from monet_edge.errors import DatasetError, ModelError
 
 from .. import checkpoint
+from ..checks import check_images, check_split
 from ..config import Settings
 from ..config_text import from_json
 from ..data import Slices, build
+from ..device import choose_device, set_up_torch
 from ..prepare import Prepared, open_prepared
 from ..provenance import Source
 from ..splits import choose_split, read_splits, split
 from ..state import new_state, start_at_prior
 from ..step import TrainStep
-from ..train import check_images, check_split, choose_device, set_up_torch, training_slices
+from ..train import training_slices
 from ..validate import validate
 from .compress import Tensors
 

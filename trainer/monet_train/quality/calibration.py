@@ -12,7 +12,7 @@ from scipy import stats
 
 from monet_edge.quality import SHARE, expect, log_odds
 
-from ..evaluate import Score
+from ..scores import Score
 
 ENOUGH = 0.5  # Pearson's correlation elsewhere: below it the expected Dice is not worth showing
 FEWEST = 3  # scans of a label: with two of them the interval would be wider than all there is

@@ -90,7 +90,7 @@ def synth(
 
 
 def _write_negatives(maps: LabelMaps, count: int, folder: Path, seed: int, device: str, quiet: bool) -> str:
-    from ..train import choose_device
+    from ..device import choose_device
     from .negatives import write
 
     with progress_bar(f"generating scans without a tumour of {len(maps.names)} heads", quiet) as bar:

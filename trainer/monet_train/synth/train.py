@@ -18,13 +18,14 @@ from monet_edge.preprocess import Preprocess
 
 from .. import transfer as transfers
 from ..config import STRONG, Augmentation, Recipe, Settings
+from ..device import choose_device, out_of_memory, set_up_torch, step_memory
 from ..losses import one_hot
 from ..network import Network
 from ..schedule import one_cycle
 from ..splits import Split, patients, split
 from ..state import State, describe, start, start_at_prior
 from ..step import TrainStep, describe_epoch
-from ..train import Log, begin_from, choose_device, out_of_memory, run_epochs, set_up_torch, step_memory
+from ..train import Log, begin_from, run_epochs
 from ..transfer import Transfer
 from .generator import Generator
 from .labels import label_names
@@ -143,7 +144,7 @@ def fit(
 
 
 def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.device) -> None:
-    """Refuse a training that cannot fit into this machine's memory, as `monet_train.train.demand` does; a GPU has its own."""
+    """Refuse a training that cannot fit into this machine's memory, as `monet_train.checks.check_memory` does; a GPU has its own."""
     if place.type != "cpu":
         return
     record, batch = settings.preprocess, settings.recipe.batch
