@@ -531,24 +531,24 @@ def test_no_more_is_begun_than_fits_into_memory(archive, tmp_path, weights_file,
 
 def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weights_file, monkeypatch):
     plan, model = make_plan([archive], tmp_path / "masks"), Model(weights.load(weights_file), 1)
-    busy, real, refused = threading.Semaphore(1), Model.read_case, []
+    busy, real, refused = threading.Semaphore(1), Model.read_case, threading.Event()
 
     def read_case(self, headers, options):
         if not busy.acquire(blocking=False):
-            refused.append(headers)
+            refused.set()
             raise ResourceError("others are at work")
         return real(self, headers, options)
 
     def segment_scan(*arguments, **options):
-        time.sleep(0.02)
         found = Model.segment_scan(model, *arguments, **options)
+        refused.wait(60)  # for another scan to come meanwhile
         busy.release()
         return found
 
     monkeypatch.setattr(Model, "read_case", read_case)
     monkeypatch.setattr(model, "segment_scan", segment_scan, raising=False)
     assert [became for _, became in run_all(plan, Here(model)) if isinstance(became, Exception)] == []
-    assert refused
+    assert refused.is_set()
 
 
 @pytest.mark.slow
