@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +14,7 @@ import typer
 from ..about import DEFAULT, DISCLAIMER
 from ..errors import MonetError
 from ..options import Options, RunOptions
-from ..terminal import RunProgress, complain, failing_clearly, progress_bar
+from ..terminal import RunProgress, complain, failing_clearly, patience, progress_bar
 from ..text import printable, quantity
 from .shared import DebugOption, ModelOption, QuietOption, ThreadsOption, app, load_model, pick, tell, warn, with_options
 
@@ -101,7 +101,9 @@ def _way(found: Weights, threads: int | None, going: RunOptions, quiet: bool) ->
 
         if going.jobs > 1:
             raise MonetError("jobs: they share the threads of this process; on a cluster every thread of a worker has a scan")
-        with connected(going.cluster, found, threads) as cluster:
+        with ExitStack() as stack:
+            with patience(f"waiting for an answer from the cluster at {going.cluster}", quiet):
+                cluster = stack.enter_context(connected(going.cluster, found, threads))
             if not quiet:
                 print(f"{cluster.weights.name} ({cluster.weights.kind}) · {cluster}")
             yield cluster
