@@ -239,10 +239,19 @@ def test_another_dataset_json_says_nothing(unknown, text):
     assert formats.read(unknown).spacing_known
 
 
-@pytest.mark.parametrize("spacing", [0, -1.0, float("nan"), float("inf"), (1.0, 2.0), (1.0, 0.0, 1.0)])
+@pytest.mark.parametrize("spacing", [0, -1.0, float("nan"), float("inf"), (1.0, 2.0), (1.0, 0.0, 1.0), "115", "1,1,5", {}, [None] * 3])
 def test_a_spacing_that_is_none_is_refused(spacing):
     with pytest.raises(MonetError, match="spacing: expected one length in mm, or three"):
         Options(spacing=spacing)
+
+
+def test_a_spacing_may_be_any_numbers():
+    """As a nibabel header has them, or a list."""
+    ref = Options(spacing=(0.5, 1.0, 2.0))
+    for spacing in ([0.5, 1, 2], np.array([0.5, 1, 2], np.float32), tuple(np.float32([0.5, 1, 2]))):
+        comp = Options(spacing=spacing)
+        assert (comp.voxel_mm, comp.key("model")) == (ref.voxel_mm, ref.key("model"))
+    assert Options(spacing=np.float32(2)).voxel_mm == Options(spacing=2).voxel_mm == (2.0, 2.0, 2.0)
 
 
 def test_a_slice_without_end_is_refused_before_it_is_made(in_mm):
