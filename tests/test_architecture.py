@@ -16,7 +16,7 @@ PACKAGE = ROOT / "monet_edge"
 # Lower floors never import higher ones; a module may import what stands before it. A room (a folder) stands above its own modules.
 FLOORS = [
     ["about", "errors", "text", "system", "sides"],
-    ["spec", "files", "terminal", "limits", "options", "codes", "quality", "tiles"],
+    ["spec", "files", "terminal", "limits", "options", "anatomy", "codes", "quality", "tiles"],
     ["architectures", "nnunet.networks", "nnunet.record", "postprocess", "flip", "extent"],
     ["nnunet.resample"],
     ["engine.codegen.simd", "engine.codegen.cache"],
