@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Annotated
@@ -92,6 +93,8 @@ def serve(
     """Open a page in the browser: drop a scan, see its mask, save it. On this computer alone, offline."""
     with failing_clearly(debug):
         from ..app.server import serve
+
+        gc.enable()
 
         def tell(address: str) -> None:
             print(f"{address}\nCtrl-C ends it and removes what was dropped. {DISCLAIMER}", flush=True)

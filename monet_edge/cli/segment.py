@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,7 @@ def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
     """Do the run, printing what becomes of each scan; exit status 1 if some have failed, 2 if all."""
     from ..runs.run import run_all
 
+    gc.enable()
     failed, count, left = 0, len(plan.jobs), len(plan.jobs) - len(plan.there.done)
     if plan.records is not None and not quiet:
         print(f"{printable(str(plan.records))} will hold the scans' paths, and can be read by you alone", file=sys.stderr)
