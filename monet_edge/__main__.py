@@ -10,7 +10,7 @@ def main() -> None:
     # A thread that reads a scan while others import asks for Python a thousand times, and every time waits so long: of a scan of 80 MB
     # that is 20 ms with 5 ms, which is the default
     sys.setswitchinterval(1e-4)
-    gc.disable()  # what is imported stays: to look for circles in it takes 10 ms; what works for longer turns it on again
+    gc.disable()  # what is imported stays: to look for circles in it takes 10 ms; see `cli.shared`
     try:
         from .terminal import steady_streams
 

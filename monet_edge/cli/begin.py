@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from ..about import DEFAULT, DISCLAIMER
 from ..errors import MonetError
 from ..options import Options
 from ..terminal import failing_clearly, progress_bar
-from .shared import DebugOption, ModelOption, OverwriteOption, ThreadsOption, app, compile_kernels, load_model, tell
+from .shared import DebugOption, ModelOption, OverwriteOption, ThreadsOption, app, collect_again, compile_kernels, load_model, tell
 
 
 @app.command()
@@ -94,7 +93,7 @@ def serve(
     with failing_clearly(debug):
         from ..app.server import serve
 
-        gc.enable()
+        collect_again()
 
         def tell(address: str) -> None:
             print(f"{address}\nCtrl-C ends it and removes what was dropped. {DISCLAIMER}", flush=True)

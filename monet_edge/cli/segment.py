@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from ..errors import MonetError
 from ..options import Options, RunOptions
 from ..terminal import RunProgress, complain, failing_clearly, progress_bar
 from ..text import printable, quantity
-from .shared import DebugOption, ModelOption, QuietOption, ThreadsOption, app, load_model, pick, tell, warn, with_options
+from .shared import DebugOption, ModelOption, QuietOption, ThreadsOption, app, collect_again, load_model, pick, tell, warn, with_options
 
 if TYPE_CHECKING:
     from ..runs import Plan
@@ -124,7 +123,7 @@ def _segment(plan: Plan, way: Way, quiet: bool, debug: bool) -> None:
     """Do the run, printing what becomes of each scan; exit status 1 if some have failed, 2 if all."""
     from ..runs.run import run_all
 
-    gc.enable()
+    collect_again()
     failed, count, left = 0, len(plan.jobs), len(plan.jobs) - len(plan.there.done)
     if plan.records is not None and not quiet:
         print(f"{printable(str(plan.records))} will hold the scans' paths, and can be read by you alone", file=sys.stderr)
