@@ -17,7 +17,7 @@ from ..streams import MOST_RATIO, TEXT, Ahead, Stream, opened
 from .reading import Watch
 
 _CHUNK = 1 << 20  # bytes of interleaved volumes taken apart at a time
-_ALONE = 4 << 20  # bytes of a volume that is alone in its file, read at a time
+_ALONE = 8 << 20  # bytes of a volume that is alone in its file, read at a time: to count a piece takes 0.3 ms and 0.3 a MB
 _HUGE = np.finfo(np.float32).max
 
 
