@@ -217,6 +217,8 @@ def ahead(path: Path, volume: int | None = None, inflated: Ahead | None = None) 
     with suppress(MonetError):
         if not os.path.isdir(path) and not _format_of(path).choose:
             return begin(peek(path), volume, inflated)
+    if inflated is not None:
+        inflated.stop()
     return None
 
 
