@@ -27,7 +27,7 @@ AHEAD, INTO = 16384, 2  # as `gemm` fetches weights
 ROW = 2 * BYTES  # of weights in a panel of 32 columns
 PAIR = 2 * BLOCK * ROW  # of blocks, in a panel
 
-ROWS, SIZE = 64, 256 * 256  # of a matrix product, and of its weights: where it is faster
+ROWS, SIZE = 64, 128 * 128  # of a matrix product, and of its weights: where it is faster
 
 WEIGHTS, INPUT = (4, 5, 6), 7  # the numbers of tiles; sums have the first ones
 
