@@ -85,7 +85,8 @@ def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tup
     x, y = (np.flatnonzero(count) for count in counts)
     sums = [(places + first) @ count[places] for places, first, count in zip((x, y), (box[0].start, box[1].start), counts, strict=True)]
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
-        values = scan.voxels[box].T[inside.T].astype(np.float64) * scan.slope + scan.inter  # in the order of memory
+        # in the order of memory, and by `compress`, which takes a quarter of the time of a mask in brackets
+        values = np.compress(inside.ravel("F"), scan.voxels[box].ravel("F")).astype(np.float64) * scan.slope + scan.inter
     finite = np.isfinite(values)
     values = values if finite.all() else values[finite]
     mean = values.mean() if values.size else 0.0
