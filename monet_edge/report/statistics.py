@@ -81,9 +81,9 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str], expected: Sequen
 
 def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tuple[float, ...]:
     """What a box of one plane adds: voxels, sums and ranges of x, y, z; of finite intensities number, mean, squared deviations, range."""
-    counts = np.count_nonzero(inside, axis=1), np.count_nonzero(inside, axis=0)
-    x, y = (np.flatnonzero(count) for count in counts)
-    sums = [(places + first) @ count[places] for places, first, count in zip((x, y), (box[0].start, box[1].start), counts, strict=True)]
+    counts = np.count_nonzero(inside, axis=1), np.count_nonzero(inside, axis=0)  # of x, of y
+    places = [np.flatnonzero(count) + first for count, first in zip(counts, (box[0].start, box[1].start), strict=True)]
+    sums = [each @ count[count > 0] for each, count in zip(places, counts, strict=True)]
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
         # in the order of memory, and by `compress`, which takes a quarter of the time of a mask in brackets
         values = np.compress(inside.ravel("F"), scan.voxels[box].ravel("F")).astype(np.float64) * scan.slope + scan.inter
@@ -91,7 +91,7 @@ def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tup
     values = values if finite.all() else values[finite]
     mean = values.mean() if values.size else 0.0
     spread = (values.size, mean, np.square(values - mean).sum(), values.min(initial=np.inf), values.max(initial=-np.inf))
-    ends = [box[axis].start + places[end] for axis, places in enumerate((x, y)) for end in (0, -1)]
+    ends = [each[end] for each in places for end in (0, -1)]
     return (counts[0].sum(), *sums, *ends, box[2], *spread)
 
 

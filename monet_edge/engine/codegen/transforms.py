@@ -211,7 +211,9 @@ def _emit_small_output(v: Vectors, m: Any, tile: Any, apart: Any) -> None:
         for i in range(2):
             v.fence()
             needed = range(3) if i == 0 else range(1, 4)
-            columns = [line(i, [v.load(v.at(m, offset), v.times(apart, k * 4 + j)) if k in needed else None for k in range(4)]) for j in range(4)]
+            columns = [
+                line(i, [v.load(v.at(m, offset), v.times(apart, k * 4 + j)) if k in needed else None for k in range(4)]) for j in range(4)
+            ]
             for j in range(2):
                 v.store(line(j, columns), v.at(tile, offset), (i * 2 + j) * BYTES)
         return []
