@@ -7,7 +7,6 @@ convolution, where F(4x4) has 4, but 16 matrices of weights instead of 36.
 from __future__ import annotations
 
 from ...spec import Op
-from ..arena import Fields, Memory
 from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
 from ..codegen.gemm import gemm
