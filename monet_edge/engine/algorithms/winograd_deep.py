@@ -31,7 +31,7 @@ from . import winograd
 from .contract import Algorithm, Network, Packed, nhwc16
 from .winograd import place_columns, place_height, place_rows, place_width, place_x, place_y
 
-STRIP = 96  # tiles worked on at a time: whole GEMM tiles of every CPU, more than a layer of 16x16 has, so that its weights are read once
+STRIP = 96  # tiles worked on at a time: whole GEMM tiles of every CPU, more than a layer of 16x16 has; 64, 128 and 192 take as long
 PITCH = (STRIP + 1) * BYTES  # from a channel block to the next: a strip and a line, as blocks at multiples of 2 KB would share cache sets
 PIXELS = 256  # of a layer that F(2x2) is for, at most
 WEIGHTS = 4 << 20  # and bytes of F(4x4) there, at least: fewer stay in the second cache
