@@ -5,7 +5,7 @@
 In a page, the lines of a ```console block that begin with "$ " are run in one scratch folder, from top to bottom, and the
 rest of the block is replaced by what they print. Text between <!-- options: COMMAND --> and <!-- end --> becomes a table
 of the command's options, or for `federated.NAME` of these settings, and between <!-- results: NAME --> and <!-- end --> one of what
-`python -m benchmarks NAME` recorded. Pictures come from the scratch folder too, see `PICTURES`. A test
+`python -m benchmarks NAME` recorded. Pictures come from the scratch folder too, see `PICTURES`, app.md's from the page itself. A test
 holds all of it.
 """
 
@@ -31,6 +31,11 @@ PICTURES = {
     "looking.md": {"preview.png": "masks/phantom_00_preview.png", "report.png": "pages/phantom_00_report.html"},
     "tutorial.md": {"tutorial.png": "masks/phantom_00_preview.png"},
 }
+# A browser without a graphics card tells so, and the page spares it the see-through scan
+GRAPHICS = """const given = WebGL2RenderingContext.prototype.getExtension;
+WebGL2RenderingContext.prototype.getExtension = function (name) {
+  return name === "WEBGL_debug_renderer_info" ? null : given.call(this, name);
+};"""
 BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 OPTIONS = re.compile(r"<!-- options: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
 RESULTS = re.compile(r"<!-- results: (.*?) -->\n.*?<!-- end -->", re.DOTALL)
@@ -138,6 +143,33 @@ def photograph(page: Path, picture: Path) -> None:
         tab.screenshot(picture)
 
 
+def photograph_app(picture: Path) -> None:
+    """A screenshot of the local page with its synthetic head, segmented."""
+    import browser
+    import nibabel
+    import numpy as np
+    import served
+
+    from monet_edge import phantom
+    from monet_edge.registry import shipped
+
+    with tempfile.TemporaryDirectory() as folder, served.running(Path(folder), shipped()) as client:
+        head = Path(folder) / "head.nii.gz"
+        voxels = phantom.make(3, (160, 256, 256))[0].transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 1, 1])), head)  # 1 mm, so that 3-D is worth a look
+        with browser.Browser(Path(folder) / "profile", 1280, 960, webgl=True) as tab:
+            tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=960, deviceScaleFactor=1, mobile=False)
+            tab.call("Page.addScriptToEvaluateOnNewDocument", source=GRAPHICS)
+            tab.open(f"http://{client.guard.host}/{client.guard.token}/")
+            tab.until("document.body.dataset.usable")
+            tab.drop(head)
+            tab.until("document.getElementById('canvas').dataset.shown == 'scan'")
+            tab.click("#run")
+            tab.until("document.getElementById('canvas').dataset.shown == 'scan mask'", 120)
+            tab.run("window.scrollTo(0, 0)")
+            tab.screenshot(picture)
+
+
 def main(pages: Annotated[list[str] | None, typer.Argument(metavar="[PAGE.md ...]", help="Default: all.")] = None) -> None:
     """Rewrite the pages."""
     for path in sorted(HERE.glob("*.md")):
@@ -150,6 +182,8 @@ def main(pages: Annotated[list[str] | None, typer.Argument(metavar="[PAGE.md ...
                     photograph(Path(scratch) / source, HERE / "images" / picture)
                 else:
                     shutil.copy(Path(scratch) / source, HERE / "images" / picture)
+        if path.name == "app.md":
+            photograph_app(HERE / "images" / "app.png")
         print(path.name)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from math import prod
 
 import numpy as np
 
-from . import fingerprint, preprocess
+from . import anatomy, fingerprint, preprocess
 from .extent import extent_of
 from .intensities import Statistics
 from .options import Options
 from .registry import shipped
 from .volume import Scan, orient
 from .weights import Weights, load
+
+AIR, DARK = -500.0, 0.05  # HU, and the share of voxels below that makes a CT: air has -1000 and is around every body; MRI counts from 0
 
 
 def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
@@ -50,8 +53,31 @@ def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray,
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
 
 
-def unlike(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], options: Options) -> Iterator[str]:
+def unlike(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
     """What tells a case from those that trained, by its ``scans``, an image each; the other parameters as for `doubts`."""
+    yield from _foreign(weights, scans, statistics, options)
+    if weights.anatomy:
+        yield from _strange(weights, scans[0], mask, options)
+
+
+def _strange(weights: Weights, scan: Scan, mask: np.ndarray, options: Options) -> Iterator[str]:
+    """Of a model that has seen label maps only, whose images may look anyhow: what its mask shows, and whether that was a CT."""
+    name, labels = weights.name, weights.preprocess.labels
+    counts, dark = np.zeros(len(labels) + 1, np.int64), 0
+    for z in range(mask.shape[2]):  # a plane at a time: NumPy counts in 8 bytes a voxel
+        counts += np.bincount(mask[:, :, z].ravel(order="K"), minlength=len(counts))
+        with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
+            dark += int(np.count_nonzero(scan.voxels[:, :, z] * scan.slope + scan.inter < AIR))
+    ml = prod(options.voxel_mm) / 1000 if options.voxel_mm else scan.voxel_ml
+    found = anatomy.strange(weights.anatomy, dict(zip(labels, (counts[1:] * ml).tolist(), strict=True)))
+    if found and mask.any():
+        yield f"this does not look like a whole scan of what {name} was trained on: {found}; do not trust the mask"
+    if dark > DARK * mask.size:
+        yield f"this scan looks like a CT: {dark / mask.size:.0%} of its voxels are below {AIR:g}; {name} is for MRI; do not trust the mask"
+
+
+def _foreign(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], options: Options) -> Iterator[str]:
+    """Of a model that has seen scans."""
     record, name = weights.sliced, weights.name
     if weights.fingerprint is None:
         return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from .errors import ScanError
 
 # The three volumes of brain-flair-external have 1.8 times the slices of brain-flair's longest and are segmented well; a whole abdominal
 # CT has 7 times those of pancreas-ct's, a head is 4 times as long as hippocampus's crops.
 MARGIN = 2.0
+LONGEST = 3000.0  # mm; a scanner takes a body of 2 m from head to foot
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ def extent_of(shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> Exte
         return Extent(shape[0])
     depth, height, width = (count * mm for count, mm in zip(shape, spacing, strict=True))
     return Extent(shape[0], (depth, height, width))
+
+
+def check_lengths(shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Refuse voxels of a size in mm that nothing in a scanner has, before a network goes over metres of them.
+
+    Raises
+    ------
+    ScanError
+        If a side of so many of them is longer than `LONGEST`.
+    """
+    longest = max(count * mm for count, mm in zip(shape, spacing, strict=True))
+    if longest > LONGEST:
+        found = f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{mm:.4g}' for mm in spacing)} mm are {longest / 1000:.3g} m long"
+        raise ScanError(f"{found}, and no scan is longer than {LONGEST / 1000:g} m", "State what they measure with {spacing}.")
 
 
 def largest(extents: Iterable[Extent]) -> Extent:

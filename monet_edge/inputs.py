@@ -11,6 +11,7 @@ from math import ceil, floor, prod
 import numpy as np
 
 from .errors import ScanError
+from .extent import check_lengths
 from .intensities import Statistics
 from .preprocess import MAX_CONTEXT, Preprocess, normalise
 from .tiles import Sides, Tiling
@@ -64,7 +65,7 @@ def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid
     Raises
     ------
     ScanError
-        If the model needs the spacing and it is unknown, or makes a slice larger than `MAX_SIDE`.
+        If the model needs the spacing and it is unknown, or makes a slice longer than a scanner takes, larger than `MAX_SIDE` or nothing.
     """
     size, away = (record.size, record.size), range(-record.context, record.context + 1)
     if not record.in_mm:
@@ -73,7 +74,11 @@ def make_grid(record: Preprocess, shape: Sides, spacing: Spacing | None) -> Grid
         raise ScanError("what its voxels measure is not known, and the model works in millimetres", "State it with {spacing}.")
     depth, *sides = (float(f"{mm:.6g}") for mm in spacing)  # a header's float32 and quaternions make 0.70000003 of 0.7
     resampled = size
+    check_lengths(shape, sides)
     if record.spacing:
+        if max(np.multiply(shape, sides)) < record.spacing / 2:
+            found = f"{shape[0]} x {shape[1]} voxels of {sides[0]:g} x {sides[1]:g} mm"
+            raise ScanError(f"{found} leave none at the model's {record.spacing:g} mm", "State what they measure with {spacing}.")
         height, width = (max(1, round(side * mm / record.spacing)) for side, mm in zip(shape, sides, strict=True))
         if max(height, width) > MAX_SIDE:
             found = f"slices of {shape[0]}x{shape[1]} pixels of {sides[0]:g} x {sides[1]:g} mm"

@@ -255,7 +255,8 @@ class Model:
         else:
             scans = tuple(formats.read(header, options.volume) for header in headers)
         if begun is not None:  # the first volume has found its memory already
-            scans = (replace(scans[0], counts=counts), *scans[1:])
+            if counts is not None and counts.sum() == scans[0].voxels.size:  # not where the rest did not come by
+                scans = (replace(scans[0], counts=counts), *scans[1:])
             self._demand_memory(scans, work, options, held=sum(scan.voxels.nbytes for scan in scans))
         return scans
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def _lengths(text: str) -> float | tuple[float, ...]:
     """One number, or several with commas."""
     numbers = tuple(map(float, str(text).split(",")))
     return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _checked_lengths(spacing: Any) -> float | tuple[float, ...]:
+    """One length in mm, or three of a sequence, as Python's own numbers."""
+    try:
+        found = float(spacing) if isinstance(spacing, Real) else tuple(map(float, () if isinstance(spacing, str) else spacing))
+    except (TypeError, ValueError):
+        found = ()
+    lengths = (found,) * 3 if isinstance(found, float) else found
+    if not (len(lengths) == 3 and all(0 < mm < inf for mm in lengths)):
+        raise MonetError(f"spacing: expected one length in mm, or three, all above 0, found {spacing!r:.80}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,8 @@ class Options:
             raise MonetError(f"format: expected {' or '.join(FORMATS)}, found {self.format!r}")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise ModelError(f"threshold: expected a probability between 0 and 1, found {self.threshold}")
-        if self.voxel_mm is not None and not (len(self.voxel_mm) == 3 and all(0 < mm < inf for mm in self.voxel_mm)):
-            raise MonetError(f"spacing: expected one length in mm, or three, all above 0, found {self.spacing}")
+        if self.spacing is not None:
+            object.__setattr__(self, "spacing", _checked_lengths(self.spacing))  # a header's own zooms are NumPy's numbers
         if not 0 <= self.min_volume < inf:
             raise MonetError(f"min_volume: expected a number of ml, 0 or more, found {self.min_volume}")
 
@@ -113,7 +126,7 @@ class Options:
     @property
     def voxel_mm(self) -> tuple[float, ...] | None:
         """The spacing along X, Y, Z."""
-        return self.spacing if self.spacing is None or isinstance(self.spacing, tuple) else (float(self.spacing),) * 3
+        return self.spacing if self.spacing is None or isinstance(self.spacing, tuple) else (self.spacing,) * 3
 
     @property
     def cleaning(self) -> bool:

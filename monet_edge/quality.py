@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isfinite, log
+from math import exp, log
 from typing import Any
 
 import numpy as np
@@ -128,10 +128,6 @@ def check(record: Any, labels: Sequence[str]) -> dict[str, dict[str, float]]:
         raise ModelError(f"expected Dice: there must be a JSON object, for some of the labels {', '.join(labels)} their calibration")
     for label, known in record.items():
         numbers = known.values() if isinstance(known, Mapping) and known.keys() == _KEYS else ()
-        if (
-            not numbers
-            or not all(type(value) in (int, float) and isfinite(value) and -100 < value < 100_000 for value in numbers)
-            or known["spread"] < 0
-        ):
+        if not numbers or not all(type(value) in (int, float) and -100 < value < 100_000 for value in numbers) or known["spread"] < 0:
             raise ModelError(f"expected Dice of {label!r}: there must be finite numbers as shift, spread and cases, found {known!r:.120}")
     return {label: dict(known) for label, known in record.items()}

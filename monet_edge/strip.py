@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from . import formats, limits, postprocess
-from .errors import OutputError
+from .errors import ModelError, OutputError
 from .files import atomic_write
 from .job import check_path
 from .model import Model, Progress
 from .options import Options
+from .sides import side
 from .volume import Scan
 
 ENDINGS = (".nii.gz", ".nii")
+BRAIN = ("brain", "cerebrum", "white matter")  # labels by which a model is one of the whole brain
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def strip(head: Path, output: Path | None, model: Model, options: Options = Opti
     output : Path, optional
         The stripped scan's file, the mask's is called after it. Default: ``<stem>_brain.nii.gz`` and ``<stem>_brain_mask.nii.gz``.
     model : Model
-        All of its labels together are the brain: their largest connected piece, its holes filled.
+        All of its labels together are the brain: their largest connected piece, its holes filled. One of them is in `BRAIN`.
     options : Options
         Of which ``volume``, ``spacing`` and ``overwrite`` count here.
     progress : callable, optional
@@ -59,6 +61,10 @@ def strip(head: Path, output: Path | None, model: Model, options: Options = Opti
     MonetError
         Saying what was expected, what was found and what to do; then nothing is written.
     """
+    labels = model.weights.preprocess.labels
+    if not any(side(label)[1].lower() in BRAIN for label in labels):
+        found = f"{model.weights.name} finds {', '.join(model.weights.structures)}, and that is no brain"
+        raise ModelError(f"{found}; expected a model with a label {' or '.join(BRAIN)}", "Leave {model} out.")
     if head.name in ("", ".."):  # "." of whoever stands in the folder
         head = head.resolve()
     stripped = output or head.with_name(f"{formats.stem(head)}_brain.nii.gz")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import signal
@@ -90,6 +91,22 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
+
+
+def memory(size: int) -> mmap.mmap:
+    """New memory, in large pages where the system has them: of 80 MB small ones take 0.02 s.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is not so much, or ``size`` is 0.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
+        return mmap.mmap(-1, size)
+    made = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):
+        made.madvise(mmap.MADV_HUGEPAGE)
+    return made
 
 
 def is_private(folder: Path) -> bool:

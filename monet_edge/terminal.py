@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from typer.core import TyperGroup
 from .about import DISCLAIMER
 from .errors import MonetError
 from .text import printable
+
+PATIENCE = 3.0  # seconds of silence
 
 
 def steady_streams() -> None:
@@ -197,6 +200,19 @@ class RunProgress:
             return ""
         seconds = (time.monotonic() - self._start) / done * (self._count - done)
         return f"{timedelta(seconds=round(seconds))} left"
+
+
+@contextmanager
+def patience(words: str, quiet: bool) -> Iterator[None]:
+    """Say on stderr what is waited for, if it takes longer than `PATIENCE`."""
+    timer = threading.Timer(PATIENCE, lambda: print(f"monet-edge: {printable(words)}", file=sys.stderr))
+    timer.daemon = True
+    if not quiet:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

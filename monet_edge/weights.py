@@ -23,6 +23,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from . import anatomy as _anatomy
 from . import codes as _codes
 from . import fingerprint as _fingerprint
 from . import limits, sides
@@ -116,6 +117,11 @@ class Weights:
     def quality(self) -> dict[str, dict[str, float]]:
         """How sure its network is, and how good, by label, see `quality.check`; empty where the provenance says nothing."""
         return dict(self.provenance.get("quality", {}))
+
+    @property
+    def anatomy(self) -> dict[str, Any]:
+        """How large each label is in the label maps that trained it, see `anatomy.check`; empty where the provenance says nothing."""
+        return dict(self.provenance.get("anatomy", {}))
 
     @property
     def saw_flips(self) -> bool:
@@ -213,6 +219,7 @@ def parse(name: str, raw: bytes) -> Weights:
     fingerprint = None if looks is None else _fingerprint.from_record(looks, record.images)
     provenance = _provenance(metadata["provenance"])
     _codes.check(provenance.get("codes", {}), record.labels)
+    _anatomy.check(provenance.get("anatomy", {}), record.labels)
     _quality.check(provenance.get("quality", {}), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)

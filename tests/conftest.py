@@ -14,9 +14,9 @@ from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa:
 
 from monet_edge import weights
 from monet_edge.architectures import ARCHITECTURES, monet
-from monet_edge.formats import deflate
 from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import fold_batchnorm, tensor_shapes
+from monet_edge.streams import deflate
 
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -129,7 +129,7 @@ def normalise(raw, low, high, floor, slope=1.0, inter=0.0):
     """One slice (H, W) as stored to float32 in [0, 1]; background, NaN and infinities are 0."""
     with np.errstate(invalid="ignore", over="ignore"):
         x = raw.astype(np.float64) * slope + inter
-        y = np.clip((x - low) / (high - low), 0, 1)
+        y = np.clip((x - low) * (1 / (high - low)), 0, 1)
         y[~((x > floor) & np.isfinite(x))] = 0
     return np.ascontiguousarray(y, np.float32)
 

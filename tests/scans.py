@@ -127,5 +127,6 @@ WARNED = {
     "10 handedness": (nifti(fields={"pixdim": [5, 1, 1, 1, 0, 0, 0, 0]}), "taken as 1"),
     "11 qform broken beside a good sform": (nifti(fields={"quatern_b": 3}), "the sform is used"),
     "13 no code": (nifti(affine=None), "orientation is unknown"),
-    "metres": (nifti(fields={"xyzt_units": 1}), "metres"),
+    "metres": (nifti(fields={"xyzt_units": 1}), "in metres"),
+    "micrometres": (nifti(fields={"xyzt_units": 3}), "in micrometres"),
 }

@@ -100,7 +100,7 @@ def test_every_answer_says_what_a_browser_may_do_with_it(client):
 
 def test_the_page_names_no_other_address(client):
     """What the page itself loads; of the viewer the policy sees to it."""
-    for name in ("", "static/app.js", "static/viewer.js", "static/app.css", "static/icon.svg"):
+    for name in ("", "static/app.js", "static/elements.js", "static/found.js", "static/viewer.js", "static/app.css", "static/icon.svg"):
         text = client.ask("GET", name)[1].decode()
         assert re.findall(r"https?://[^\s\"']+", text.replace("http://www.w3.org/2000/svg", "")) == [], name
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text), name

@@ -113,9 +113,9 @@ def test_a_file_is_renewed_in_nothing_but_its_calibration(tmp_path, rng):
     assert weights.load(path).sha256 == again.sha256
 
 
-def write_weights(path, spec, record, provenance, validation):
+def write_weights(path, spec, record, provenance, validation, training=()):
     weights.save(path, fold_batchnorm(spec), random_tensors(fold_batchnorm(spec)), record, provenance)
-    path.with_suffix(".splits.json").write_text(json.dumps([{"train": [], "val": validation}]))
+    path.with_suffix(".splits.json").write_text(json.dumps([{"train": [*training], "val": validation}]))
 
 
 def test_the_command_calibrates_on_the_validation_part_of_scans(tmp_path, capsys):
@@ -133,12 +133,14 @@ def test_the_command_calibrates_on_the_validation_part_of_scans(tmp_path, capsys
 def test_a_model_of_generated_images_is_calibrated_on_generated_heads(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(commands, "HEADS", 4)
     path, record = tmp_path / "tiny.safetensors", train.make_record(64, 1, False)
-    write_weights(path, monet(3, record.outputs, filters=4, depth=1), record, {"generated": {}}, ["head_1"])
+    write_weights(path, monet(3, record.outputs, filters=4, depth=1), record, {"generated": {}}, ["head_1"], ["head_0"])
     maps = heads.write_folder(tmp_path / "maps")
     command(["calibrate", str(path), str(maps)])
     first = weights.load(path)
     assert first.quality
     assert first.provenance["quality_measured"]["validation"]["pairs"] >= 4
+    cortex = np.isin(heads.head(0), (3, 42)).sum() / 1000
+    assert first.anatomy["cortex"] == [pytest.approx(cortex, abs=1e-3)] * 2
     command(["calibrate", str(path), str(maps), "--quiet"])  # heads by seed, and nothing of the calibration before counts
     assert weights.load(path).sha256 == first.sha256
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
 from benchmarks import faults
-from monet_edge import weights
+from monet_edge import terminal, weights
 from monet_edge.cli import app
 from monet_edge.errors import MonetError
 from monet_edge.job import make_job
@@ -99,6 +99,19 @@ def test_an_address_that_is_none_is_one_line(scans, tmp_path, weights_file, addr
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_it_is_said_what_is_waited_for(scans, monkeypatch, weights_file):
+    import dask
+
+    monkeypatch.setattr(terminal, "PATIENCE", 0.05)
+    with socket.socket() as nobody, dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        nobody.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        result = CliRunner().invoke(app, ["segment", str(scans), "-m", str(weights_file), "--cluster", address])
+    first, last = result.stderr.splitlines()
+    assert first == f"monet-edge: waiting for an answer from the cluster at {address}"
+    assert "no scheduler answers" in last
 
 
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch, weights_file):

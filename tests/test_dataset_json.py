@@ -10,6 +10,7 @@ import pytest
 
 from monet_edge.errors import DatasetError
 from monet_train.dataset import load, read
+from monet_train.dataset_json import LEAST
 
 LABELS = {"0": "background", "1": "lesion"}
 
@@ -45,6 +46,12 @@ TWO = {"imagesTr/a.nii.gz": 10, "imagesTr/b.nii.gz": 20, "labelsTr/a.nii.gz": 0,
 def test_labels_are_read_from_where_the_list_says(tmp_path, spelled):
     write(tmp_path, {**TWO, "labelsTr2/a.nii.gz": 1}, training=[entry("imagesTr/a.nii.gz", spelled)])
     assert voxels(read(tmp_path)) == {"a": (10, 1)}
+
+
+def test_the_least_that_a_missing_file_should_say_is_enough(tmp_path):
+    write(tmp_path, {"imagesTr/a.nii.gz": 3, "labelsTr/a.nii.gz": 1})
+    (tmp_path / "dataset.json").write_text(LEAST)
+    assert voxels(read(tmp_path)) == {"a": (3, 1)}
 
 
 def test_an_absolute_path_within_the_folder_is_taken(tmp_path):

@@ -80,6 +80,6 @@ def test_a_model_of_crops_warns_of_a_whole(tmp_path, rng):
 def test_a_whole_scan_points_to_the_model_that_takes_it(model, hint, rng):
     scan = formats.from_image(nibabel.Nifti1Image(rng.integers(1, 200, (160, 200, 160)).astype(np.uint8), np.diag([-1, -1, 1, 1.0])))
     found = weights.load(model)
-    warned = [*unlike(found, [scan], [measure(Voxels(scan.voxels))], Options())]
+    warned = [*unlike(found, [scan], [measure(Voxels(scan.voxels))], np.zeros(scan.shape, np.uint8), Options())]
     (large,) = [warning for warning in warned if f"too large for {model}" in warning]
     assert large.endswith(hint or "do not trust the mask")

@@ -1,6 +1,11 @@
 """The contract of formats: a scan is known by its content or name, its header is parsed once, and another format is one entry."""
 
+import os
+import re
+import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,7 +14,7 @@ from fuzz.build import OBLIQUE, gz, head, nifti
 from typer.testing import CliRunner
 
 import monet_edge
-from monet_edge import formats, limits, pipeline, weights
+from monet_edge import formats, limits, pipeline, streams, weights
 from monet_edge.cli import app
 from monet_edge.errors import MonetError, OutputError, ResourceError, ScanError
 from monet_edge.formats import raster, reading
@@ -18,6 +23,7 @@ from monet_edge.formats.nifti import reader
 from monet_edge.job import make_job
 from monet_edge.options import FORMATS, Options
 from monet_edge.runs import Found, plan_jobs
+from monet_edge.streams import ahead
 from monet_edge.volume import Scan
 
 
@@ -88,6 +94,102 @@ def test_a_mask_does_not_depend_on_who_has_read_and_counted_the_scan(put, weight
     one, other = map(ready.segment_scan, (begun, read))
     assert one.statistics == other.statistics
     assert np.array_equal(one.mask, other.mask)
+
+
+def begun_ahead(path):
+    """A file that is being inflated, which ISA-L alone can do beside others."""
+    pytest.importorskip("isal.isal_zlib", reason="isal has no wheels for this machine")
+    return streams.begin(path)
+
+
+def inflated(path):
+    """`formats.read` of a file that is inflated before anybody knows what it is, as the command does."""
+    return formats.read(formats.begin(formats.peek(path), inflated=streams.begin(path)))
+
+
+@pytest.mark.parametrize("most", [1000, 1 << 20])  # bytes before somebody asks
+def test_a_scan_that_was_inflated_ahead_is_the_scan_or_what_it_failed_of(put, monkeypatch, most):
+    monkeypatch.setattr(ahead, "_MOST", most)
+    monkeypatch.setattr(ahead, "_STEP", 999)
+    whole = nifti(head((32, 31, 4)))
+    parts, same_size = gz(whole[:5000]) + gz(whole[5000:]), gz(whole) + gz(whole)[-4:]  # the last four bytes are to be a member's size
+    for data in (gz(whole), parts, gz(whole) + b"more", gz(whole) + bytes(3), same_size, gz(whole + b"spare"), whole):
+        path = put(data, "scan.nii.gz")
+        found, read = inflated(path), formats.read(path)
+        assert np.array_equal(found.voxels, read.voxels)
+        assert found.warnings == read.warnings
+        assert found.voxels.flags.f_contiguous
+        assert not found.voxels.flags.writeable
+    damaged = bytearray(gz(whole))
+    damaged[-5] ^= 1
+    for data in (gz(whole)[:-9], bytes(damaged), gz(whole[:-1]), gz(whole) + gz(whole), gz(whole)[:100] + bytes(100) + gz(whole)[200:]):
+        path = put(data, "broken.nii.gz")
+        with pytest.raises(ScanError) as told:
+            formats.read(path)
+        with pytest.raises(ScanError, match=re.escape(str(told.value))):
+            inflated(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", ["i2", "u1", "f4", "f8"])
+def test_voxels_that_are_inflated_ahead_are_those_of_the_file(put, monkeypatch, order, dtype):
+    monkeypatch.setattr(raster, "_ALONE", 1000)
+    path = put(gz(nifti(head((32, 31, 4)).astype(dtype), order=order)), "scan.nii.gz")
+    begun = formats.begin(formats.peek(path), inflated=streams.begin(path)).begun
+    pieces, read = [piece.copy() for piece in begun.pieces()], formats.read(path)
+    assert np.array_equal(begun.result().voxels, read.voxels)
+    assert begun.result().voxels.dtype == read.voxels.dtype
+    assert not pieces or np.array_equal(np.concatenate(pieces), read.voxels.ravel(order="F"))
+
+
+def test_voxels_that_were_inflated_ahead_and_then_read_again_do_not_come_by_twice(put, weights_file, monkeypatch):
+    monkeypatch.setattr(ahead, "_STEP", 999)
+    monkeypatch.setattr(raster, "_ALONE", 1000)
+    whole, ready = gz(nifti(head((64, 64, 4)))), monet_edge.load(weights_file)
+    path = put(whole + whole[-4:], "scan.nii.gz")  # inflated nearly to the end, and then read as ever
+    begun = formats.begin(formats.peek(path), inflated=begun_ahead(path)).begun
+    assert 0 < sum(piece.size for piece in begun.pieces()) < begun.result().voxels.size
+    scan = ready.read_scan(formats.begin(formats.peek(path), inflated=begun_ahead(path)))
+    assert scan.counts is None  # of some only
+
+
+def test_no_more_is_inflated_ahead_than_was_asked_for_and_nothing_where_nobody_asks(put, monkeypatch):
+    monkeypatch.setattr(ahead, "_MOST", 1000)
+    monkeypatch.setattr(ahead, "_STEP", 400)
+    path, threads = put(gz(nifti(head((8, 8, 8, 3)))), "several.nii.gz"), set(threading.enumerate())
+    stream = begun_ahead(path)
+    (thread,) = set(threading.enumerate()) - threads
+    while stream._done < 1000:
+        time.sleep(0.001)
+    thread.join(0.1)  # it waits
+    assert stream._done == 1200
+    assert formats.begin(formats.peek(path), inflated=stream).begun is None  # nobody has said which volume
+    thread.join(10)
+    assert not thread.is_alive()
+    assert stream._done == 1200
+
+
+def test_what_was_inflated_ahead_is_not_taken_for_a_file_that_came_in_its_place(put):
+    scan, voxels = put(gz(nifti(head((8, 8, 2)))), "scan.nii.gz"), head((8, 8, 2))[::-1] + 1
+    stream = begun_ahead(scan)
+    assert stream.whole()
+    put(gz(nifti(voxels)), "scan.nii.gz")
+    assert np.array_equal(formats.read(formats.begin(formats.peek(scan), inflated=stream)).voxels, voxels)
+
+
+def test_only_what_is_packed_as_a_whole_is_inflated_ahead(put, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    huge = gz(nifti())[:-4] + b"\xff" * 4  # bytes that so short a file cannot hold
+    paths = (
+        put(nifti()),
+        put(b"\x1f\x8b", "short.gz"),
+        put(huge, "huge.gz"),
+        tmp_path,
+        tmp_path / "pipe",
+        tmp_path / "missing",
+        Path("a\0b"),
+    )
+    assert [streams.begin(path) for path in paths] == [None] * len(paths)
 
 
 def test_nothing_is_read_ahead_that_the_model_may_choose_from(put, tmp_path):

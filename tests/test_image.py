@@ -30,6 +30,21 @@ def test_an_image_in_memory(dtype):
     assert mask.get_sform(coded=True)[1] == image.get_sform(coded=True)[1]
 
 
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)])
+def test_lengths_are_in_the_headers_unit(tmp_path, unit, mm):
+    """A world in mm inside; a result has the numbers and the unit of its scan."""
+    image = nibabel.Nifti1Image(head(), OBLIQUE)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "scan.nii")
+    loaded = nibabel.load(tmp_path / "scan.nii")
+    for scan in (formats.read(tmp_path / "scan.nii"), formats.from_image(loaded), formats.from_image(image)):
+        np.testing.assert_allclose(scan.affine[:3], OBLIQUE[:3] * mm, rtol=1e-6, atol=1e-6 * mm)
+        assert bool(scan.warnings) == (mm != 1)
+        mask = formats.to_image((head() > 50).astype(np.uint8), scan)
+        np.testing.assert_allclose(mask.affine, loaded.affine, rtol=1e-6, atol=1e-6)
+        assert mask.header.get_xyzt_units()[0] == unit
+
+
 def test_an_affine_changed_after_loading_counts(put):
     image = nibabel.load(put(RAW))
     moved = nibabel.Nifti1Image(image.dataobj, image.affine + np.array([[0, 0, 0, 5], *[[0] * 4] * 3]), image.header)

@@ -239,16 +239,40 @@ def test_another_dataset_json_says_nothing(unknown, text):
     assert formats.read(unknown).spacing_known
 
 
-@pytest.mark.parametrize("spacing", [0, -1.0, float("nan"), float("inf"), (1.0, 2.0), (1.0, 0.0, 1.0)])
+@pytest.mark.parametrize("spacing", [0, -1.0, float("nan"), float("inf"), (1.0, 2.0), (1.0, 0.0, 1.0), "115", "1,1,5", {}, [None] * 3])
 def test_a_spacing_that_is_none_is_refused(spacing):
     with pytest.raises(MonetError, match="spacing: expected one length in mm, or three"):
         Options(spacing=spacing)
 
 
+def test_a_spacing_may_be_any_numbers():
+    """As a nibabel header has them, or a list."""
+    ref = Options(spacing=(0.5, 1.0, 2.0))
+    for spacing in ([0.5, 1, 2], np.array([0.5, 1, 2], np.float32), tuple(np.float32([0.5, 1, 2]))):
+        comp = Options(spacing=spacing)
+        assert (comp.voxel_mm, comp.key("model")) == (ref.voxel_mm, ref.key("model"))
+    assert Options(spacing=np.float32(2)).voxel_mm == Options(spacing=2).voxel_mm == (2.0, 2.0, 2.0)
+
+
 def test_a_slice_without_end_is_refused_before_it_is_made(in_mm):
-    affine = np.diag([-900.0, -900.0, 3.0, 1.0])
-    with pytest.raises(ScanError, match=rf"30x26|26x30.* at most {MAX_SIDE} each way"):
-        Model(in_mm, 1).segment(image_of(np.ones((30, 26, 2), np.int16), affine))
+    fine = replace(in_mm, preprocess=replace(in_mm.preprocess, spacing=0.02))
+    with pytest.raises(ScanError, match=rf"would be 39000x45000 of the model's 0.02 mm, at most {MAX_SIDE} each way"):
+        Model(fine, 1).segment(image_of(np.ones((30, 26, 2), np.int16), np.diag([-30.0, -30.0, 3.0, 1.0])))
+
+
+@pytest.mark.parametrize(
+    ("mm", "words"),
+    [
+        (900.0, "voxels of 900 x 900 mm are 27 m long, and no scan is longer than 3 m"),
+        (0.001, "voxels of 0.001 x 0.001 mm leave none at the model's 0.5 mm"),
+    ],
+)
+def test_voxels_that_no_scanner_makes_are_refused_unless_their_size_is_stated(in_mm, rng, mm, words):
+    scan = image_of(blob(rng, (30, 26, 5)), np.diag([-mm, -mm, 3.0, 1.0]))
+    with pytest.raises(ScanError, match=words) as caught:
+        Model(in_mm, 1).segment(scan)
+    assert caught.value.advice == "State what they measure with {spacing}."
+    Model(in_mm, 1).segment(scan, spacing=(1.0, 1.0, 3.0))
 
 
 def test_the_estimate_counts_the_models_grid(in_mm, monkeypatch):

@@ -149,11 +149,11 @@ def test_what_is_no_number_counts_as_0(ready):
 
 
 def test_more_memory_than_there_is_is_refused_before_reading(ready, tmp_path, monkeypatch):
-    """Pixels of 50 mm make a slice 55 times as long, and as wide, at the model's spacing."""
+    """Pixels of 14 mm make a slice 15 times as long, and as wide, at the model's spacing."""
     model, _ = ready("tiles")
-    nibabel.save(nibabel.Nifti1Image(np.ones((200, 200, 2), np.int16), np.diag([50, 50, 2, 1])), tmp_path / "scan.nii.gz")
-    monkeypatch.setattr(limits, "available", lambda: 2 << 30)
-    with pytest.raises(ResourceError, match=r"scan.nii.gz: segmenting it .* needs .* MB of memory, 2,147 MB are available"):
+    nibabel.save(nibabel.Nifti1Image(np.ones((200, 200, 2), np.int16), np.diag([14, 14, 2, 1])), tmp_path / "scan.nii.gz")
+    monkeypatch.setattr(limits, "available", lambda: 1 << 28)
+    with pytest.raises(ResourceError, match=r"scan.nii.gz: segmenting it .* needs .* MB of memory, 268 MB are available"):
         model.segment(tmp_path / "scan.nii.gz")
 
 

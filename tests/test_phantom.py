@@ -20,6 +20,9 @@ def test_the_data_set_is_valid_and_known(tmp_path):
     image, label = (nibabel.load(path) for path in found.pairs["phantom_01"])
     assert np.array_equal(np.asanyarray(image.dataobj).T, volume)
     assert np.array_equal(np.asanyarray(label.dataobj).T, mask)
+    assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")  # else left is right
+    assert np.allclose(image.header.get_zooms(), phantom.SPACING[::-1])
+    assert np.allclose(image.affine[:3, 3], -np.diag(image.affine)[:3] * np.array(image.shape) / 2)  # the middle lies at 0
 
 
 def test_an_existing_data_set_is_left_alone(tmp_path):

@@ -64,6 +64,8 @@ BAD = {
     "text": {"blob": {**KNOWN["blob"], "shift": "-1"}},
     "true": {"blob": {**KNOWN["blob"], "shift": True}},
     "far": {"blob": {**KNOWN["blob"], "shift": -1e9}},
+    "no float": {"blob": {**KNOWN["blob"], "shift": 10**400}},
+    "no number": {"blob": {**KNOWN["blob"], "shift": float("nan")}},
     "a negative width": {"blob": {**KNOWN["blob"], "spread": -0.1}},
 }
 

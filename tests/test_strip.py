@@ -1,5 +1,6 @@
 """A head without its skull: what is kept is the scan's own, all around it is 0, and both files lie on its grid."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,12 +11,12 @@ from typer.testing import CliRunner
 
 from monet_edge import formats
 from monet_edge.cli import app
-from monet_edge.errors import OutputError
+from monet_edge.errors import ModelError, OutputError
 from monet_edge.model import Model
 from monet_edge.options import Options
 from monet_edge.postprocess import solid
 from monet_edge.strip import strip
-from monet_edge.weights import load
+from monet_edge.weights import load, save
 
 pytest.importorskip("cc3d", reason="the extra components is not installed")
 
@@ -28,8 +29,27 @@ def head(tmp_path, rng):
 
 
 @pytest.fixture
-def model(weights_file):
+def other(weights_file):
     return Model(load(weights_file), threads=1)
+
+
+@pytest.fixture
+def brain_file(other, tmp_path_factory):
+    """The same, of which what it finds is called a brain."""
+    path, found = tmp_path_factory.mktemp("model") / "tiny.safetensors", other.weights
+    save(path, found.spec, found.tensors, replace(found.preprocess, labels=("Brain",)), found.provenance)
+    return path
+
+
+@pytest.fixture
+def model(brain_file):
+    return Model(load(brain_file), threads=1)
+
+
+def test_what_is_no_brain_is_not_taken_for_one(head, other):
+    with pytest.raises(ModelError, match="tiny finds blob, and that is no brain; expected a model with a label brain or"):
+        strip(head, None, other)
+    assert not head.with_name("head_brain.nii.gz").exists()
 
 
 def test_the_largest_piece_is_kept_and_its_holes_are_filled():
@@ -75,8 +95,8 @@ def test_it_is_written_as_nifti_only(head, model):
         strip(head, head.with_name("brain.mha"), model)
 
 
-def test_the_command_says_what_it_wrote(head, weights_file):
-    result = CliRunner().invoke(app, ["strip", str(head), "-m", str(weights_file), "-o", str(head.with_name("b.nii"))])
+def test_the_command_says_what_it_wrote(head, brain_file):
+    result = CliRunner().invoke(app, ["strip", str(head), "-m", str(brain_file), "-o", str(head.with_name("b.nii"))])
     assert result.exit_code == 0, result.output
     assert "ml → " in result.stdout
     assert result.stdout.endswith("Research use only, not a medical device.\n")

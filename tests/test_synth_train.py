@@ -16,6 +16,8 @@ from monet_edge.errors import DatasetError, ModelError, MonetError, OutputError,
 from monet_edge.files import locked
 from monet_train.cli import app
 from monet_train.config import Augmentation
+from monet_train.dataset import load as load_case
+from monet_train.dataset import read
 from monet_train.synth.origin import Origin, fold
 from monet_train.synth.train import RECIPE, fit, make_record, make_settings, make_split
 from monet_train.transfer import Transfer
@@ -94,6 +96,26 @@ def test_a_run_may_start_from_what_another_one_made_and_both_sides_from_a_struct
     rows = [0, *(place[name.removeprefix("left ").removeprefix("right ")] for name in after.preprocess.labels)]
     np.testing.assert_allclose(after.tensors["head.weight"], before.tensors["head.weight"][rows], rtol=0.02, atol=1e-3)
     assert after.provenance["data"]["name"] == "heads; weights before"
+
+
+def test_the_command_goes_on_from_a_file_with_both_sides(tmp_path, tiny):
+    folder = heads.write_folder(tmp_path / "heads")
+    short = [word for change in ("epochs=1", "epoch_steps=1", "batch=2", "validate_every=1") for word in ("--set", change)]
+    run(folder, "-o", tmp_path / "one", *QUICK, *short)
+    run(folder, "-o", tmp_path / "two", *QUICK, *short, "--sides", "--from", tmp_path / "one" / "model.safetensors")
+    one, two = (load(tmp_path / name / "model.safetensors").weights for name in ("one", "two"))
+    assert two.preprocess == make_record(32, 1, True)
+    assert two.provenance["data"]["name"] == "heads; weights model"
+    assert "--sides --from model" in two.provenance["training"]["command"]
+    assert "--sides" not in one.provenance["training"]["command"]
+
+
+def test_the_command_writes_scans_without_a_tumour(tmp_path):
+    folder = heads.write_folder(tmp_path / "heads")
+    assert f"{tmp_path / 'none'}: 4 scans." in run(folder, "--negatives", 2, tmp_path / "none", "--device", "cpu")
+    found = read(tmp_path / "none")
+    assert [*found.pairs] == ["head_0_00", "head_0_01", "head_1_00", "head_1_01"]
+    assert not load_case(found, "head_1_01").label.any()
 
 
 def test_other_label_maps_are_another_run(training, tmp_path):

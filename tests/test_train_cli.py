@@ -81,6 +81,7 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
     ("words", "message"),
     [
         (["check", "nowhere"], "no readable dataset.json"),
+        (["check", "nowhere"], 'The least that such a file says is {"labels": {"background": 0, "lesion": 1}}'),
         (["check", "notjson"], "not JSON"),
         (["check", "notobject"], "expected a JSON object"),
         (["check", "nolabels"], "has no labels in labelsTr"),

@@ -96,7 +96,7 @@ def with_threshold(found: Found, threshold: float) -> Found:
     mask = found.likely.mask(scan.shape, threshold)
     doubtful = (
         *doubts(found.weights, [found.statistics], mask, options),
-        *unlike(found.weights, [scan], [found.statistics], options),
+        *unlike(found.weights, [scan], [found.statistics], mask, options),
     )
     warnings = (*scan.warnings, *doubtful)
     finding = replace(found.finding, mask=mask, labels=measure(scan, mask, record.labels), warnings=warnings)

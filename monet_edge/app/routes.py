@@ -30,6 +30,8 @@ FILES = {  # of the page, with what they are
     "index.html": "text/html",
     "app.css": "text/css",
     "app.js": "text/javascript",
+    "elements.js": "text/javascript",
+    "found.js": "text/javascript",
     "viewer.js": "text/javascript",
     "icon.svg": "image/svg+xml",
     "niivue.umd.js": "text/javascript",

@@ -12,7 +12,7 @@ from ..about import DEFAULT, DISCLAIMER
 from ..errors import MonetError
 from ..options import Options
 from ..terminal import failing_clearly, progress_bar
-from .shared import DebugOption, ModelOption, OverwriteOption, ThreadsOption, app, compile_kernels, load_model, tell
+from .shared import DebugOption, ModelOption, OverwriteOption, ThreadsOption, app, collect_again, compile_kernels, load_model, tell
 
 
 @app.command()
@@ -92,6 +92,8 @@ def serve(
     """Open a page in the browser: drop a scan, see its mask, save it. On this computer alone, offline."""
     with failing_clearly(debug):
         from ..app.server import serve
+
+        collect_again()
 
         def tell(address: str) -> None:
             print(f"{address}\nCtrl-C ends it and removes what was dropped. {DISCLAIMER}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -75,6 +76,12 @@ def with_options(command: Callable[..., None], names: Collection[str] = ()) -> C
 def pick(record: type[T], options: dict[str, Any]) -> T:
     """A record of its own fields among all options."""
     return record(**{field.name: options[field.name] for field in fields(record)})
+
+
+def collect_again() -> None:
+    """Turn the collector of circles on again, which `main` has turned off, for work that may be long; what is imported it need not see."""
+    gc.freeze()
+    gc.enable()
 
 
 def tell(outcome: Outcome, quiet: bool, alone: bool = True) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from .. import limits
 from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
+from ..streams import START, Ahead, opened
 from ..volume import Scan
 from . import dicom, metaimage, nifti, nrrd
 from .beside import spacing_known
@@ -23,7 +24,6 @@ from .dicom import series as dicom_series
 from .dicom.reader import list_series
 from .nifti.image import from_image, to_image
 from .reading import Reading
-from .stream import START, opened
 
 __all__ = [
     "ENDINGS",
@@ -194,8 +194,10 @@ def writer(name: str | None = None, format: str | None = None) -> Writer:
     return found
 
 
-def begin(header: Header, volume: int | None = None) -> Header:
+def begin(header: Header, volume: int | None = None, inflated: Ahead | None = None) -> Header:
     """Begin to read a volume, in a thread of its own: `read` then waits for it, and raises what it failed of.
+
+    ``inflated`` is its file, where that was begun before.
 
     While the engine is imported and a model loaded: for a scan of 80 MB that is as long as inflating it. Where memory is short,
     nothing is begun: whoever reads it then knows what all of the work takes, and says so. Nor of several volumes while nobody has said
@@ -204,15 +206,19 @@ def begin(header: Header, volume: int | None = None) -> Header:
     room = limits.available()
     short = room is not None and room < prod(header.shape) * header.dtype.itemsize + _LOADED
     if short or header.begun is not None or (volume is None and header.volumes > 1):
+        if inflated is not None:
+            inflated.stop()
         return header
-    return replace(header, begun=Reading(lambda watch: read(replace(header, watch=watch), volume)))
+    return replace(header, begun=Reading(lambda watch: read(replace(header, watch=watch, ahead=inflated), volume)))
 
 
-def ahead(path: Path, volume: int | None = None) -> Header | None:
+def ahead(path: Path, volume: int | None = None, inflated: Ahead | None = None) -> Header | None:
     """Begin to read a file before the model is known, see `begin`; None where the model may decide what is read, or it is no scan."""
     with suppress(MonetError):
         if not os.path.isdir(path) and not _format_of(path).choose:
-            return begin(peek(path), volume)
+            return begin(peek(path), volume, inflated)
+    if inflated is not None:
+        inflated.stop()
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..streams import Ahead
 from ..volume import Scan
 from .reading import Reading, Watch
 
@@ -42,6 +43,8 @@ class Header:
         False if what a voxel measures is known to be false.
     watch : callable, optional
         Given voxels of the volume that is read, as they come and will stay, each once, where the format has them so.
+    ahead : Ahead, optional
+        Its file, where that is being inflated already.
     begun : Reading, optional
         The reading of it that `formats.begin` has begun.
     """
@@ -57,6 +60,7 @@ class Header:
     files: tuple[Path, ...]
     spacing_known: bool = True
     watch: Watch | None = None
+    ahead: Ahead | None = None
     begun: Reading | None = None
 
 

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ScanError
+from ..streams import TEXT, ZLIB, Stream
 from ..text import printable
 from . import textual
 from .contract import Format, Header
-from .packing import TEXT, ZLIB
 from .space import LPS, affine_of
-from .stream import Stream
 from .textual import MAX_HEADER, Layout
 
 NAME = "MetaImage"

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ScanError
+from ..streams import Stream, opened
 from ..text import printable
 from ..volume import Scan
 from . import raster
 from .contract import Header
-from .stream import Stream, opened
 
 MAX_HEADER = 4 << 20  # bytes; what exports of scanners keep there has some 100 KB
 

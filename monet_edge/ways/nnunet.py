@@ -16,6 +16,7 @@ import numpy as np
 from .. import limits
 from ..engine import Engine
 from ..errors import ScanError
+from ..extent import check_lengths
 from ..intensities import Statistics, measure
 from ..nnunet.case import Box, Images, bounding_box
 from ..nnunet.predict import Prediction
@@ -78,7 +79,8 @@ def grids_of(record: Record, grid: Grid, options: Options) -> Grids:
     Raises
     ------
     ScanError
-        If it is so thin that nothing is left of it at the model's spacing, or what its voxels measure is not known.
+        If it is so thin that nothing is left of it at the model's spacing, longer than a scanner takes, or what its voxels measure is
+        not known.
     """
     stored = Orientation((2, 1, 0), (False, False, False))  # (X, Y, Z) as the (z, y, x) of nnU-Net's readers
     turned = orient(grid.affine, "SAR") if record.reorient else stored
@@ -88,10 +90,12 @@ def grids_of(record: Record, grid: Grid, options: Options) -> Grids:
         name = f"{grid.path}: " if grid.path else ""
         raise ScanError(f"{name}what its voxels measure is not known, and the model works in millimetres", "State it with {spacing}.")
     shape = tuple(grid.shape[axis] for axis in axes)
+    check_lengths(shape, [spacing[axis] for axis in axes])
     found = Grids(record, Orientation(axes, flips), tuple(spacing[axis] for axis in axes), shape)
     if 0 in found.there.new:
         step = " x ".join(f"{mm:.3g}" for mm in found.spacing)
-        raise ScanError(f"{' x '.join(map(str, shape))} voxels of {step} mm leave none at the model's {record.spacing[0]:.3g} mm")
+        words = f"{' x '.join(map(str, shape))} voxels of {step} mm leave none at the model's {record.spacing[0]:.3g} mm"
+        raise ScanError(words, "State what they measure with {spacing}.")
     return found
 
 

@@ -72,7 +72,7 @@ def segment(
             run_slices(engine, inputs, store, flip, progress)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
-    strange = tuple(unlike(weights, scans, statistics, options))
+    strange = tuple(unlike(weights, scans, statistics, mask, options))
     told = (warning for each in scans for warning in each.warnings)
     warnings = (*told, *doubts(weights, statistics, mask, options), *strange)
     # it was calibrated for masks as the model makes them by itself

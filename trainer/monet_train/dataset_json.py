@@ -23,6 +23,7 @@ FILE = "dataset.json"
 LISTS = ("training", "validation")  # whose entries are cases; `test` has no labels to learn from
 BACKGROUND = "background"
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody labelled
+LEAST = '{"labels": {"background": 0, "lesion": 1}}'  # of a data set in one's own words
 MOST = 256  # labels, background included: they are kept in a byte
 _NUMBERED = re.compile(r"_\d{4}$")  # nnU-Net's channel number, at the end of a file's name
 
@@ -73,7 +74,8 @@ def read_json(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads((folder / FILE).read_bytes(), object_pairs_hook=once)
     except OSError as error:
-        raise DatasetError(f"{folder}: no readable {FILE} ({error.strerror}); expected a data set with imagesTr and labelsTr") from None
+        found = f"{folder}: no readable {FILE} ({error.strerror}); expected a data set with imagesTr and labelsTr"
+        raise DatasetError(found, f"The least that such a file says is {LEAST}") from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{folder / FILE}: not JSON: {error}") from None
     if not isinstance(data, dict):

@@ -32,7 +32,9 @@ SiteVolumeOption = Annotated[
     str | None, typer.Option("--volume", metavar=f"N,...|{ALL}", help=f"{_VOLUMES} Default: those that were prepared, or 0.")
 ]
 StatedSpacingOption = Annotated[str | None, typer.Option("--spacing", **Options.__dataclass_fields__["spacing"].metadata)]
-ChangesOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe.")]
+ChangesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe, such as epochs=300.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 NetOption = Annotated[str, typer.Option(help="monet, unet-16, unet-64 or attention-unet.")]
 SidesOption = Annotated[bool, typer.Option("--sides-as-one", help="Left X and right X count as one: compared with X, or with both.")]

@@ -1,8 +1,9 @@
 // The page's flow: a scan in, a model, a mask, what is saved. All text that comes from outside is set as text, never as HTML.
 
+import { at, digits, element } from "./elements.js";
+import { inShort, showFigures, showLinks } from "./found.js";
 import { Viewer, hasWebGl } from "./viewer.js";
 
-const at = (id) => document.getElementById(id);
 const state = { models: [], scans: [], limit: Infinity, case: null, name: "", found: null };
 const POLL = 200; // ms
 
@@ -201,38 +202,11 @@ async function follow(name) {
 
 // ---- what was found
 
-function digits(value) {
-  return value === 0 ? "0" : Math.abs(value) >= 10 ? value.toFixed(1) : value.toPrecision(3);
-}
-
-function element(tag, text, ...children) {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-function swatch([red, green, blue]) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  const box = document.createElementNS(space, "rect");
-  for (const [name, value] of Object.entries({ width: 16, height: 16, "aria-hidden": true })) svg.setAttribute(name, value);
-  for (const [name, value] of Object.entries({ width: 16, height: 16, rx: 4, fill: `rgb(${red},${green},${blue})` })) box.setAttribute(name, value);
-  svg.append(box);
-  return svg;
-}
-
 async function showFound(found) {
   state.found = found;
-  showLegend(found);
-  at("warnings").replaceChildren(
-    ...found.warnings.map((warning) => Object.assign(element("p", `${warning[0].toUpperCase()}${warning.slice(1)}.`), { className: "warning" })),
-  );
-  showThreshold(found);
-  showTable(found.labels);
-  showLinks();
-  const told = found.legend.length > FEW ? [`${found.legend.length} structures`] : found.labels.map((label) => `${label.name} ${digits(label.ml)} ml`);
-  say(`Done. ${told.join(", ")}. ${found.warnings.join(". ")}`);
+  showFigures(found);
+  links();
+  say(`Done. ${inShort(found)}. ${found.warnings.join(". ")}`);
   if (!viewer.nv) return;
   const base = `cases/${state.case}`;
   const there = found.labels.filter((label) => label.voxels);
@@ -240,55 +214,7 @@ async function showFound(found) {
   await viewer.showMask(`${base}/mask.nii`, found.labels, surfaces, found.centre);
 }
 
-const FEW = 5; // structures; of more the rows are lower
-
-// A row for each structure; both sides of one share it, in columns
-function showLegend({ legend, labels }) {
-  const sided = legend.some((row) => row.sides.length > 1), few = legend.length <= FEW;
-  const ml = (label, unit) => element("strong", digits(labels[label - 1].ml) + unit);
-  const row = ({ name, sides }) => {
-    const swatches = element("td", "", ...sides.map(([, label]) => swatch(labels[label - 1].colour)));
-    const volume = (label) => Object.assign(element("td", "", ml(label, " ml")), { colSpan: sided ? 2 : 1 });
-    const volumes = sides.length > 1 ? ["left", "right"].map((side) => element("td", "", ml(sides.find(([at]) => at === side)[1], ""))) : [volume(sides[0][1])];
-    return element("tr", "", swatches, element("th", name), ...volumes);
-  };
-  const heads = ["", "ml", "left", "right"].map((text) => element("th", text));
-  at("legend").className = few ? "" : "many";
-  at("legend").replaceChildren(...(sided ? [element("tr", "", ...heads)] : []), ...legend.map(row));
-}
-
-function showThreshold(found) {
-  at("threshold-choice").hidden = !found.thresholds;
-  if (!found.thresholds) return;
-  const { low, high, own } = found.thresholds;
-  Object.assign(at("threshold"), { min: low, max: high, value: found.threshold });
-  at("threshold-text").textContent = found.threshold.toFixed(2);
-  at("own").textContent = `the model's own, ${own}`;
-}
-
-const ROWS = {
-  name: "label", voxels: "voxels", ml: "ml", box_first: "first voxel", box_last: "last voxel", centroid_mm: "centroid (R, A, S), mm",
-  mean: "mean intensity", sd: "SD", minimum: "minimum", maximum: "maximum", touches: "reaches the scan's end",
-  expected_dice: "expected Dice", expected_low: "at least", expected_high: "at most",
-};
-
-const COLUMNS = 4; // more labels would have no room: then each has a row
-
-function showTable(labels) {
-  const cell = (value) => (value === null || value.length === 0 ? "–" : Array.isArray(value) ? value.join(", ") : String(value));
-  const heads = Object.values(ROWS).map((title) => element("th", title));
-  const columns = [heads, ...labels.map((label) => Object.keys(ROWS).map((key) => element("td", cell(label[key]))))];
-  const rows = labels.length > COLUMNS ? columns : heads.map((_, row) => columns.map((column) => column[row]));
-  at("table").replaceChildren(...rows.map((cells) => element("tr", "", ...cells)));
-}
-
-function showLinks() {
-  const ending = state.scans.find((one) => state.name.toLowerCase().endsWith(one)) ?? "";
-  const stem = state.name.slice(0, state.name.length - ending.length);
-  const kind = at("kind").value;
-  const links = { "save-mask": [`mask${kind}`, kind.startsWith(".seg.") ? stem + kind : `${stem}_seg${kind}`], "save-page": ["report.html", `${stem}_report.html`], "save-table": ["table.csv", `${stem}_table.csv`] };
-  for (const [id, [result, name]] of Object.entries(links)) Object.assign(at(id), { href: `cases/${state.case}/results/${result}`, download: name });
-}
+const links = () => showLinks(`cases/${state.case}/results`, state.name, state.scans);
 
 // One change at a time; what was asked for meanwhile comes after it, the last alone
 let wanted = null;
@@ -398,7 +324,7 @@ at("stop").addEventListener("click", () => ask(`cases/${state.case}/work`, { met
 at("volume").addEventListener("change", () => showScan().catch(fail));
 at("models").addEventListener("change", showCard);
 at("card").addEventListener("toggle", showCard);
-at("kind").addEventListener("change", showLinks);
+at("kind").addEventListener("change", links);
 at("threshold").addEventListener("input", () => setThreshold(+at("threshold").value));
 at("own").addEventListener("click", () => { at("threshold").value = state.found.thresholds.own; setThreshold(state.found.thresholds.own); });
 at("opacity").addEventListener("input", () => viewer.setOpacity(+at("opacity").value));

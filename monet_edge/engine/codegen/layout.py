@@ -20,8 +20,11 @@ def blocks(channels: int) -> int:
 
 def pad_blocks(array: np.ndarray, axis: int) -> np.ndarray:
     """Zeros behind ``axis`` up to the next multiple of 16."""
+    missing = -array.shape[axis] % BLOCK
+    if not missing:
+        return array
     padding = [(0, 0)] * array.ndim
-    padding[axis] = (0, -array.shape[axis] % BLOCK)
+    padding[axis] = (0, missing)
     return np.pad(array, padding)
 
 

@@ -32,7 +32,11 @@ _SCALES = ((P, 2 * P * (P**2 - Q**2)), (Q, 2 * Q * (Q**2 - P**2)))
 def transform_filters(filters: np.ndarray) -> np.ndarray:
     """(out, in, 3, 3) to (36, in, out) float32: G g G', in float64."""
     taps = filters.transpose(2, 3, 1, 0).astype(np.float64)
-    return np.stack([value for line in _at_points(taps) for value in _at_points(line)]).astype(np.float32)
+    found = np.empty((6, 6, *taps.shape[2:]), np.float32)
+    for i, line in enumerate(_at_points(taps)):
+        for j, value in enumerate(_at_points(line)):
+            found[i, j] = value
+    return found.reshape(36, *taps.shape[2:])
 
 
 FILTERS = 64  # transformed at a time, a multiple of every `gemm`'s columns: in float64 all of a deep layer's would take 150 MB

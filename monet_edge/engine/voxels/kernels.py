@@ -14,13 +14,14 @@ from llvmlite import ir
 
 from ..codegen import jit
 from ..codegen.memory import min64, scatter
-from ..codegen.simd import I8, I64, Micro, Vectors
+from ..codegen.simd import I8, I32, I64, Micro, Vectors
 from ..codegen.step import table
 from .halves import share, weigh
-from .lines import TAP, above, blend, clear, likeliest, normalise, resample, threshold
+from .lines import TAP, above, blend, clear, likeliest, normalise, resample, splat, threshold
 from .stored import keys, numbers
 
 BINS = 1 << 16
+ALIKE = 8  # keys that are added at once where they are the same
 RUN = 1024  # keys made at a time: 8 KB, which stay in the first cache
 KEPT = table("base", "row", "step")  # where the probabilities of a class go: its first pixel, bytes to the next row, to the next pixel
 
@@ -84,14 +85,32 @@ def _emit_count_keys(
             _add(v, counts, v.load_integer(v.pointer(scratch), v.times(i, 8)), v.integer(1))
             return []
 
-        def add_all(i: Any, _: list[Any]) -> list[Any]:
+        def add_all(i: Any, number: int = 1) -> None:
             key = builder.add(v.load_integer(v.pointer(scratch), v.times(i, 8)), bias)
-            _add(v, counts, builder.and_(builder.ashr(key, shift), mask), v.integer(1))
+            _add(v, counts, builder.and_(builder.ashr(key, shift), mask), v.integer(number))
+
+        def together(i: Any, _: list[Any]) -> list[Any]:
+            """Of a background that is one number each addition would wait for the one before: 2 ns a voxel in place of 0.7."""
+            keys_ = builder.load(v.at(v.pointer(scratch), v.times(i, 8)), typ=ir.VectorType(I64, ALIKE), align=8)
+            alike = builder.icmp_signed("==", keys_, splat(v, builder.extract_element(keys_, ir.Constant(I32, 0)), ALIKE))
+            bits = ir.IntType(ALIKE)
+            with builder.if_else(builder.icmp_signed("==", builder.bitcast(alike, bits), ir.Constant(bits, -1))) as (same, different):
+                with same:
+                    add_all(i, ALIKE)
+                with different:
+                    for place in range(ALIKE):
+                        add_all(builder.add(i, v.integer(place)))
             return []
 
+        def alone(i: Any, _: list[Any]) -> list[Any]:
+            add_all(builder.add(whole, i))
+            return []
+
+        whole = builder.and_(several, v.integer(-ALIKE))
         with builder.if_else(builder.icmp_signed("==", levels, v.integer(0))) as (root, nodes):
-            with root:  # the usual pass: 1.6 ns a voxel, where the other way takes 3.2
-                v.loop(several, 1, [], add_all)
+            with root:  # the usual pass: 0.7 ns a voxel, where the other way takes twice as long
+                v.loop(whole, ALIKE, [], together)
+                v.loop(builder.sub(several, whole), 1, [], alone)
             with nodes:
                 v.loop(v.loop(several, 1, [v.integer(0)], find)[0], 1, [], add)
 

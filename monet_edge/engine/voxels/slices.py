@@ -35,7 +35,7 @@ def fill(target: np.ndarray, raw: np.ndarray, *, slope: float, inter: float, low
     start, columns = raw.ctypes.data, taps(width, target.shape[2])
     if step < 0:  # rows are read as they lie in memory, and turned when they are resized
         step, start, columns = -step, start + (width - 1) * step, _turned(columns, width)
-    parameters = np.array([slope, inter, low, high - low, floor])
+    parameters = np.array([slope, inter, low, 1 / float(high - low), floor])
     run(
         feed, form_of(raw.dtype), count, start, plane, row, step, width, parameters, taps(height, target.shape[1]), columns,
         np.empty(width), np.empty(3 * width, np.float32), target, *target.strides[:2], *target.shape[1:],

@@ -31,6 +31,7 @@ NIFTI2 = np.dtype(
 )  # fmt: skip
 SINGLE = {NIFTI1: b"n+1", NIFTI2: b"n+2"}  # `magic` of a file that holds header and voxels
 MM, LABEL = 2, 1002  # codes of a unit, of an intent
+UNITS = {1: ("metres", 1e3), 3: ("micrometres", 1e-3)}  # of length by their code, and how many mm they are
 DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 OTHERS = {1: "binary", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA"}
 XFORMS = range(6)  # codes that an affine may have
@@ -61,6 +62,11 @@ def empty(form: np.dtype) -> np.ndarray:
     if form == NIFTI2:
         header["eol_check"] = (13, 10, 26, 10)
     return header
+
+
+def unit(header: np.ndarray) -> tuple[str, float]:
+    """What the header's lengths are in, and how many mm that is; ("mm", 1) also where it names nothing (nifti1.h, xyzt_units)."""
+    return UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
 
 
 def sform(header: np.ndarray) -> np.ndarray:

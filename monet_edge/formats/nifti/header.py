@@ -85,9 +85,10 @@ def layout(header: np.ndarray, dims: tuple[int, ...], dtype: np.dtype, offset: i
         warnings = _pixdim(header)
         affine, more = _affine(header)
     warnings += more
-    unit = int(header["xyzt_units"]) & 7
-    if unit in (1, 3):
-        warnings.append(f"its lengths claim to be in {'metres' if unit == 1 else 'micrometres'}; they are taken as mm")
+    unit, mm = fields.unit(header)
+    if mm != 1:
+        warnings.append(f"its lengths are in {unit}, as its header says, and taken so")
+    affine[:3] *= mm
     x, y, z = (*dims, 1)[:3]
     return Layout((x, y, z), prod(dims[3:]), dtype, offset, slope, inter, affine, header, tuple(warnings))
 

@@ -47,6 +47,8 @@ def from_image(image: Any, volume: int | None = None) -> Scan:
     header = _nifti_header(image)
     checked = layout(header, image.shape, np.dtype(np.uint8), 0)
     affine = checked.affine if image.affine is None else np.array(image.affine, np.float64)  # the header's is float32
+    if image.affine is not None:
+        affine[:3] *= fields.unit(header)[1]
     file = getattr(image.dataobj, "file_like", None)
     if isinstance(file, (str, Path)) and Path(file).name.lower().endswith(ENDINGS):
         found = peek(Path(file))
@@ -97,4 +99,6 @@ def to_image(array: np.ndarray, like: Scan, labels: Sequence[str] = ()) -> Any:
     if labels:
         made.extensions.append(nibabel.nifti1.Nifti1Extension(CARET, extension(labels)))
     made["vox_offset"] += int(made.extensions.get_sizeondisk())
-    return form(array, like.affine, made)
+    affine = like.affine.copy()
+    affine[:3] /= fields.unit(header)[1]
+    return form(array, affine, made)

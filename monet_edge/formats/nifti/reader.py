@@ -14,10 +14,10 @@ from math import prod
 from pathlib import Path
 
 from ...errors import ScanError
+from ...streams import Stream, opened
 from ...volume import Scan
 from .. import raster
 from ..contract import Header
-from ..stream import Stream, opened
 from .header import Layout, parse
 from .writer import written_by_us
 
@@ -69,7 +69,7 @@ def read(header: Header, volumes: Sequence[int]) -> tuple[Scan, ...]:
     details: _Details = header.details
     layout = details.layout
     spare = layout.shape[0] * layout.shape[1] * layout.dtype.itemsize - 1  # a few bytes are tolerated, a slice is not
-    found, warnings = raster.read(details.raster, details.version, volumes, spare, header.watch)
+    found, warnings = raster.read(details.raster, details.version, volumes, spare, header.watch, header.ahead)
     about = (layout.slope, layout.inter, layout.affine, layout.header, layout.warnings + warnings, layout.oriented)
     return tuple(Scan(header.path, voxels, *about) for voxels in found)
 

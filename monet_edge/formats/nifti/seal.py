@@ -10,7 +10,7 @@ import struct
 from math import prod
 from pathlib import Path
 
-from .. import deflate
+from ...streams import deflate
 from ..contract import OURS, Seal
 
 _START = 4096  # bytes of the file; a header of ours takes 400, compressed

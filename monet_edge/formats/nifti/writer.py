@@ -9,8 +9,8 @@ from typing import BinaryIO
 import numpy as np
 
 from ...about import __version__
+from ...streams import deflate
 from ...volume import Scan
-from .. import deflate
 from ..contract import OURS, Legend
 from . import fields
 from .fields import LABEL, MM, NIFTI1, NIFTI2

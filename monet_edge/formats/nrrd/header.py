@@ -13,11 +13,10 @@ from math import isfinite, prod
 import numpy as np
 
 from ...errors import ScanError
+from ...streams import BZIP2, GZIP, TEXT, Stream
 from ...text import printable
 from ..contract import OURS
-from ..packing import BZIP2, GZIP, TEXT
 from ..space import LPS, affine_of
-from ..stream import Stream
 from ..textual import MAX_HEADER, Layout
 
 MAGIC = re.compile(rb"NRRD00(?:0[1-6]|\.01)\r?\n")

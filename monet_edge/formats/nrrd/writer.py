@@ -9,10 +9,10 @@ import numpy as np
 
 from ...about import __version__
 from ...errors import OutputError
+from ...streams import deflate
 from ...text import printable
 from ...volume import Scan
 from ...volume.labels import colours
-from .. import deflate
 from ..contract import OURS, Legend
 from ..space import LPS
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from monet_edge.model import Model
 
     from ..dataset import Dataset
+    from ..synth.maps import LabelMaps
     from .calibration import Pair
 
 HEADS = 40  # generated, where a model was trained on generated images
@@ -42,20 +43,25 @@ def calibrate(
     from ..cases import weights_channels
     from ..evaluate import make_model
     from ..splits import read_splits
+    from ..synth.labels import label_names
+    from ..synth.maps import open_maps
     from .renew import renew
 
     ready = load(weights)
     check_folder(weights.parent)
-    held = read_splits(splits or weights.with_suffix(".splits.json"))[0]["val"]
+    split = read_splits(splits or weights.with_suffix(".splits.json"))[0]
+    held, anatomy = split["val"], None
     channels = None if "generated" in ready.provenance else weights_channels(ready, options.volumes(dataset, volume))
     others = [options.read(folder, channels, quiet) for folder in also or []]
     model = make_model(ready)
     if "generated" in ready.provenance:
-        validation = _generated(model, dataset, held, quiet)
+        maps = open_maps(dataset)
+        anatomy = maps.choose(split["train"]).sizes(sides=ready.preprocess.labels == label_names(True))
+        validation = _generated(model, maps.choose(held), quiet)
     else:
         validation = _scanned(model, options.read(dataset, channels, quiet), held, sides_as_one, quiet)
     elsewhere = {other.name: _scanned(model, other, list(other.pairs), sides_as_one, quiet) for other in others}
-    renewed = renew(weights, validation, elsewhere)
+    renewed = renew(weights, validation, elsewhere, anatomy)
     if not quiet:
         for data, found in renewed.provenance["quality_measured"].items():
             print(f"{data}: {found['pairs']} pairs, Pearson {found['pearson']}, mean error {found['error']}, {found['inside']} inside")
@@ -71,14 +77,13 @@ def _scanned(model: Model, dataset: Dataset, names: Sequence[str], sides_as_one:
         return pairs_of(evaluate(model, dataset, names, sides_as_one=sides_as_one, progress=progress))
 
 
-def _generated(model: Model, labelmaps: Path, held: Sequence[str], quiet: bool) -> list[Pair]:
+def _generated(model: Model, maps: LabelMaps, quiet: bool) -> list[Pair]:
     from ..synth.heads import pairs
-    from ..synth.maps import open_maps
     from ..synth.ranges import Ranges
 
     found = []
     with options.counting(f"segmenting {HEADS} generated heads", HEADS, quiet) as progress:
-        for head in pairs(model, open_maps(labelmaps).choose(held), Ranges(), HEADS):
+        for head in pairs(model, maps, Ranges(), HEADS):
             found += head
             progress("")
     return found

@@ -13,7 +13,9 @@ from ..card import renewed
 from .calibration import FEWEST, Pair, tell
 
 
-def renew(path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequence[Pair]]) -> Weights:
+def renew(
+    path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequence[Pair]], anatomy: Mapping[str, Sequence[float]] | None = None
+) -> Weights:
     """Write a calibration into a weights file, and what it is worth into the card beside it, if there is one: both or none.
 
     Parameters
@@ -22,6 +24,8 @@ def renew(path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequen
         The .safetensors file.
     validation, elsewhere
         As for `calibration.tell`.
+    anatomy : mapping of str to two numbers, optional
+        Of a model of label maps, see `maps.LabelMaps.sizes`.
 
     Returns
     -------
@@ -34,10 +38,10 @@ def renew(path: Path, validation: Sequence[Pair], elsewhere: Mapping[str, Sequen
         If the file is not intact, or no label was found in scans enough.
     """
     before = load(path)
-    found = tell(validation, elsewhere)
+    found = tell(validation, elsewhere) | ({} if anatomy is None else {"anatomy": anatomy})
     if not found["quality_measured"]:
         raise ModelError(f"{path}: too few scans to calibrate on: no label was found in {FEWEST + 1}")
-    provenance = {key: value for key, value in before.provenance.items() if key not in ("quality", "quality_measured")} | found
+    provenance = {key: value for key, value in before.provenance.items() if key not in ("quality", *found)} | found
     raw = pack(before.name, before.spec, before.tensors, before.preprocess, provenance, before.fingerprint)
     files, card = {path: raw}, path.with_suffix(".md")
     if card.is_file():

@@ -20,7 +20,7 @@ from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import SLICINGS
 
-from .labels import BRAIN_OF_ID, DEPTHS, NUMBERS, RINGS, is_brain
+from .labels import BRAIN_OF_ID, DEPTHS, NUMBERS, RINGS, is_brain, label_names, label_table
 
 VERSION = 1
 SPACING = 1.0  # mm
@@ -70,6 +70,13 @@ class LabelMaps:
             raise DatasetError(f"there is no label map {min(unknown)} among the {len(self.names)}")
         index = torch.tensor([self.names.index(name) for name in names], device=self.ids.device)
         return replace(self._each(lambda tensor: tensor[index]), names=tuple(names))
+
+    def sizes(self, sides: bool) -> dict[str, list[float]]:
+        """How large every label is, ml: the least and the most among the heads, as `monet_edge.anatomy` wants it."""
+        table, names = torch.from_numpy(label_table(sides)[0]), label_names(sides)
+        found = torch.stack([torch.bincount(table[head.cpu().int()].ravel(), minlength=len(names) + 1)[1:] for head in self.ids])
+        ml = (found.double() * SPACING**3 / 1000).round(decimals=3)
+        return {name: [least, most] for name, least, most in zip(names, ml.amin(0).tolist(), ml.amax(0).tolist(), strict=True)}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> LabelMaps:
         return replace(self, ids=change(self.ids), starts=change(self.starts), ends=change(self.ends), brains=change(self.brains))
