@@ -21,7 +21,7 @@ from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
 from monet_edge.engine import arena, voxels  # noqa: E402
-from monet_edge.engine.algorithms import families, winograd_small  # noqa: E402
+from monet_edge.engine.algorithms import families, winograd_deep  # noqa: E402
 from monet_edge.engine.codegen import amx, jit, layout  # noqa: E402
 from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
@@ -159,7 +159,7 @@ run_voxels()
 for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold_batchnorm(network)
     code = jit.load(families())
-    winograd_small.WEIGHTS = 0 if network.name.endswith("few") else 1 << 40
+    winograd_deep.WEIGHTS = 0 if network.name.endswith("few") else 1 << 40
     plan = Plan(folded, random_tensors(folded), jit.target().isa, sides=(height, width))
     for threads in (1, 2):
         GAPS.clear()

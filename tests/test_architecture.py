@@ -76,9 +76,9 @@ FLOORS = [
     [
         f"engine.algorithms.{path.stem}"
         for path in (PACKAGE / "engine" / "algorithms").glob("*.py")
-        if path.stem not in ("__init__", "contract", "winograd_small")
+        if path.stem not in ("__init__", "contract", "winograd_deep")
     ],
-    ["engine.algorithms.winograd_small"],
+    ["engine.algorithms.winograd_deep"],
     ["engine.algorithms"],
     ["engine.plan", "engine.bands"],
     ["engine.program"],

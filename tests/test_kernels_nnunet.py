@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from defined import assert_as_defined, conv, conv_transpose, norm, op, run, uncommon
 
-from monet_edge.engine.algorithms import families, winograd_small
+from monet_edge.engine.algorithms import families, winograd_deep
 from monet_edge.engine.codegen import jit
 from monet_edge.engine.codegen.simd import AMX, AVX512
 from monet_edge.engine.plan import Plan
@@ -44,18 +44,18 @@ def test_first_convolution_of_unlike_sides(kernel, padding):
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 1), (3, 3), (7, 8), (5, 29), (17, 18), (2, 145)])
 def test_winograd_of_few_pixels(height, width, channels, filters, activation, monkeypatch):
     """Around its tiles of 2x2, and strips of 72 of them."""
-    monkeypatch.setattr(winograd_small, "WEIGHTS", 0)
-    monkeypatch.setattr(winograd_small, "PIXELS", 10**6)
+    monkeypatch.setattr(winograd_deep, "WEIGHTS", 0)
+    monkeypatch.setattr(winograd_deep, "PIXELS", 10**6)
     ops = [
         conv("a", "image", channels, 1),
         conv("b", "a", filters, activation=activation),
         conv("c", "b", filters),
         op("s", "add", "c", "b", activation="none"),
     ]
-    assert_as_defined(ops, channels, height, width, "winograd_small", sides=(64, 64))
+    assert_as_defined(ops, channels, height, width, "winograd_deep", sides=(64, 64))
 
 
-@pytest.mark.parametrize(("isa", "few"), [(AVX512, "winograd_small"), (AMX, "im2col")])
+@pytest.mark.parametrize(("isa", "few"), [(AVX512, "winograd_deep"), (AMX, "im2col")])
 def test_algorithms_are_chosen_for_the_size_that_most_images_have(isa, few):
     """At 64 pixels im2col on AMX takes as long, and half of the weights."""
     spec = validate(Spec("deep", 512, (conv("c", "image", 512),)))
@@ -65,9 +65,8 @@ def test_algorithms_are_chosen_for_the_size_that_most_images_have(isa, few):
         plan = Plan(spec, tensors, isa, sides=sides)
         return plan.suitable["c"][0].name
 
-    assert [chosen(sides) for sides in (None, (32, 32), (16, 16), (8, 8), (4, 4))] == [
-        "winograd", "winograd", "winograd_small", few, "im2col"
-    ]  # fmt: skip
+    many = "winograd_deep" if isa is AMX else "winograd"
+    assert [chosen(sides) for sides in (None, (32, 32), (16, 16), (8, 8), (4, 4))] == [many, many, "winograd_deep", few, "im2col"]
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 34), (12, 7)])

@@ -46,9 +46,14 @@ class Sums:
             voxels.add_halves(total, plane, self._gaussian)
 
     def mean(self, sums: np.ndarray, folds: int) -> np.ndarray:
-        """The logits of a slice without its padding, averaged over folds: (heads, H, W) float32, rounded as float16 holds them."""
+        """The logits of a slice without its padding, averaged over folds: (heads, H, W) float32, rounded as float16 holds them.
+
+        Uses up ``sums``.
+        """
         inside = self.tiling.inside
-        means = np.stack([voxels.divide_halves(plane, self._weights[inside]) for plane in sums[:, *inside]])
+        means = sums[:, *inside]
+        for plane in means:
+            voxels.divide_halves(plane, self._weights[inside])
         if folds == 1:
             return means
         each = means.astype(np.float16).reshape(folds, -1, *means.shape[1:])

@@ -81,13 +81,18 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str], expected: Sequen
 
 def _plane(scan: Scan, inside: np.ndarray, box: tuple[slice, slice, int]) -> tuple[float, ...]:
     """What a box of one plane adds: voxels, sums and ranges of x, y, z; of finite intensities number, mean, squared deviations, range."""
-    x, y = (places + first for places, first in zip(np.nonzero(inside), (box[0].start, box[1].start), strict=True))
+    counts = np.count_nonzero(inside, axis=1), np.count_nonzero(inside, axis=0)  # of x, of y
+    places = [np.flatnonzero(count) + first for count, first in zip(counts, (box[0].start, box[1].start), strict=True)]
+    sums = [each @ count[count > 0] for each, count in zip(places, counts, strict=True)]
     with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
-        values = scan.voxels[box][inside].astype(np.float64) * scan.slope + scan.inter
-    values = values[np.isfinite(values)]
+        # in the order of memory, and by `compress`, which takes a quarter of the time of a mask in brackets
+        values = np.compress(inside.ravel("F"), scan.voxels[box].ravel("F")).astype(np.float64) * scan.slope + scan.inter
+    finite = np.isfinite(values)
+    values = values if finite.all() else values[finite]
     mean = values.mean() if values.size else 0.0
     spread = (values.size, mean, np.square(values - mean).sum(), values.min(initial=np.inf), values.max(initial=-np.inf))
-    return (x.size, x.sum(), y.sum(), x.min(), x.max(), y.min(), y.max(), box[2], *spread)
+    ends = [each[end] for each in places for end in (0, -1)]
+    return (counts[0].sum(), *sums, *ends, box[2], *spread)
 
 
 def _combine(scan: Scan, label: int, name: str, planes: list[tuple[float, ...]], expected: Expected | None) -> LabelStatistics:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..codegen.jit import Families, Kernel
-from . import concat, convert, direct, elementwise, head1x1, im2col, normalise, pool, product, softmax, winograd, winograd_small
+from . import concat, convert, direct, elementwise, head1x1, im2col, normalise, pool, product, softmax, winograd, winograd_deep
 from .contract import Algorithm, Network, Packed
 
 __all__ = ["ALGORITHMS", "Algorithm", "Network", "Packed", "families"]
@@ -13,7 +13,7 @@ __all__ = ["ALGORITHMS", "Algorithm", "Network", "Packed", "families"]
 ALGORITHMS: tuple[Algorithm, ...] = (  # the first that suits a layer runs it
     direct.ALGORITHM,
     head1x1.ALGORITHM,
-    winograd_small.ALGORITHM,
+    winograd_deep.ALGORITHM,
     winograd.ALGORITHM,
     im2col.ALGORITHM,
     *pool.ALGORITHMS,

@@ -42,6 +42,7 @@ STEP = step(
 
 STRIDED = 16 << 20  # bytes of the weights of 3x3 with stride 2, at most
 FEW = 64  # pixels
+TAKEN = 1 << 16  # weights of a convolution that im2col takes over, at least: 32 to 64 channels take 3.7 ms so, and 2.7
 
 PRODUCT = table("position", "first", "stride", "blocks")  # a matrix product: of which of the 36 positions, with which input blocks
 product_position, product_first, product_stride, product_blocks = readers("product", PRODUCT)
@@ -77,7 +78,7 @@ def left_to_tiles(layer: Layer, network: Network) -> bool:
     weights = 9 * BLOCK**2 * network.blocks(*layer.inputs) * network.blocks(layer.name)
     pixels = network.pixels(layer)
     fits = layer.op["kernel"] == 3 and (layer.op["stride"] == 2 or pixels <= FEW)
-    return fits and bool(amx.scratch(network.isa, pixels, weights))
+    return fits and weights >= TAKEN and bool(amx.scratch(network.isa, pixels, weights))
 
 
 Packer = Callable[[np.ndarray, np.ndarray, Isa], tuple[np.ndarray, np.ndarray]]  # weight, lanes, isa -> products, packed weights
@@ -218,7 +219,7 @@ def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
 
 
 def tile_places(
-    height: int, width: int, columns: int, stride: int, dilation: int, y0: int, y1: int, side: int = 4
+    height: int, width: int, columns: int, stride: int, dilation: int, y0: int, y1: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Where the tiles are that make rows [y0, y1) of an output of so many columns, in order of rows.
 
@@ -231,8 +232,6 @@ def tile_places(
         Of the input.
     stride : int
         1, or 2 where even and odd rows and columns of the input are images of their own.
-    side : int
-        Of a tile's output; ``y0`` is a multiple of ``side * dilation``.
 
     Returns
     -------
@@ -240,27 +239,27 @@ def tile_places(
     keep : tuple of arrays
         What the addresses in it point to.
     """
-    ys, xs = _starts(y0, y1, dilation, side), _starts(0, columns, dilation, side)
-    down, right = _lines(ys, height, stride, dilation, side), _lines(xs, width, stride, dilation, side)
+    ys, xs = _starts(y0, y1, dilation), _starts(0, columns, dilation)
+    down, right = _lines(ys, height, stride, dilation), _lines(xs, width, stride, dilation)
     places = np.zeros((len(ys), len(xs)), PLACE)
     places["y"], places["x"] = ys[:, None], xs
-    places["height"] = np.minimum(side, -((ys - y1) // dilation))[:, None]
-    places["width"] = np.minimum(side, -((xs - columns) // dilation))
+    places["height"] = np.minimum(4, -((ys - y1) // dilation))[:, None]
+    places["width"] = np.minimum(4, -((xs - columns) // dilation))
     edge = (down["inside"] == 0).any((1, 2))[:, None] | (right["inside"] == 0).any((1, 2))
     places["rows"] = edge * (down.ctypes.data + np.arange(len(ys)) * down.strides[0])[:, None]
     places["columns"] = edge * (right.ctypes.data + np.arange(len(xs)) * right.strides[0])
     return places.ravel(), (down, right)
 
 
-def _starts(first: int, end: int, dilation: int, side: int) -> np.ndarray:
-    """First pixels of the tiles along one side: bands of ``side * dilation``, in each ``dilation`` interleaved tiles."""
-    starts = (np.arange(first, end, side * dilation)[:, None] + np.arange(dilation)).ravel()
+def _starts(first: int, end: int, dilation: int) -> np.ndarray:
+    """First pixels of the tiles along one side: bands of ``4 * dilation``, in each ``dilation`` interleaved tiles."""
+    starts = (np.arange(first, end, 4 * dilation)[:, None] + np.arange(dilation)).ravel()
     return starts[starts < end]
 
 
-def _lines(starts: np.ndarray, size: int, stride: int, dilation: int, side: int) -> np.ndarray:
-    """(tiles, stride, side + 2) of LINE: the lines that each tile reads of every polyphase image."""
-    index = starts[:, None, None] + (np.arange(side + 2) - 1) * dilation
+def _lines(starts: np.ndarray, size: int, stride: int, dilation: int) -> np.ndarray:
+    """(tiles, stride, 6) of LINE: the lines that each tile reads of every polyphase image."""
+    index = starts[:, None, None] + (np.arange(6) - 1) * dilation
     sizes = -(-(size - np.arange(stride)) // stride)
     inside = (index >= 0) & (index < sizes[:, None])
     lines = np.empty(inside.shape, LINE)

@@ -107,6 +107,8 @@ class Vectors:
         return self.builder.gep(pointer, [offset], source_etype=I8)
 
     def times(self, value: Any, factor: int) -> Any:
+        if isinstance(value, int):
+            return value * factor
         return self.builder.mul(value, self.integer(factor))
 
     def load_integer(self, pointer: Any, offset: Any = 0) -> Any:

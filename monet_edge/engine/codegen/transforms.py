@@ -110,8 +110,8 @@ def _emit_patch(v: Vectors, source: Any, row: Any, pixel: Any, rows: Any, column
     v.loop(v.integer(side), 1, [v.pointer(rows), v.pointer(patch)], line)
 
 
-def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
-    """B' d B for one tile of one channel block, its pixel (i, j) at source + i * row + j * pixel.
+def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, apart: Any = BYTES) -> None:
+    """B' d B for one tile of one channel block, its pixel (i, j) at source + i * row + j * pixel; positions ``apart`` bytes apart.
 
     144 operations, two lines of positions at a time: all 36 values between the two passes would not fit into registers; those
     of two lines do. Loading a pixel up to three times costs less than spilling: 84 loads at two a cycle against 36 loads and
@@ -134,13 +134,13 @@ def _emit_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> N
                 v.fence()
                 for other, places in enumerate(_PAIRS):
                     for j, value in zip(places, _input_pair(v, other, values), strict=True):
-                        v.store(value, out, (i * 6 + j) * BYTES)
+                        v.store(value, out, v.times(apart, i * 6 + j))
         return []
 
     v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
 
 
-def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
+def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any, apart: Any = BYTES) -> None:
     """A' m A for one tile of one channel block, to a 4x4 patch of vectors.
 
     Phase -1 is a convolution. Of a transposed one, phase 2 * fy + fx lacks the last row (fy = 0) or the first, and the last
@@ -153,7 +153,7 @@ def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
             columns: list[Any] = []
             for j in range(6):
                 v.fence()
-                values = [None if i == row else v.load(v.at(m, offset), (i * 6 + j) * BYTES) for i in range(6)]
+                values = [None if i == row else v.load(v.at(m, offset), v.times(apart, i * 6 + j)) for i in range(6)]
                 columns.append(None if j == column else _output_line(v, values))
             for i in range(4):
                 v.fence()
@@ -167,12 +167,13 @@ def _emit_output(v: Vectors, phase: Any, m: Any, tile: Any) -> None:
 winograd_input = Micro("winograd_input", 4, _emit_input)
 winograd_patch = Micro("winograd_patch", 6, _emit_patch)
 winograd_output = Micro("winograd_output", 3, _emit_output)
+deep_input = Micro("deep_input", 5, _emit_input)
+deep_output = Micro("deep_output", 4, _emit_output)
 gemm_tiles = Micro("gemm_tiles", 9, partial(emit_gemm, pitch=TILE), calls=(amx.product,))
 
 
 # -- F(2x2, 3x3): four outputs from 16 multiplications, not 36, by filters of less than half the size
 
-SMALL_TILE = 17 * BYTES  # one line more than its 16 values: tiles at multiples of 1 KB would share cache sets
 G2 = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # the points are 0, 1, -1 and infinity
 
 
@@ -186,7 +187,7 @@ def transform_small_filters(filters: np.ndarray) -> np.ndarray:
 _SMALL_INPUT = ((0, 2, False), (1, 2, True), (2, 1, False), (1, 3, False))
 
 
-def _emit_small_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any) -> None:
+def _emit_small_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any, apart: Any) -> None:
     """B' d B for one tile of one channel block, its pixel (i, j) at source + i * row + j * pixel: a line of four positions at a time."""
     source, target = v.pointer(source), v.pointer(target)
     lines = [v.at(source, v.times(row, i)) for i in range(4)]
@@ -197,13 +198,13 @@ def _emit_small_input(v: Vectors, source: Any, row: Any, pixel: Any, target: Any
             pixels = [[v.load(v.at(lines[line], v.times(pixel, j)), offset) for line in (first, second)] for j in range(4)]
             values = [(v.add if plus else v.sub)(*each) for each in pixels]
             for j, (left, right, plus_too) in enumerate(_SMALL_INPUT):
-                v.store((v.add if plus_too else v.sub)(values[left], values[right]), v.at(target, offset), (i * 4 + j) * BYTES)
+                v.store((v.add if plus_too else v.sub)(values[left], values[right]), v.at(target, offset), v.times(apart, i * 4 + j))
         return []
 
     v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
 
 
-def _emit_small_output(v: Vectors, m: Any, tile: Any) -> None:
+def _emit_small_output(v: Vectors, m: Any, tile: Any, apart: Any) -> None:
     """A' m A for one tile of one channel block, to a 2x2 patch of vectors."""
     m, tile = v.pointer(m), v.pointer(tile)
 
@@ -214,7 +215,9 @@ def _emit_small_output(v: Vectors, m: Any, tile: Any) -> None:
         for i in range(2):
             v.fence()
             needed = range(3) if i == 0 else range(1, 4)
-            columns = [line(i, [v.load(v.at(m, offset), (k * 4 + j) * BYTES) if k in needed else None for k in range(4)]) for j in range(4)]
+            columns = [
+                line(i, [v.load(v.at(m, offset), v.times(apart, k * 4 + j)) if k in needed else None for k in range(4)]) for j in range(4)
+            ]
             for j in range(2):
                 v.store(line(j, columns), v.at(tile, offset), (i * 2 + j) * BYTES)
         return []
@@ -222,7 +225,6 @@ def _emit_small_output(v: Vectors, m: Any, tile: Any) -> None:
     v.loop(v.integer(BYTES), v.isa.lanes * 4, [], part)
 
 
-small_input = Micro("small_input", 4, _emit_small_input)
+small_input = Micro("small_input", 5, _emit_small_input)
 small_patch = Micro("small_patch", 6, partial(_emit_patch, side=4))
-small_output = Micro("small_output", 2, _emit_small_output)
-gemm_small_tiles = Micro("gemm_small_tiles", 9, partial(emit_gemm, pitch=SMALL_TILE), calls=(amx.product,))
+small_output = Micro("small_output", 3, _emit_small_output)

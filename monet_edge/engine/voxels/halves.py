@@ -51,20 +51,20 @@ def _emit_weigh(v: Vectors, values: Any, weights: Any, sums: Any, sums_row: Any,
     v.loop(height, 1, [v.pointer(one) for one in (values, weights, sums)], line)
 
 
-def _emit_share(v: Vectors, sums: Any, weights: Any, row: Any, target: Any, height: Any, width: Any) -> None:
-    """``sums`` over ``weights``, whose rows are ``row`` bytes apart, to ``target`` (height, width)."""
+def _emit_share(v: Vectors, sums: Any, weights: Any, row: Any, height: Any, width: Any) -> None:
+    """Divide ``sums`` by ``weights`` (height, width), whose rows are ``row`` bytes apart."""
     builder = v.builder
 
     def line(_: Any, starts: list[Any]) -> list[Any]:
         def body(lanes: int, at: list[Any]) -> None:
-            total, weight = (builder.load(one, typ=kind_of(FLOAT, lanes), align=4) for one in at[:2])
-            builder.store(_rounded(v, builder.fdiv(total, weight), lanes), at[2], align=4)
+            total, weight = (builder.load(one, typ=kind_of(FLOAT, lanes), align=4) for one in at)
+            builder.store(_rounded(v, builder.fdiv(total, weight), lanes), at[0], align=4)
 
-        emit_pixels(v, width, starts, [4, 4, 4], body)
-        return [v.at(start, step) for start, step in zip(starts, (row, row, v.times(width, 4)), strict=True)]
+        emit_pixels(v, width, starts, [4, 4], body)
+        return [v.at(start, row) for start in starts]
 
-    v.loop(height, 1, [v.pointer(one) for one in (sums, weights, target)], line)
+    v.loop(height, 1, [v.pointer(one) for one in (sums, weights)], line)
 
 
 weigh = Micro("weigh_halves", 6, _emit_weigh)
-share = Micro("share_halves", 6, _emit_share)
+share = Micro("share_halves", 5, _emit_share)

@@ -70,11 +70,9 @@ def add_halves(sums: np.ndarray, values: np.ndarray, weights: np.ndarray) -> Non
     run(weigh, values, weights, sums, sums.strides[0], *sums.shape)
 
 
-def divide_halves(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``sums / weights`` rounded as float16 would hold it: (H, W) float32, both with the same step between rows."""
-    found = np.empty(sums.shape, np.float32)
-    run(share, sums, weights, sums.strides[0], found, *sums.shape)
-    return found
+def divide_halves(sums: np.ndarray, weights: np.ndarray) -> None:
+    """``sums /= weights``, rounded as float16 would hold it: (H, W) float32, both with the same step between rows."""
+    run(share, sums, weights, sums.strides[0], *sums.shape)
 
 
 @lru_cache(16)
