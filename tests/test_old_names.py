@@ -29,7 +29,7 @@ def with_old_names(record):
 
 def committed():
     """Settings as they stand in a committed file of every kind."""
-    yield "weights/brain-flair", weights.load("brain-flair").provenance["training"]["settings"]
+    yield "weights/hippocampus", weights.load("hippocampus").provenance["training"]["settings"]
     results = ROOT / "benchmarks" / "results"
     yield "results/*.safetensors", weights.load(str(results / "paper-monet-pancreas-ct.safetensors")).provenance["training"]["settings"]
     yield "results/paper-*.json", json.loads((results / "paper-monet-pancreas-ct.json").read_text(encoding="utf-8"))["settings"]
