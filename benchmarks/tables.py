@@ -233,6 +233,13 @@ def spacing(found: Row | None) -> str:
     return f"{table(head, shown)}\n\n{caption(found['machine'], timed=False)}"
 
 
+def quality(rows: Mapping[str, Row]) -> str:
+    """How well the expected Dice holds, by data set or by what was done to the scans."""
+    head = ["data", "pairs", "Dice expected", "true", "Pearson", "between scans of a structure", "mean error", "in the interval"]
+    parts = ("expected", "dice", "pearson", "between", "error", "inside")
+    return table(head, [[name, row["pairs"], *(f"{row[part]:.2f}" for part in parts)] for name, row in rows.items()])
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 

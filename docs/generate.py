@@ -82,11 +82,13 @@ def options(page: str) -> str:
 
 
 def results(name: str) -> str:
-    """What a part of the benchmarks recorded, as its table."""
+    """What a part of the benchmarks recorded, as its table; of a part that has several, NAME.TABLE."""
     from benchmarks import tables
 
+    name, _, part = name.partition(".")
     path = HERE.parent / "benchmarks" / "results" / f"{name}.json"
-    return str(getattr(tables, name)(json.loads(path.read_text()) if path.exists() else None))
+    found = json.loads(path.read_text()) if path.exists() else None
+    return str(getattr(tables, name)(found[part] if found and part else found))
 
 
 def apps() -> dict[str, typer.Typer]:

@@ -42,6 +42,12 @@ def test_every_command_and_option_is_documented():
                 assert parameter.help, f"{program} {name}: {parameter.name} has no help"
 
 
+def test_the_expected_dice_is_documented_as_it_was_measured():
+    page = (DOCS / "quality.md").read_text(encoding="utf-8")
+    assert page.count("<!-- results: quality.") == 2
+    assert generate.options(page) == page, "run python docs/generate.py quality.md"
+
+
 def test_every_setting_of_a_federation_is_documented():
     page = (DOCS / "federated.md").read_text(encoding="utf-8")
     assert generate.options(page) == page, "run python docs/generate.py federated.md"
