@@ -22,12 +22,13 @@ from fuzz.build import gz, head, nifti
 from scans import blob, image_of
 
 from monet_edge import formats, load
-from monet_edge.app import results
+from monet_edge.app import findings, results
 from monet_edge.app.cases import MOST, PREFIX
 from monet_edge.app.findings import Likely, segment, tell, with_threshold
 from monet_edge.app.worker import explain
 from monet_edge.errors import ScanError
 from monet_edge.options import Options
+from monet_edge.registry import shipped
 
 ROOT = Path(__file__).parents[1]
 VENDOR = ROOT / "monet_edge" / "app" / "vendor"
@@ -81,13 +82,19 @@ def test_from_a_dropped_scan_to_what_is_saved(client, scan, path, weights_file, 
     assert client.ask("GET", case)[0] == 404
 
 
+def test_every_shipped_models_own_threshold_can_be_chosen_again():
+    own = [load(name).weights.preprocess.threshold for name in shipped()]
+    assert own
+    assert all(findings.LOWEST <= threshold <= findings.HIGHEST for threshold in own)
+
+
 def test_another_threshold_gives_the_mask_that_segmenting_with_it_gives(client, scan, path, weights_file, tmp_path):
     case = client.drop(("scan.nii.gz", scan))
     client.ask("POST", f"{case}/header")
     own = client.segment(case, "tiny")["found"]
     model, read = load(weights_file), formats.read(path)
     volumes = set()
-    for threshold in (0.05, 0.31, 0.9, 0.5):
+    for threshold in (0.01, 0.31, 0.9, 0.5):
         status, now = client.ask("POST", f"{case}/threshold", {"threshold": threshold})
         expected = model.segment_scan(read, Options(threshold=threshold))
         (tmp_path / "mask.nii").write_bytes(client.ask("GET", f"{case}/results/mask.nii")[1])
@@ -96,9 +103,9 @@ def test_another_threshold_gives_the_mask_that_segmenting_with_it_gives(client, 
         volumes.add(now["found"]["labels"][0]["voxels"])
     assert len(volumes) > 2
     assert now["found"] == {**own, "seconds": now["found"]["seconds"]}  # back at the model's own
-    for wrong in (0.01, 0.99, "x", None, True, [0.5]):
+    for wrong in (0.009, 0.99, "x", None, True, [0.5]):
         status, told = client.ask("POST", f"{case}/threshold", {"threshold": wrong})
-        assert (status, told["error"]) == (422, "threshold: expected 0.05 to 0.95")
+        assert (status, told["error"]) == (422, "threshold: expected 0.01 to 0.95")
     client.ask("DELETE", case)
 
 

@@ -19,7 +19,7 @@ from ..volume import orient
 from ..volume.labels import colours
 from ..weights import Weights
 
-LOWEST, HIGHEST = 0.05, 0.95  # thresholds that can be chosen
+LOWEST, HIGHEST = 0.01, 0.95  # thresholds that can be chosen; brain-flair has its own at 0.04
 
 
 @dataclass(frozen=True)
