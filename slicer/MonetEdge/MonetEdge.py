@@ -61,7 +61,7 @@ class MonetEdgeWidget(ScriptedLoadableModuleWidget):
         self.facts.wordWrap = True
         form.addRow("", self.facts)
         self.threshold = ctk.ctkSliderWidget()
-        self.threshold.minimum, self.threshold.maximum, self.threshold.singleStep, self.threshold.decimals = 0.05, 0.95, 0.01, 2
+        self.threshold.minimum, self.threshold.maximum, self.threshold.singleStep, self.threshold.decimals = 0.01, 0.95, 0.01, 2
         form.addRow("Threshold:", self.threshold)
 
         self.apply = qt.QPushButton()
