@@ -40,7 +40,14 @@ def room(grid: Grid, images: int, classes: int, threads: int) -> int:
     return 4 * prod(grid.tiling.padded) * images * Inputs.room(grid, threads) + Merging.room(grid.tiling, classes, threads)
 
 
-def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int] | None, progress: Progress | None = None) -> None:
+def run_slices(
+    engine: Engine,
+    inputs: Inputs,
+    store: Store,
+    flip: Sequence[int] | None,
+    progress: Progress | None = None,
+    dealt: Callable[[], None] | None = None,
+) -> None:
     """``store(z, probabilities)`` for every slice z, (classes, H, W) float32 on the grid of ``inputs``.
 
     Parameters
@@ -52,6 +59,8 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int]
     flip : sequence of int, optional
         Average every tile with its mirror image, whose channels are these, see `flip.mirrored`.
     progress : callable, optional
+    dealt : callable, optional
+        See `Engine.map`.
     """
     load: Load = inputs.load
     merge: Store = Merging(inputs.grid.tiling, store)
@@ -63,4 +72,4 @@ def run_slices(engine: Engine, inputs: Inputs, store: Store, flip: Sequence[int]
         if progress is not None:
             progress(done // each, inputs.depth)
 
-    engine.map(each * inputs.depth, inputs.grid.tiling.tile, load, merge, report)
+    engine.map(each * inputs.depth, inputs.grid.tiling.tile, load, merge, report, dealt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,12 +176,12 @@ class _Clock:
         self.times[stage], self._start = now - self._start, now
 
     @contextmanager
-    def waiting(self, turn: Turn) -> Iterator[None]:
+    def waiting(self, turn: Turn) -> Iterator[Callable[[], None] | None]:
         """Enter a turn: the wait for it is no work."""
         begun = time.perf_counter()
-        with turn:
+        with turn as dealt:
             self._start += time.perf_counter() - begun
-            yield
+            yield dealt
 
 
 def _clean(result: Segmentation, scan: Scan, options: Options) -> tuple[np.ndarray, tuple[str, ...]]:

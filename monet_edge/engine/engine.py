@@ -92,7 +92,15 @@ class Engine:
         self.map(len(images), images.shape[2:], load, results.__setitem__, progress)
         return results
 
-    def map(self, count: int, sides: Sides, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
+    def map(
+        self,
+        count: int,
+        sides: Sides,
+        load: Load,
+        store: Store,
+        progress: Callable[[int], None] | None = None,
+        dealt: Callable[[], None] | None = None,
+    ) -> None:
         """``store(i, probabilities of slice i)`` for every i in range(count), over the threads.
 
         Parameters
@@ -108,6 +116,9 @@ class Engine:
             thread, and for the last slice in the caller's.
         progress : callable, optional
             Called with the number of finished slices, some more every time, in the caller's thread.
+        dealt : callable, optional
+            Called in the caller's thread whenever a thread finds no slice left while others may still have some: whoever follows may
+            begin. Then nobody waits for the last slices, and the threads need not end together, nor share the last one.
         """
         self._check(*sides)
         most = _together(*sides)
@@ -117,12 +128,13 @@ class Engine:
                 if progress:
                     progress(end)
             return
-        last = count - 1
-        todo = _groups(last, most, self.threads)
+        last = count - 1 if dealt is None else count
+        todo = _groups(last, most, self.threads if dealt is None else 1)
         done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # so many slices; a thread without work: 0
         stop = threading.Event()
-        shared = self._program((*sides, self.threads))
-        load(last, shared.begin())
+        shared = self._program((*sides, self.threads)) if dealt is None else None
+        if shared is not None:
+            load(last, shared.begin())
 
         def work(thread: int) -> None:
             try:
@@ -130,11 +142,12 @@ class Engine:
                     with self._lock:
                         first, end = next(todo, (last, last))
                     if first == last:
-                        self._let_go(shared)
                         break
                     self._several(first, end, (*sides, 1), load, store, stop)
                     done.put(end - first)
-                self._walk(shared, thread, stop)
+                if shared is not None:
+                    self._let_go(shared)
+                    self._walk(shared, thread, stop)
                 done.put(0)
             except BaseException as error:  # not lost with the thread: raised again by the caller
                 done.put(error)
@@ -151,11 +164,14 @@ class Engine:
                 finished, busy = finished + found, busy - (not found)
                 if found and progress:
                     progress(finished)
-        store(last, shared.output)
-        if shared.memory.nbytes <= LARGE:
-            self._keep(shared)
-        if progress:
-            progress(count)
+                if not found and dealt:
+                    dealt()
+        if shared is not None:
+            store(last, shared.output)
+            if shared.memory.nbytes <= LARGE:
+                self._keep(shared)
+            if progress:
+                progress(count)
 
     def values(self, image: np.ndarray, fused: bool) -> dict[str, np.ndarray]:
         """Every value of the network for one slice, by op name, (C, H, W); with ``fused`` those that the fast plan makes.

@@ -80,6 +80,7 @@ class _Line:
         self.done: queue.Queue[Ended | None] = queue.Queue(at_a_time)
         self.stop = threading.Event()
         self._model, self._tasks, self._watch = model, tasks, watch
+        self._next = next(tasks, None)
         self._reading, self._computing, self._room = threading.Lock(), threading.Semaphore(at_a_time), _Room()
 
     def work(self) -> None:
@@ -88,7 +89,7 @@ class _Line:
             while not self.stop.is_set():
                 with ExitStack() as read:
                     read.enter_context(self._reading)
-                    task = next(self._tasks, None)
+                    task, self._next = self._next, next(self._tasks, None)
                     if task is None:
                         break
                     ended = self._attempt(task, read)
@@ -119,11 +120,13 @@ class _Line:
         return do(task, self._model, header, progress, self._turn(read))
 
     @contextmanager
-    def _turn(self, read: ExitStack) -> Iterator[None]:
-        """Wait to compute; then the next scan may be read."""
-        with self._computing:
+    def _turn(self, read: ExitStack) -> Iterator[Callable[[], None] | None]:
+        """Wait to compute; then the next scan may be read, and it computes as soon as a thread has none of these slices left."""
+        with ExitStack() as computing:
+            computing.enter_context(self._computing)
+            last = self._next is None
             read.close()
-            yield
+            yield None if last else computing.close
 
 
 def _leave(threads: list[threading.Thread], done: queue.Queue[Ended | None]) -> None:

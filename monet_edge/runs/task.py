@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from traceback import clear_frames
 
@@ -13,6 +13,7 @@ from ..job import Job, check_job, make_folder
 from ..model import Model, Progress
 from ..options import Options
 from ..pipeline import Outcome, run
+from ..ways import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _replacing(task: Task) -> Options:
 
 
 def do(
-    task: Task, model: Model, header: Header, progress: Progress | None = None, turn: AbstractContextManager[object] = nullcontext()
+    task: Task, model: Model, header: Header, progress: Progress | None = None, turn: Turn = nullcontext()
 ) -> Ended:
     """Segment a task's scan, see `pipeline.run`.
 

@@ -19,7 +19,9 @@ from ..volume import Scan, geometry
 from ..weights import Weights
 
 Grid = Header | Scan  # what is known of a scan before, and after, it is read
-Turn = AbstractContextManager[object]  # who waits for it computes when others are done
+# Who waits for it computes when others are done. What it yields, if anything, ends it early: once all slices are given to threads, others
+# may take those that have none
+Turn = AbstractContextManager[Callable[[], None] | None]
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ def segment(
         if progress is not None:
             progress(done // each, count)
 
-    with turn:
-        engine.map(count * each, record.patch, prediction.load, prediction.store, report)
+    with turn as dealt:
+        engine.map(count * each, record.patch, prediction.load, prediction.store, report, dealt)
     statistics = [measure(image, engine.threads) for image in images]
     warnings = [warning for scan in scans for warning in scan.warnings]
     return Segmentation(mask, labels.kept, statistics[0], (*warnings, *_doubts(weights, statistics, mask, options)))

@@ -68,8 +68,8 @@ def segment(
         preprocess.to_mask(probability, threshold, mask_slices[z], kept)
 
     if not all(preprocess.blank(record.of(i), found) for i, found in enumerate(statistics)):  # else the mask stays empty: nothing is seen
-        with turn:
-            run_slices(engine, inputs, store, flip, progress)
+        with turn as dealt:
+            run_slices(engine, inputs, store, flip, progress, dealt)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
     strange = tuple(unlike(weights, scans, statistics, mask, options))
