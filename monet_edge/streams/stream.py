@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .numerals import Numbers
 
 START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
-# Bytes unpacked at a time, and bytes of a file taken for it: a scan's give about as many. Other threads wait for Python after each, and
+# Bytes unpacked at a time, and most bytes of a file taken for it: a scan's give about as many. Other threads wait for Python after each, and
 # so does this one for them, 0.2 ms and three times a piece; pieces of 4 MB are new memory every time, which takes 0.02 s of 80 MB.
 CHUNK = 1 << 21
 _PACKED = 1 << 20
@@ -61,7 +61,7 @@ class Stream:
         while self._member is not None:
             packed, self._start = self._start, b""
             if not packed and self._member.needs_input:
-                packed = self.file.read(_PACKED)
+                packed = self.file.read(min(_PACKED, max(most, START)))  # of a header, too: to have 1 MB for it takes 0.15 ms
                 if not packed:
                     self._member.end()
             piece = self._member.unpack(packed, most)
