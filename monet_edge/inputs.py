@@ -165,12 +165,19 @@ class Inputs:
         z, tile = divmod(i, len(self.grid.tiling.windows))
         window = self.grid.tiling.windows[tile]
         channels = [(number, *channel) for number in range(len(self._images)) for channel in self.grid.channels(z, self.depth)]
+        held: tuple[int, int] | None = None
         for channel, (number, below, weight) in zip(image, channels, strict=True):
-            seen = self._slice(number, below)[window]
-            channel[...] = seen + weight * (self._slice(number, below + 1)[window] - seen) if weight else seen
+            block, place = divmod(below, self._each)
+            if held != (number, block):  # most neighbours lie in one
+                held, slices = (number, block), self._slices(number, block)
+            seen = slices[place][window]
+            if weight:
+                block, place = divmod(below + 1, self._each)
+                seen = seen + weight * (self._slices(number, block)[place][window] - seen)
+            channel[...] = seen
 
-    def _slice(self, number: int, z: int) -> np.ndarray:
-        block, place = divmod(z, self._each)
+    def _slices(self, number: int, block: int) -> np.ndarray:
+        """Those of a block, kept or made."""
         with self._lock:
             found = self._kept.get((block, number))
             if found is None:
@@ -178,11 +185,11 @@ class Inputs:
                 if len(self._kept) > self._room:
                     del self._kept[min(self._kept)]
         if found is not None:
-            return found.result()[place]
+            return found.result()
         try:
             image, record, statistics = self._images[number]
             raw = image[block * self._each : (block + 1) * self._each]
             made.set_result(make_slices(raw, record, statistics, self.grid.tiling))
         except BaseException as error:  # for whoever waits, too
             made.set_exception(error)
-        return made.result()[place]
+        return made.result()
