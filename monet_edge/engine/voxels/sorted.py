@@ -160,10 +160,8 @@ def count(volume: np.ndarray, threads: int = 1) -> np.ndarray:
 def _count(volume: np.ndarray, threads: int, levels: int, trie: np.ndarray) -> np.ndarray:
     """How many voxels have each next 16 bits behind those that a trie asks for, see `count_keys`: (nodes, BINS) int64."""
     fixed, nodes = [key_bits(volume.dtype) - 16 * (levels + 1), levels, trie, trie.strides[0]], trie.shape[1]
-    (counts,), *others = _pass(volume, threads, count_keys, fixed, lambda: [np.zeros((nodes, BINS), np.int64)])
-    for (more,) in others:
-        counts += more
-    return counts
+    tables = _pass(volume, threads, count_keys, fixed, lambda: [np.zeros((nodes, BINS), np.int64)])
+    return np.sum([each for (each,) in tables], axis=0)
 
 
 def _pass(
