@@ -57,10 +57,10 @@ class Agreement:
     def add(self, probability: np.ndarray) -> None:
         """Count a slice (C, H, W) float32: a channel for every label, before them one for the background or none."""
         for label, channel in enumerate(probability[-len(self._likely) :]):
-            likely = np.count_nonzero(channel > LAX)
+            likely = int(np.count_nonzero(channel > LAX))
             if not likely:  # most structures are not in most slices
                 continue
-            certain = np.count_nonzero(channel > STRICT)
+            certain = int(np.count_nonzero(channel > STRICT))
             with self._lock:
                 self._likely[label] += likely
                 self._certain[label] += certain

@@ -499,6 +499,46 @@ def test_a_scan_is_measured_while_the_network_runs_over_another(archive, tmp_pat
     assert all(not isinstance(became, Exception) for _, became in run_all(plan, Here(Model(weights.load(weights_file), 1))))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_scan_may_end_beside_the_last_slices_of_one_and_is_told_after_it(archive, tmp_path, weights_file, monkeypatch, fails):
+    """A small one, however the one before it ends: neither is in the other's mask."""
+    plan, model = make_plan([archive], tmp_path / "masks"), Model(weights.load(weights_file), 2)
+    alone = [model.segment_scan(formats.read(job.scan)).mask for job in plan.jobs]
+    begun, real = [], slices.run_slices
+
+    def run_slices(engine, inputs, store, *more):
+        def wait(z, probability):
+            ends = time.monotonic() + 20
+            while not plan.jobs[1].mask.exists():
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            if fails:
+                raise OSError("the disk is full")
+            store(z, probability)
+
+        begun.append(1)
+        real(engine, inputs, wait if len(begun) == 1 else store, *more)
+
+    monkeypatch.setattr(slices, "run_slices", run_slices)
+    became = list(run_all(plan, Here(model)))
+    assert [job for job, _ in became] == list(plan.jobs)
+    assert [isinstance(each, Exception) for _, each in became] == [fails] + [False] * 5
+    assert plan.jobs[0].mask.exists() is not fails
+    for job, mask in list(zip(plan.jobs, alone, strict=True))[fails:]:
+        assert np.array_equal(formats.read(job.mask).voxels, mask)
+
+
+def test_the_last_scan_is_shared_to_its_last_slice(archive, tmp_path, weights_file, monkeypatch):
+    """Nobody follows: no thread may wait for another's sixteen slices."""
+    follow, run_slices = [], slices.run_slices
+    monkeypatch.setattr(slices, "run_slices", lambda *arguments: [follow.append(arguments[-1] is not None), run_slices(*arguments)])
+    assert all(
+        not isinstance(became, Exception)
+        for _, became in run_all(make_plan([archive], tmp_path / "masks"), Here(Model(weights.load(weights_file), 2)))
+    )
+    assert follow == [True] * 5 + [False]
+
+
 def test_more_scans_at_a_time_than_threads_are_refused(segment):
     assert "2 scans at a time cannot share 1 thread" in segment("--jobs", 2).stderr
 

@@ -74,6 +74,25 @@ def test_a_volume_does_not_wait_for_another_callers_volume():
         first.join(HANGS)
 
 
+def test_whoever_follows_is_called_while_another_thread_still_has_slices():
+    engine, expected, found, caller = tiny(2), tiny(1).run(IMAGES), {}, threading.current_thread()
+    following = threading.Event()
+
+    def load(i, image):
+        image[...] = IMAGES[i]
+
+    def keep(i, probability):
+        assert following.wait(HANGS)
+        found[i] = probability.copy()
+
+    def dealt():
+        assert threading.current_thread() is caller
+        following.set()
+
+    engine.map(len(IMAGES), IMAGES.shape[2:], load, keep, dealt=dealt)
+    assert np.array_equal(np.stack([found[i] for i in range(len(IMAGES))]), expected)
+
+
 def test_where_no_thread_can_be_started_the_caller_does_the_work(monkeypatch):
     engine, expected, counted = tiny(3), tiny(1).run(IMAGES), []
 

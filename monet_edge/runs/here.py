@@ -1,4 +1,7 @@
-"""Do tasks in this process: while the network runs over one scan, the next is read and the one before it written."""
+"""Do tasks in this process: while the network runs over one scan, the next is read and the one before it written.
+
+A thread that finds no slice of a scan left goes on with the next one's, while others still have some: at no scan's end one waits.
+"""
 
 from __future__ import annotations
 
@@ -43,22 +46,27 @@ class Here:
             return failed(task, error)
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
-        """Do tasks: they are read in their order, one at a time, and come back in the order in which they end."""
-        line = _Line(self.model, self.at_a_time, iter(tasks), watch)
+        """Do tasks: they are read in their order, one at a time, and come back in it too or, of several at a time, as they end."""
+        line = _Line(self.model, self.at_a_time, enumerate(tasks), watch)
         threads = [threading.Thread(target=line.work, daemon=True) for _ in range(self.at_a_time + 1)]
         for thread in threads:
             thread.start()
         try:
-            busy = len(threads)
+            busy, told, early = len(threads), 0, dict[int, Ended]()
             while busy:
-                ended = line.done.get()
-                if ended is None:
+                found = line.take()
+                if found is None:
                     busy -= 1
-                else:
-                    yield ended
+                elif self.at_a_time > 1:
+                    yield found[1]
+                else:  # a small scan, or one that cannot be read, may end before the one ahead of it
+                    early[found[0]] = found[1]
+                    while told in early:
+                        yield early.pop(told)
+                        told += 1
         finally:
             line.stop.set()
-            _leave(threads, line.done)
+            _leave(threads, line)
 
 
 class _Stopped(BaseException):
@@ -70,17 +78,18 @@ class _Line:
 
     Attributes
     ----------
-    done : Queue of Ended or None
-        None is the last of a thread. Bounded: whoever does not take what has ended, such as a terminal that is held, stops the work.
+    done : SimpleQueue of (int, Ended) or None
+        The number of a task, from 0, and what became of it; None is the last of a thread. One that Ctrl-C may interrupt: a Queue then
+        releases a lock that another thread has taken.
     stop : Event
         Nobody waits any more.
     """
 
-    def __init__(self, model: Model, at_a_time: int, tasks: Iterator[Task], watch: Watch | None) -> None:
-        self.done: queue.Queue[Ended | None] = queue.Queue(at_a_time)
-        self.stop = threading.Event()
+    def __init__(self, model: Model, at_a_time: int, tasks: Iterator[tuple[int, Task]], watch: Watch | None) -> None:
+        self.done: queue.SimpleQueue[tuple[int, Ended] | None] = queue.SimpleQueue()
+        self.stop, self._places = threading.Event(), threading.Semaphore(at_a_time)
         self._model, self._tasks, self._watch = model, tasks, watch
-        self._next = next(tasks, None)
+        self._next = next(tasks, None)  # taken one ahead: a scan knows whether it is the last
         self._reading, self._computing, self._room = threading.Lock(), threading.Semaphore(at_a_time), _Room()
 
     def work(self) -> None:
@@ -89,12 +98,24 @@ class _Line:
             while not self.stop.is_set():
                 with ExitStack() as read:
                     read.enter_context(self._reading)
-                    task, self._next = self._next, next(self._tasks, None)
-                    if task is None:
+                    now, self._next = self._next, next(self._tasks, None)
+                    if now is None:
                         break
+                    number, task = now
                     ended = self._attempt(task, read)
-                self.done.put(ended)
-        self.done.put(None)
+                self._give((number, ended))
+        self._give(None)
+
+    def take(self) -> tuple[int, Ended] | None:
+        """Wait for what is `done`."""
+        found = self.done.get()
+        self._places.release()
+        return found
+
+    def _give(self, what: tuple[int, Ended] | None) -> None:
+        """Wait until there is a place for it: whoever does not take what has ended, such as a terminal that is held, stops the work."""
+        self._places.acquire()
+        self.done.put(what)
 
     def _attempt(self, task: Task, read: ExitStack) -> Ended:
         try:
@@ -129,11 +150,11 @@ class _Line:
             yield None if last else computing.close
 
 
-def _leave(threads: list[threading.Thread], done: queue.Queue[Ended | None]) -> None:
+def _leave(threads: list[threading.Thread], line: _Line) -> None:
     """Let threads end at the next slice or once they have written, 0.7 seconds at most: what they leave is as after a kill."""
     for _ in range(70):
-        while not done.empty():
-            done.get()
+        while not line.done.empty():
+            line.take()
         if not any(thread.is_alive() for thread in threads):
             break
         threads[0].join(0.01)

@@ -81,9 +81,7 @@ def _replacing(task: Task) -> Options:
     return replace(task.options, overwrite=True) if task.anew else task.options
 
 
-def do(
-    task: Task, model: Model, header: Header, progress: Progress | None = None, turn: Turn = nullcontext()
-) -> Ended:
+def do(task: Task, model: Model, header: Header, progress: Progress | None = None, turn: Turn = nullcontext()) -> Ended:
     """Segment a task's scan, see `pipeline.run`.
 
     Raises

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .numerals import Numbers
 
 START = 1024  # bytes by which a format is known: NIfTI's header has 540, DICOM's mark ends at 132
-# Bytes unpacked at a time, and most bytes of a file taken for it: a scan's give about as many. Other threads wait for Python after each, and
-# so does this one for them, 0.2 ms and three times a piece; pieces of 4 MB are new memory every time, which takes 0.02 s of 80 MB.
+# Bytes unpacked at a time, and most bytes of a file taken for it: a scan's give about as many. Other threads wait for Python after each,
+# and so does this one for them, 0.2 ms and three times a piece; pieces of 4 MB are new memory every time, which takes 0.02 s of 80 MB.
 CHUNK = 1 << 21
 _PACKED = 1 << 20
 _HEAD = 4  # bytes of a member's header up to gzip's flags
