@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from math import exp
-from pathlib import Path
 
 import heads
 import numpy as np
@@ -27,8 +26,6 @@ from monet_train.quality.calibration import Pair, calibrate, hold, pairs_of, tel
 from monet_train.quality.renew import renew
 from monet_train.scores import compare
 from monet_train.synth import train
-
-ROOT = Path(__file__).parents[1]
 
 
 def drawn(rng, count, label="blob", shift=-1.2, sd=0.4):
