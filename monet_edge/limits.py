@@ -16,7 +16,6 @@ from .errors import ResourceError
 from .system import lines
 
 _SLACK = 32 << 20  # compressors, code loaded late, the allocator's own
-_LITTLE = 4 << 20  # bytes that are had without asking: to ask takes 0.3 to 0.7 ms, a tenth of reading a small scan
 _GROUP_FILES = {  # of a control group, by its version: limit, usage, and what of the usage is cache
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
@@ -48,14 +47,14 @@ def available(root: Path = Path("/")) -> int | None:
 
 
 def demand(size: int, what: str) -> None:
-    """Refuse work that needs more than `available`, unless it is next to nothing.
+    """Refuse work that needs more than `available`.
 
     Raises
     ------
     ResourceError
         Naming what is needed and what there is.
     """
-    room = available() if size > _LITTLE else None
+    room = available()
     if room is not None and size > room:
         raise ResourceError(f"{what} needs {size / 1e6:,.0f} MB of memory, {room / 1e6:,.0f} MB are available.")
 
