@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from monet_train.card import quality_table
+
 OURS, RIVAL = "monet-edge", "OpenVINO fp32"
 MISSING = "not measured"
 TITLES = {"monet": "MoNet", "unet-16": "U-Net-16", "unet-64": "U-Net-64", "attention-unet": "Attention U-Net"}
@@ -235,9 +237,7 @@ def spacing(found: Row | None) -> str:
 
 def quality(rows: Mapping[str, Row]) -> str:
     """How well the expected Dice holds, by data set or by what was done to the scans."""
-    head = ["data", "pairs", "Dice expected", "true", "Pearson", "between scans of a structure", "mean error", "in the interval"]
-    parts = ("expected", "dice", "pearson", "between", "error", "inside")
-    return table(head, [[name, row["pairs"], *(f"{row[part]:.2f}" for part in parts)] for name, row in rows.items()])
+    return "\n".join(quality_table(rows))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -103,9 +103,9 @@ def finish(page):
 
 
 def arrived(path):
-    """A download, once it is whole."""
+    """A download, once it is whole: Chromium puts an empty file there first, and moves the whole one over it."""
     end = time.monotonic() + 20
-    while not path.exists():
+    while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < end, list(path.parent.iterdir()) if path.parent.exists() else path
         time.sleep(0.02)
     return path

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from math import exp
-from pathlib import Path
 
 import heads
 import numpy as np
@@ -27,8 +26,6 @@ from monet_train.quality.calibration import Pair, calibrate, hold, pairs_of, tel
 from monet_train.quality.renew import renew
 from monet_train.scores import compare
 from monet_train.synth import train
-
-ROOT = Path(__file__).parents[1]
 
 
 def drawn(rng, count, label="blob", shift=-1.2, sd=0.4):
@@ -156,9 +153,3 @@ def test_every_shipped_label_has_its_calibration_unless_the_card_says_why_not(na
         set(found.quality) == set(found.preprocess.labels)
         or "It does not hold elsewhere" in registry.find(name).with_suffix(".md").read_text()
     )
-
-
-def test_the_pages_tables_are_those_that_were_measured():
-    page, measured = (ROOT / "docs" / "quality.md").read_text(), json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text())
-    for rows in measured.values():
-        assert "\n".join(quality_table(rows)) in page
