@@ -20,10 +20,9 @@ from conftest import random_tensors, tiny_nnunet  # noqa: E402
 from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
-from monet_edge.engine import arena, voxels  # noqa: E402
+from monet_edge.engine import arena, plan, voxels  # noqa: E402
 from monet_edge.engine.algorithms import families, winograd_deep  # noqa: E402
 from monet_edge.engine.codegen import amx, jit, layout  # noqa: E402
-from monet_edge.engine.plan import Plan  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
 from monet_edge.engine.voxels import slices  # noqa: E402
 from monet_edge.engine.voxels import sorted as ranked  # noqa: E402
@@ -90,6 +89,7 @@ NETWORKS = [
     (Spec("deep", 16, (Op("a", "conv", (INPUT,), DEEP), Op("b", "conv", ("a",), DEEP), Op("c", "conv", ("b",), HALF))), 20, 52),
     (Spec("deep few", 16, (Op("a", "conv", (INPUT,), DEEP), Op("b", "conv", ("a",), DEEP))), 10, 14),
 ]
+plan.WEIGHTS = 0  # so that stages are deep where they have more weights than values
 amx.ROWS = 0  # so that the deep ones are multiplied by it, where the CPU has it
 
 
@@ -160,17 +160,19 @@ for network, height, width in NETWORKS[: 1 if PLANT else None]:
     folded = fold_batchnorm(network)
     code = jit.load(families())
     winograd_deep.WEIGHTS = 0 if network.name.endswith("few") else 1 << 40
-    plan = Plan(folded, random_tensors(folded), jit.target().isa, sides=(height, width))
-    for threads in (1, 2):
+    chosen = plan.Plan(folded, random_tensors(folded), jit.target().isa, sides=(height, width))
+    for threads, most in ((1, 1), (2, 1), (1, 2)):
         GAPS.clear()
-        made = Program(plan, code.addresses, height, width, threads)
+        made = Program(chosen, code.addresses, height, width, threads, slices=most)
         memory = made.memory.arena.ctypes.data
         for gap in GAPS:
             forbid(memory + gap - (0 if SIDE == "before" else memory % PAGE))
         if PLANT:
             plant(made)
-        made.begin()[...] = np.random.default_rng(0).standard_normal(made.memory.image.shape)
-        at = [0] * threads
+        made.begin()
+        for image in made.memory.images:
+            image[...] = np.random.default_rng(0).standard_normal(image.shape)
+        at = [0] * len(made.steps)
         while at != [len(steps) for steps in made.steps]:  # in turn, a step each, so that every thread has its share of the bands
             at = [code.run(steps.ctypes.data, i, min(i + 1, len(steps))) for steps, i in zip(made.steps, at, strict=True)]
 print("no overrun")

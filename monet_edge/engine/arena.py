@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,10 +21,14 @@ Fields = dict[str, Any]  # of a step, by name: whole numbers, and arrays, which 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Where a value lives: channel block b of pixel (y, x) is at ``offset + y * row + x * pixel + b * 64`` in the arena."""
+    """Where a value lives: channel block b of pixel (y, x) is at ``offset + y * row + x * pixel + b * 64`` in the arena.
+
+    Of ``slices`` that go through the deep stages together, each one's value lies below that of the slice before.
+    """
 
     shape: Shape
     offset: int = 0
+    slices: int = 1
 
     @property
     def blocks(self) -> int:
@@ -39,7 +44,11 @@ class Buffer:
 
     @property
     def size(self) -> int:
-        return self.shape[1] * self.row
+        return self.slices * self.shape[1] * self.row
+
+    def at(self, number: int) -> int:
+        """Where the value of a slice begins; all slices are made in the same place where one is done with before the next begins."""
+        return self.offset + (number * self.shape[1] * self.row if self.slices > 1 else 0)
 
 
 def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
@@ -81,13 +90,14 @@ class Layout:
     border: int  # width of the zeros around the image
     output: Shape
     threads: int
+    slices: int
 
     @property
     def nbytes(self) -> int:
         """All of it."""
         channels, height, width = self.shapes[INPUT]
         planes = channels * (height + 2 * self.border) * (width + 2 * self.border) + prod(self.output)
-        return self.arena + 4 * planes + self.threads * sum(size + ALIGNMENT for size in self.scratch.values())
+        return self.arena + 4 * self.slices * planes + self.threads * sum(size + ALIGNMENT for size in self.scratch.values())
 
 
 def arrange(
@@ -98,12 +108,17 @@ def arrange(
     moments: Sequence[int],
     lag: int,
     keep: bool,
+    deep: range = range(0),
+    slices: int = 1,
 ) -> tuple[dict[str, Buffer], int]:
     """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, and the size of their arena.
 
     A value of ``in_place`` has the buffer of its stage's first input where it is the last to read that. ``moments`` are when each
     stage runs, the same for those that run together, and a stage may begin ``lag`` moments before the one in front of it is done. With
     ``keep`` no two share memory, so that all can be read after a run.
+
+    Several slices go through the stages of ``deep`` together, and one after the other through those before and behind: what is made and
+    last read on one side of them has room for one slice, all else for each.
     """
     made = {stage.name: moment for moment, stage in enumerate(stages) if stage.name not in planes}
     last = dict(made)
@@ -115,11 +130,16 @@ def arrange(
             home[stage.name] = home[stage.inputs[0]]
             last[home[stage.name]] = last[stage.name]
     owners = [value for value in made if home[value] == value]
-    ends = (0, len(stages))
-    lives = [(Buffer(shapes[name]).size, *(ends if keep else (moments[made[name]], moments[last[name]] + lag))) for name in owners]
+    each = {name: 1 if last[name] < deep.start or made[name] >= deep.stop else slices for name in owners}
+    lives = []
+    for name in owners:
+        several = each[name] > 1
+        first = 0 if keep or (several and made[name] < deep.start) else moments[made[name]]  # another slice's may be made before
+        end = len(stages) if keep or (several and last[name] >= deep.stop) else moments[last[name]] + lag  # and read after it
+        lives.append((Buffer(shapes[name], slices=each[name]).size, first, end))
     offsets, size = place(lives)
     offset = dict(zip(owners, offsets, strict=True))
-    return {value: Buffer(shapes[value], offset[home[value]]) for value in made}, size
+    return {value: Buffer(shapes[value], offset[home[value]], each[home[value]]) for value in made}, size
 
 
 class Memory:
@@ -131,8 +151,12 @@ class Memory:
     nbytes : int
         All of it.
     arena : uint8 array
+    images, outputs : list of (C, H, W) float32
+        Of each slice. An image is a view into a border of zeros.
     image, output : (C, H, W) float32
-        The image is a view into a border of zeros.
+        The first ones.
+    slices : int
+        How many a step makes whose algorithm can make `several`.
     scratch : list of dict of str to uint8 array
         Every thread's workspace, by the step's field: what the kernels write and nobody reads afterwards.
     """
@@ -140,11 +164,19 @@ class Memory:
     def __init__(self, layout: Layout) -> None:
         self.shapes, self.nbytes = layout.shapes, layout.nbytes
         self.arena = aligned_zeros(layout.arena)
-        self.image = _bordered(layout.shapes[INPUT], layout.border)
-        self.output = aligned_zeros(4 * prod(layout.output)).view(np.float32).reshape(layout.output)
+        self.slices, self._number = layout.slices, 0
+        self.images = [_bordered(layout.shapes[INPUT], layout.border) for _ in range(layout.slices)]
+        self.outputs = [aligned_zeros(4 * prod(layout.output)).view(np.float32).reshape(layout.output) for _ in range(layout.slices)]
+        self.image, self.output = self.images[0], self.outputs[0]
         self.scratch = [{area: aligned_zeros(size) for area, size in layout.scratch.items()} for _ in range(layout.threads)]
         self._buffers = layout.buffers
         self._made: dict[tuple[Any, ...], Any] = {}
+
+    def of(self, number: int, slices: int = 1) -> Memory:
+        """The same memory as a slice sees it, or some from it on."""
+        view = copy(self)
+        view.slices, view._number, view.image, view.output = slices, number, self.images[number], self.outputs[number]
+        return view
 
     def target(self, value: str) -> Fields:
         """`codegen.step.TARGET`: where a value is made."""
@@ -158,12 +190,13 @@ class Memory:
     def at(self, field: str, value: str) -> Fields:
         """The address of a value in ``field``, and its strides in ``field_row`` and ``field_pixel``."""
         buffer = self._buffers[value]
-        return {field: self.arena.ctypes.data + buffer.offset, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
+        return {field: self.arena.ctypes.data + buffer.at(self._number), f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
 
     def source_table(self, values: Sequence[str]) -> np.ndarray:
         """Every channel block of ``values`` side by side, as rows of `codegen.step.SOURCE`."""
         buffers = [self._buffers[value] for value in values]
-        rows = [(self.arena.ctypes.data + one.offset + block * BYTES, one.row, one.pixel) for one in buffers for block in range(one.blocks)]
+        places = [(self.arena.ctypes.data + buffer.at(self._number), buffer) for buffer in buffers]
+        rows = [(first + block * BYTES, one.row, one.pixel) for first, one in places for block in range(one.blocks)]
         return np.array(rows, SOURCE)
 
     def sources(self, values: Sequence[str]) -> Fields:

@@ -17,7 +17,7 @@ from .algorithms import families
 from .codegen import jit
 from .fuse import BEFORE
 from .plan import Plan
-from .program import Program, lay_out
+from .program import Program, abreast, lay_out
 from .threads import Threads
 
 CHUNK = 4 << 16  # pixels of a slice times steps between looks at whether to stop: of 256x256 a U-Net-64's take up to 100 ms each
@@ -25,9 +25,10 @@ SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: t
 # Pixels, and slices, that a thread loads one after the other, and stores so: after every single run of the network Python's code is out of
 # the caches, and takes 0.2 ms a slice of 64x64 in place of 0.1
 TOGETHER, MOST = 1 << 16, 16
-LARGE = 64 << 20  # bytes of a program that is made anew for every volume, 30 ms: nnU-Net's at 512x512 takes 116 MB
+LARGE = 80 << 20  # bytes of a program that is made anew for every volume, 30 ms: nnU-Net's takes 64 MB at 256x256, 120 at 512x512
 
 Sides = tuple[int, int]  # height and width
+Key = tuple[int, int, int, int]  # of a program: height, width, threads, slices
 Load = Callable[[int, np.ndarray], None]
 Store = Callable[[int, np.ndarray], None]
 
@@ -60,9 +61,10 @@ class Engine:
         self._tensors = tensors
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
         self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
-        self._bytes = cache(partial(_bytes, self._plan))  # once a size: it is asked for before every scan
+        # once a size: asked for before every scan
+        self._bytes, self._abreast = cache(partial(_bytes, self._plan)), cache(partial(abreast, self._plan))
         self._code = jit.load(families(self._plan.algorithms))
-        self._idle: dict[tuple[int, int, int], list[Program]] = {}  # programs by height, width and threads
+        self._idle: dict[Key, list[Program]] = {}
         self._lock = threading.Lock()
         self._threads = Threads()
 
@@ -121,18 +123,19 @@ class Engine:
             begin. Then nobody waits for the last slices, and the threads need not end together, nor share the last one.
         """
         self._check(*sides)
-        most = _together(*sides)
+        most, slices = _together(*sides), min(self._abreast(*sides), count)
         if count < self.threads or self.threads == 1:
-            for first, end in _groups(count, most, self.threads):
-                self._several(first, end, (*sides, self.threads), load, store, threading.Event())
+            abreast = slices if self.threads == 1 else 1
+            for first, end in _groups(count, most, abreast, self.threads):
+                self._several(first, end, (*sides, self.threads, abreast), load, store, threading.Event())
                 if progress:
                     progress(end)
             return
         last = count - 1 if dealt is None else count
-        todo = _groups(last, most, self.threads if dealt is None else 1)
+        todo = _groups(last, most, slices, self.threads if dealt is None else 1)
         done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # so many slices; a thread without work: 0
         stop = threading.Event()
-        shared = self._program((*sides, self.threads)) if dealt is None else None
+        shared = self._program((*sides, self.threads, 1)) if dealt is None else None
         if shared is not None:
             load(last, shared.begin())
 
@@ -143,7 +146,7 @@ class Engine:
                         first, end = next(todo, (last, last))
                     if first == last:
                         break
-                    self._several(first, end, (*sides, 1), load, store, stop)
+                    self._several(first, end, (*sides, 1, slices), load, store, stop)
                     done.put(end - first)
                 if shared is not None:
                     self._let_go(shared)
@@ -183,19 +186,19 @@ class Engine:
         plan = Plan(self.spec, self._tensors, jit.target().isa, fused)
         program = Program(plan, jit.load(families(plan.algorithms)).addresses, height, width, keep=True)
         program.begin()[...] = image
-        self._execute(program, threading.Event())
+        self._execute(program, 1, threading.Event())
         return {layer.name: program.memory.value(layer.name) for layer in plan.layers if not layer.name.endswith(BEFORE)}
 
     def prepare(self, height: int, width: int) -> None:
         """Make now what a volume of slices of this size is run with: 20 ms of Python, while its scan is still being read."""
-        keys = [(height, width, 1)] * self.threads + [(height, width, self.threads)] * (self.threads > 1)
+        keys = [(height, width, 1, self._abreast(height, width))] * self.threads + [(height, width, self.threads, 1)] * (self.threads > 1)
         if self._bytes(height, width, self.threads) <= LARGE:
             for program in [self._program(key) for key in keys]:
                 self._keep(program)
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
-        alone, most = self._bytes(height, width, 1), _together(height, width)
+        alone, most = self._bytes(height, width, 1, self._abreast(height, width)), _together(height, width)
         each = alone + (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
         if self.threads == 1:
             return each
@@ -207,33 +210,36 @@ class Engine:
             sides = f"sides that divide by {rows}" if rows == columns else f"{rows} to divide the rows and {columns} the columns"
             raise SpecError(f"expected {sides}, found {height}x{width}; pad or resize the slice")
 
-    def _several(self, first: int, end: int, key: tuple[int, int, int], load: Load, store: Store, stop: threading.Event) -> None:
+    def _several(self, first: int, end: int, key: Key, load: Load, store: Store, stop: threading.Event) -> None:
         """Slices [first, end) from ``load`` to ``store``."""
         program = self._program(key)
-        if end - first == 1:
-            load(first, program.begin())
-            self._execute(program, stop)
-            outputs = program.output[None]
-        else:
-            images, outputs = (np.empty((end - first, *one.shape), np.float32) for one in (program.memory.image, program.output))
-            for i, image in enumerate(images, first):
-                load(i, image)
-            for image, output in zip(images, outputs, strict=True):
-                program.begin()[...] = image
-                self._execute(program, stop)
-                output[...] = program.output
+        count, memory = end - first, program.memory
+        kept = count > program.slices  # apart from the program, which runs several times
+        images, outputs = (
+            [np.empty(one[0].shape, np.float32) for _ in range(count)] if kept else one[:count] for one in (memory.images, memory.outputs)
+        )
+        for i, image in enumerate(images, first):
+            load(i, image)
+        for at in range(0, count, program.slices):
+            some = min(program.slices, count - at)
+            program.begin()
+            for i in range(some if kept else 0):
+                memory.images[i][...] = images[at + i]
+            self._execute(program, some, stop)
+            for i in range(some if kept else 0):
+                outputs[at + i][...] = memory.outputs[i]
         if not stop.is_set():
             for i, output in enumerate(outputs, first):
                 store(i, output)
             self._keep(program)
 
-    def _program(self, key: tuple[int, int, int]) -> Program:
-        """A program for this height, width and number of threads, idle or new."""
+    def _program(self, key: Key) -> Program:
+        """A program, idle or new."""
         with self._lock:
             self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
             idle = self._idle.setdefault(key, [])
             program = idle.pop() if idle else None
-        return program or Program(self._plan, self._code.addresses, *key)
+        return program or Program(self._plan, self._code.addresses, *key[:3], slices=key[3])
 
     def _keep(self, program: Program) -> None:
         """For the next slice of that size."""
@@ -243,21 +249,22 @@ class Engine:
     def _let_go(self, shared: Program) -> None:
         """Of large programs that have run the last slice of their own, before all threads fill the memory of the one that they share."""
         with self._lock:
-            idle = self._idle.get((*shared.key[:2], 1), [])
-            idle[:] = [program for program in idle if program.memory.nbytes <= LARGE]
+            for key, idle in self._idle.items():
+                if key[2] == 1:
+                    idle[:] = [program for program in idle if program.memory.nbytes <= LARGE]
 
-    def _execute(self, program: Program, stop: threading.Event) -> None:
-        """Run a program, with as many threads as share it."""
-        if len(program.steps) == 1:
-            self._walk(program, 0, stop)
+    def _execute(self, program: Program, slices: int, stop: threading.Event) -> None:
+        """Run a program for so many slices, or for one with as many threads as share it."""
+        if program.threads == 1:
+            self._walk(program, slices - 1, stop)
             return
         with self._threads.beside(self._walk, [(program, thread, stop) for thread in range(1, len(program.steps))], stop):
             self._walk(program, 0, stop)
 
-    def _walk(self, program: Program, thread: int, stop: threading.Event) -> None:
-        """Run every step of a program that no other thread has taken, in the order of ``thread``."""
-        steps, count, at = program.addresses[thread], len(program.steps[thread]), 0
-        chunk = max(CHUNK // prod(program.key[:2]), 1) if len(program.steps) == 1 else SHARED_CHUNK
+    def _walk(self, program: Program, number: int, stop: threading.Event) -> None:
+        """Run every step of a program's list ``number``, a thread's where threads share it, that no other thread has taken."""
+        steps, count, at = program.addresses[number], len(program.steps[number]), 0
+        chunk = max(CHUNK // prod(program.key[:2]), 1) if program.threads == 1 else SHARED_CHUNK
         while at < count and not stop.is_set():
             end = min(at + chunk, count)
             reached = self._code.run(steps, at, end)
@@ -266,9 +273,9 @@ class Engine:
             at = reached
 
 
-def _bytes(plan: Plan, height: int, width: int, threads: int) -> int:
+def _bytes(plan: Plan, height: int, width: int, threads: int, slices: int = 1) -> int:
     """Of a program."""
-    return lay_out(plan, height, width, threads).nbytes
+    return lay_out(plan, height, width, threads, slices=slices).nbytes
 
 
 def _together(height: int, width: int) -> int:
@@ -276,11 +283,15 @@ def _together(height: int, width: int) -> int:
     return min(max(TOGETHER // (height * width), 1), MOST)
 
 
-def _groups(count: int, most: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Slices [first, end) that a thread takes at a time: of several threads fewer towards the end, where none shall wait for another."""
+def _groups(count: int, most: int, slices: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Slices [first, end) that a thread takes at a time: of several threads fewer towards the end, where none shall wait for another.
+
+    As many as run together, ``slices``, as long as there are as many for all.
+    """
     first = 0
     while first < count:
         left = count - first
-        end = first + min(left if threads == 1 else max(left // (2 * threads), 1), most)
+        some = left if threads == 1 else max(left // (2 * threads), 1)
+        end = first + max(min(some, most), min(slices, -(-left // threads)))
         yield first, end
         first = end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ..spec import INPUT, Shape, Spec, infer_channels, infer_shapes
 from .algorithms import ALGORITHMS, Algorithm, Network, convert
 from .codegen.simd import Isa
 from .fuse import MOMENTS, STATISTICS, Layer, fuse
+
+WEIGHTS = 1 << 20  # bytes of a stage that are worth reading once for several slices
 
 
 class Plan:
@@ -50,6 +53,8 @@ class Plan:
         Width of the zeros around the image.
     scratch : dict of str to int
         Bytes of a thread's scratch areas, by the step's field.
+    deep : range
+        The stages, by their place among all, that several slices gain from going through together: see `_deep`.
 
     Raises
     ------
@@ -88,6 +93,7 @@ class Plan:
         self.scratch: dict[str, int] = {}
         for packed in self.packed.values():
             self.scratch |= {area: max(size, self.scratch.get(area, 0)) for area, size in packed.scratch.items()}
+        self.deep = self._deep(*sides) if sides else range(0)
 
     def shapes(self, height: int, width: int) -> dict[str, Shape]:
         """Shape of every value that the stages make or read, for an image of ``height`` x ``width``."""
@@ -102,6 +108,15 @@ class Plan:
     def algorithm(self, stage: Layer) -> Algorithm:
         """The one that runs a stage."""
         return self.suitable[stage.name][0]
+
+    def _deep(self, height: int, width: int) -> range:
+        """From the first stage to the last that reads more weights than it writes, and more than stay in a second cache."""
+        shapes, found = self.shapes(height, width), []
+        for number, stage in enumerate(self.stages):
+            weights = sum(each.nbytes for each in self.packed[stage.name].fields.values() if isinstance(each, np.ndarray))
+            if self.algorithm(stage).several and weights > max(4 * prod(shapes[stage.name]), WEIGHTS):
+                found.append(number)
+        return range(found[0], found[-1] + 1) if found else range(0)
 
     @property
     def algorithms(self) -> set[str]:

@@ -71,10 +71,10 @@ def measure(scan: Scan, mask: np.ndarray, names: Sequence[str], expected: Sequen
         rows = np.flatnonzero(mask[:, columns[0] : columns[-1] + 1, z].any(axis=1))
         # all else is looked at where there are labels only: counting a whole plane of 512x512 takes 1 ms
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1), z
-        counts = np.bincount(mask[box].ravel(order="K"), minlength=len(names) + 1)
         for label in planes:
-            if counts[label]:
-                planes[label].append(_plane(scan, mask[box] == label, box))
+            inside = mask[box] == label
+            if inside.any():
+                planes[label].append(_plane(scan, inside, box))
     of_each = expected or (None,) * len(names)
     return tuple(_combine(scan, label, names[label - 1], planes[label], of_each[label - 1]) for label in planes)
 

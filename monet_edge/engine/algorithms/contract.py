@@ -118,6 +118,8 @@ class Algorithm:
         ``unit(op)``: rows may be cut into bands at multiples of this number.
     rows : callable
         ``rows(op, y0, y1)``: the rows [first, end) of the inputs, which may lie outside them, that output rows [y0, y1) are made from.
+    several : bool
+        Whether a step can make all rows of ``memory.slices`` slices whose values lie below one another.
     in_place : bool
         Whether it may write its value over its first input, if nobody reads that afterwards: of one shape, pixel by pixel.
     reads_planes, writes_planes : bool
@@ -134,6 +136,7 @@ class Algorithm:
     band: Callable[[Layer, Memory, int, int], Fields] = lambda layer, memory, y0, y1: {}
     unit: Callable[[Op], int] = lambda op: 1
     rows: Callable[[Op, int, int], tuple[int, int]] = lambda op, y0, y1: (y0, y1)
+    several: bool = False
     in_place: bool = False
     reads_planes: bool = False
     writes_planes: bool = False

@@ -17,7 +17,7 @@ from ...spec import Op, Pair, pair
 from ..arena import Fields, Memory
 from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
-from ..codegen.gemm import gemm, pack_matrix
+from ..codegen.gemm import gemm, pack_matrix, room
 from ..codegen.jit import Kernel
 from ..codegen.layout import aligned, place_lanes
 from ..codegen.memory import copy, max64, min64, zero
@@ -28,10 +28,11 @@ from .contract import Algorithm, Network, Packed, nhwc16, of_kind
 
 STRIP = 48  # pixels worked on at a time: they fill whole GEMM tiles of every CPU
 # Where weights are read from memory once a strip: 512 channels at 8x8, 64 pixels, take 2.9 ms instead of 3.5 (Emerald Rapids)
-LONG_STRIP, DEEP = 96, 4_000_000  # pixels; bytes of weights
+LONG_STRIP, DEEP = 128, 4_000_000  # pixels, as many as two such slices have; bytes of weights
 
 STEP = step(
     *TARGET, *SOURCES, *EPILOGUE,
+    "slices", "out_height",  # how many, and the output rows of each
     "in_height", "in_width", "in_stride", "in_stride_x", "out_stride", "out_stride_x",
     "weights", "phases", "phase_count", "shifts",  # the tables `PHASE` and `SHIFT`
     "strip", "pitch",  # pixels worked on at a time; bytes from a channel block to the next in V and M
@@ -61,7 +62,7 @@ def pack(layer: Layer, network: Network) -> Packed:
     rows = [(y, x, *side, len(own), *starts) for (y, x, side, own, _), *starts in zip(phases, first, offsets, strict=True)]
     weights = aligned(np.concatenate([each.ravel() for each in packed]))
     strip = LONG_STRIP if weights.nbytes > DEEP else STRIP
-    pitch = strip * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
+    pitch = room(strip) * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
     fields = {
         "weights": weights,
         "phases": np.array(rows, PHASE),
@@ -114,8 +115,9 @@ def _pack_taps(matrices: list[np.ndarray], lanes: np.ndarray, isa: Isa) -> np.nd
 
 def locate(layer: Layer, memory: Memory) -> Fields:
     """The input's height and width, which taps may not leave."""
-    _, height, width = memory.shapes[layer.inputs[0]]
-    return {"in_height": height, "in_width": width} | nhwc16(layer, memory)
+    _, in_height, in_width = memory.shapes[layer.inputs[0]]
+    sides = {"out_height": memory.shapes[layer.name][1], "in_height": in_height, "in_width": in_width}
+    return sides | {"slices": memory.slices} | nhwc16(layer, memory)
 
 
 def unit(op: Op) -> int:
@@ -132,7 +134,7 @@ def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
 
 
 def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
-    """Output rows [y0, y1): gather a strip of pixels tap by tap, multiply, and the epilogue."""
+    """Output rows [y0, y1) of every slice: gather a strip of pixels tap by tap, multiply, and the epilogue."""
     blocks, out_blocks, out_stride, in_stride_x, out_stride_x = (
         s.source_blocks,
         s.target_blocks,
@@ -148,12 +150,14 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
         first = (s.y0 - fy + out_stride - 1) // out_stride
         rows = (s.y1 - fy + out_stride - 1) // out_stride - first
         columns = (s.width - fx + out_stride_x - 1) // out_stride_x
-        for start in range(0, rows * columns, strip):
-            count = min64(strip, rows * columns - start)
+        pixels = s.slices * rows * columns
+        for start in range(0, pixels, strip):
+            count = min64(strip, pixels - start)
             done = 0
             while done < count:  # one row's share of the strip
                 q, j = (start + done) // columns, (start + done) % columns
                 some = min64(count - done, columns - j)
+                top, q = q // rows * s.in_height, q % rows
                 for tap in range(taps):
                     y, dx = (first + q) * s.in_stride + shift_dy(s.shifts, first_tap + tap), shift_dx(s.shifts, first_tap + tap)
                     left = min64(max64((-dx + in_stride_x - 1) // in_stride_x - j, 0), some)  # pixels before the first column
@@ -164,7 +168,7 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                             zero(v, BYTES, some)
                         else:
                             pixel = source_pixel(s.sources, block)
-                            line = source_base(s.sources, block) + y * source_row(s.sources, block)
+                            line = source_base(s.sources, block) + (top + y) * source_row(s.sources, block)
                             zero(v, BYTES, left)
                             start_x = (j + left) * in_stride_x + dx
                             copy(line + start_x * pixel, pixel * in_stride_x, v + left * BYTES, BYTES, inside - left)
@@ -175,9 +179,10 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
             while done < count:
                 q, j = (start + done) // columns, (start + done) % columns
                 some = min64(count - done, columns - j)
+                top, q = q // rows * s.out_height, q % rows
                 for n in range(parts):
                     block, pixel = n % out_blocks, n // out_blocks
-                    y, x = (first + q) * out_stride + fy + pixel // across, j * out_stride_x + fx + pixel % across
+                    y, x = top + (first + q) * out_stride + fy + pixel // across, j * out_stride_x + fx + pixel % across
                     epilogue(s.epilogue, s.M + n * pitch + done * BYTES, 0, BYTES,
                              s.target + y * s.target_row + x * s.target_pixel + block * BYTES, 0, s.target_pixel * out_stride_x,
                              s.other + y * s.other_row + x * s.other_pixel + block * BYTES, 0, s.other_pixel * out_stride_x,
@@ -185,4 +190,4 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
                 done += some
 
 
-ALGORITHM = Algorithm(Kernel(im2col, STEP), of_kind(*CONVOLUTIONS), pack, locate, unit=unit, rows=rows)
+ALGORITHM = Algorithm(Kernel(im2col, STEP), of_kind(*CONVOLUTIONS), pack, locate, unit=unit, rows=rows, several=True)

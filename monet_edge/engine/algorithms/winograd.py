@@ -219,7 +219,7 @@ def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
 
 
 def tile_places(
-    height: int, width: int, columns: int, stride: int, dilation: int, y0: int, y1: int
+    height: int, width: int, columns: int, stride: int, dilation: int, y0: int, y1: int, top: int = 0
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Where the tiles are that make rows [y0, y1) of an output of so many columns, in order of rows.
 
@@ -232,6 +232,8 @@ def tile_places(
         Of the input.
     stride : int
         1, or 2 where even and odd rows and columns of the input are images of their own.
+    top : int
+        Rows above the image, of other slices, and as many above the output.
 
     Returns
     -------
@@ -242,7 +244,8 @@ def tile_places(
     ys, xs = _starts(y0, y1, dilation), _starts(0, columns, dilation)
     down, right = _lines(ys, height, stride, dilation), _lines(xs, width, stride, dilation)
     places = np.zeros((len(ys), len(xs)), PLACE)
-    places["y"], places["x"] = ys[:, None], xs
+    places["y"], places["x"] = top + ys[:, None], xs
+    down["index"] += top
     places["height"] = np.minimum(4, -((ys - y1) // dilation))[:, None]
     places["width"] = np.minimum(4, -((xs - columns) // dilation))
     edge = (down["inside"] == 0).any((1, 2))[:, None] | (right["inside"] == 0).any((1, 2))

@@ -6,10 +6,13 @@ convolution, where F(4x4) has 4, but 16 matrices of weights instead of 36.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...spec import Op
+from ..arena import Fields, Memory
 from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
-from ..codegen.gemm import gemm
+from ..codegen.gemm import gemm, room
 from ..codegen.jit import Kernel
 from ..codegen.memory import min64
 from ..codegen.simd import BLOCK, BYTES
@@ -31,8 +34,8 @@ from . import winograd
 from .contract import Algorithm, Network, Packed, nhwc16
 from .winograd import place_columns, place_height, place_rows, place_width, place_x, place_y
 
-STRIP = 96  # tiles worked on at a time: whole GEMM tiles of every CPU, more than a layer of 16x16 has; 64, 128 and 192 take as long
-PITCH = (STRIP + 1) * BYTES  # from a channel block to the next: a strip and a line, as blocks at multiples of 2 KB would share cache sets
+STRIP = 128  # tiles worked on at a time: as many as two slices of 16x16 have, so that weights are read once for both
+PITCH = (room(STRIP) + 1) * BYTES  # from a channel block to the next: a line more, as blocks at multiples of 2 KB would share cache sets
 PIXELS = 256  # of a layer that F(2x2) is for, at most
 WEIGHTS = 4 << 20  # and bytes of F(4x4) there, at least: fewer stay in the second cache
 LINE_BYTES = LINE.itemsize
@@ -82,6 +85,14 @@ def pack(layer: Layer, network: Network) -> Packed:
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
     """See `contract.Algorithm`: 3x3 reaches a row further on both sides."""
     return y0 - 1, y1 + 2
+
+
+def band(layer: Layer, memory: Memory, y0: int, y1: int) -> Fields:
+    """Where the tiles (tiles,) are that make rows [y0, y1) of every slice."""
+    _, height, width = memory.shapes[layer.name]
+    tops = [number * height for number in range(memory.slices)]
+    places = np.concatenate([memory.once(winograd.tile_places, height, width, width, 1, 1, y0, y1, top)[0] for top in tops])
+    return {"places": places, "tiles": len(places)}
 
 
 def winograd_deep(s):  # type: ignore[no-untyped-def]  # Numba infers
@@ -134,4 +145,4 @@ def winograd_deep(s):  # type: ignore[no-untyped-def]  # Numba infers
                 other += BYTES
 
 
-ALGORITHM = Algorithm(Kernel(winograd_deep, STEP), suits, pack, nhwc16, winograd.band, winograd.unit, rows, family="nnunet")
+ALGORITHM = Algorithm(Kernel(winograd_deep, STEP), suits, pack, nhwc16, band, winograd.unit, rows, several=True, family="nnunet")

@@ -71,8 +71,7 @@ def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_b
               columns: Any, rows: Any, parts: Any, pitch: int) -> None:  # fmt: skip
     """All ``columns`` of ``rows`` rows, ``pitch`` bytes apart in ``a`` and ``m``: a constant, so that it is part of the addresses.
 
-    The last tile may reach, in both, up to the next multiple of 48 rows: whole tiles of every instruction set. ``parts`` is the
-    scratch of a layer that AMX is chosen for, else 0.
+    The last tile may reach, in both, up to `room` of the rows. ``parts`` is the scratch of a layer that AMX is chosen for, else 0.
     """
     builder, isa = v.builder, v.isa
     wide_columns = builder.and_(columns, v.integer(-isa.wide[1]))
@@ -107,6 +106,11 @@ def emit_gemm(v: Vectors, a: Any, a_block: Any, blocks: Any, u: Any, m: Any, m_b
 
 
 gemm = Micro("gemm", 9, partial(emit_gemm, pitch=BYTES), calls=(amx.product,))
+
+
+def room(rows: int) -> int:
+    """The rows that `a` and `m` of a product of so many must have room for: whole tiles of every instruction set."""
+    return -(-rows // 48) * 48
 
 
 def pack_matrix(matrix: np.ndarray, isa: Isa) -> np.ndarray:

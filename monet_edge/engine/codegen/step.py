@@ -16,7 +16,7 @@ import numpy as np
 
 from .simd import Micro, Vectors
 
-ROOM = 33  # fields of a step at most: im2col has as many
+ROOM = 35  # fields of a step at most: im2col has as many
 HEAD = (
     "kernel",  # address of the compiled kernel
     "state",  # where threads share a slice: address of 0 (to be done), 1 (a thread has it) or 2 (done); else 0
