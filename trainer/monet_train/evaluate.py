@@ -41,8 +41,19 @@ class TorchEngine:
         """Probabilities (N, classes, H, W) of images (N, C, H, W)."""
         return self.network(torch.from_numpy(images).to(self.device)).cpu().numpy()
 
-    def map(self, count: int, sides: Sides, load: Load, store: Store, progress: Callable[[int], None] | None = None) -> None:
-        """Load, predict and store so many slices, one after the other; see `monet_edge.engine.Engine.map`."""
+    def map(
+        self,
+        count: int,
+        sides: Sides,
+        load: Load,
+        store: Store,
+        progress: Callable[[int], None] | None = None,
+        dealt: Callable[[], None] | None = None,
+    ) -> None:
+        """Load, predict and store so many slices, one after the other; see `monet_edge.engine.Engine.map`.
+
+        Without threads nobody waits for the last slices: ``dealt`` is not called.
+        """
         image = np.empty((1, self.network.spec.in_channels, *sides), np.float32)
         for i in range(count):
             load(i, image[0])
