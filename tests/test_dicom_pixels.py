@@ -218,7 +218,9 @@ def test_a_file_that_was_cut_is_refused(syntax, tmp_path, rng):
 def test_damaged_deflated_data_is_refused(tmp_path, rng):
     folder = dicoms.write(tmp_path, blob(rng), syntax=dicoms.DeflatedExplicitVRLittleEndian)
     whole = (folder / "IM0003").read_bytes()
-    for raw, words in ((whole[:-900] + b"\xff" * 900, "deflated data is damaged"), (whole[:140] + bytes(4) + whole[144:], "has no length")):
+    # bits of 1 may mean something after what stands before them, identifiers that are new every time, and then they end too early
+    damaged = whole[:-900] + b"\xff" * 900, "deflated data (is damaged|ends too early)"
+    for raw, words in (damaged, (whole[:140] + bytes(4) + whole[144:], "has no length")):
         (folder / "IM0003").write_bytes(raw)
         with pytest.raises(ScanError, match=words):
             formats.peek(folder)
