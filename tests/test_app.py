@@ -20,6 +20,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
+from conftest import HANGS
 from fuzz.build import gz, head, nifti
 from scans import blob, image_of
 
@@ -35,7 +36,6 @@ from monet_edge.registry import shipped
 ROOT = Path(__file__).parents[1]
 VENDOR = ROOT / "monet_edge" / "app" / "vendor"
 
-HANGS = 120  # seconds after which something hangs; nothing here takes three
 LONG = nifti(np.tile(head((32, 32, 10)), (1, 1, 2000)))  # seconds of work
 
 
