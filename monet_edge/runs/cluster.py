@@ -199,7 +199,7 @@ def _do(ready: str, task: Task, clean: bool) -> Ended:
         key = task.options.key(model.weights.sha256)
         if clean and state(task.job, key) in (State.DONE, State.DAMAGED):  # by now: of a worker that was killed at it
             task = replace(task, anew=True)
-        return do(task, model, prepare(task, model.weights.stated("modality")))
+        return do(task, model, prepare(task, model.weights.provenance.stated("modality")))
     except Exception as error:
         words = error if isinstance(error, MonetError | MemoryError) else RuntimeError(f"{type(error).__name__}: {error}")
         return failed(task, words)  # another's error may be of a kind that cannot be sent
