@@ -107,7 +107,8 @@ def poison(folder: Path, count: int, model: str) -> dict[str, Any]:
     run = start(arguments, poison=f"scan{count // 2:04d}.nii.gz")
     said, _ = run.communicate()
     done, failures = records(file)
-    return {"status": run.returncode, "results": len(results(output)), "done": done, "failures": failures, "said": said}
+    return {"status": run.returncode, "results": len(results(output)), "leftovers": leftovers(output), "done": done, "failures": failures,
+            "said": said}  # fmt: skip
 
 
 def kill_driver(folder: Path, count: int, model: str, *more: object) -> dict[str, Any]:
@@ -154,9 +155,10 @@ def share(folder: Path, count: int, parts: int, model: str) -> dict[str, Any]:
 
 
 class _Faults(WorkerPlugin):
-    """In a worker: every scan takes its time, and one kills whoever works at it."""
+    """In a worker: every scan takes its time, and one kills whoever works at it, while the mask is being written."""
 
     def setup(self, worker: Any) -> None:
+        from monet_edge import files
         from monet_edge.runs import cluster
 
         pace, poisoned, do = float(os.environ.get("FAULTS_PACE", 0)), os.environ.get("FAULTS_POISON"), cluster.do
@@ -164,7 +166,8 @@ class _Faults(WorkerPlugin):
         def slow(task: Any, *rest: Any) -> Any:
             time.sleep(pace)
             if task.job.scan.name == poisoned:
-                os.kill(os.getpid(), signal.SIGKILL)
+                with files.atomic_write(task.job.results[0], overwrite=True):
+                    os.kill(os.getpid(), signal.SIGKILL)
             return do(task, *rest)
 
         cluster.do = slow  # type: ignore[assignment]

@@ -49,14 +49,14 @@ def doubts(weights: Weights, statistics: Sequence[Statistics], mask: np.ndarray,
         yield f"nothing is seen of {missing}: the image holds one intensity only; do not trust the mask"
     if options.threshold is not None and weights.spec.classes > 1:
         yield f"the threshold is ignored: {name} has several labels, and the likeliest counts"
-    if options.flip and not weights.saw_flips:
+    if options.flip and not weights.provenance.saw_flips:
         yield f"{name} was trained without mirrored slices: averaging with them (flip) may do harm"
 
 
 def unlike(weights: Weights, scans: Sequence[Scan], statistics: Sequence[Statistics], mask: np.ndarray, options: Options) -> Iterator[str]:
     """What tells a case from those that trained, by its ``scans``, an image each; the other parameters as for `doubts`."""
     yield from _foreign(weights, scans, statistics, options)
-    if weights.anatomy:
+    if weights.provenance.anatomy:
         yield from _strange(weights, scans[0], mask, options)
 
 
@@ -69,7 +69,7 @@ def _strange(weights: Weights, scan: Scan, mask: np.ndarray, options: Options) -
         with np.errstate(invalid="ignore"):  # a signalling NaN would print a warning
             dark += int(np.count_nonzero(scan.voxels[:, :, z] * scan.slope + scan.inter < AIR))
     ml = prod(options.voxel_mm) / 1000 if options.voxel_mm else scan.voxel_ml
-    found = anatomy.strange(weights.anatomy, dict(zip(labels, (counts[1:] * ml).tolist(), strict=True)))
+    found = anatomy.strange(weights.provenance.anatomy, dict(zip(labels, (counts[1:] * ml).tolist(), strict=True)))
     if found and mask.any():
         yield f"this does not look like a whole scan of what {name} was trained on: {found}; do not trust the mask"
     if dark > DARK * mask.size:

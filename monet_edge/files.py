@@ -209,19 +209,29 @@ def _create(path: Path) -> tuple[Path, int]:
         return temporary, handle
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of all killed processes from a folder, once those that go on have written into it."""
+    with suppress(OSError):  # it is missing
+        for path in list(folder.glob(".*.part")):
+            if re.fullmatch(r"\..{1,50}\.[0-9a-f]{8}\.part", path.name, re.DOTALL):
+                _remove_dead(path)
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files whose process has ended: the system has released their locks."""
     for name in _leftovers(path.parent.absolute()):
-        if not re.fullmatch(f"{re.escape(_prefix(path))}.{{8}}.part", name, re.DOTALL):
-            continue
-        temporary = path.with_name(name)
-        with suppress(OSError):  # in use, gone already, or not ours to remove
-            if not system.locks_open_files():
+        if re.fullmatch(f"{re.escape(_prefix(path))}.{{8}}.part", name, re.DOTALL):
+            _remove_dead(path.with_name(name))
+
+
+def _remove_dead(temporary: Path) -> None:
+    """Remove a temporary file whose process has ended: the system has released its lock."""
+    with suppress(OSError):  # in use, gone already, or not ours to remove
+        if not system.locks_open_files():
+            temporary.unlink()
+            return
+        with temporary.open("r+b") as file:
+            if system.try_lock(file):
                 temporary.unlink()
-                continue
-            with temporary.open("r+b") as file:
-                if system.try_lock(file):
-                    temporary.unlink()
 
 
 @cache  # to list a folder of 100,000 results before each of them takes longer than a small scan

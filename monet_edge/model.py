@@ -196,7 +196,7 @@ class Model:
     def _scans(self, image: Image | Sequence[Image], options: Options) -> tuple[Scan, ...]:
         """The scans of a case from files or from memory, having seen that there is memory to segment it."""
         if isinstance(image, (str, os.PathLike)):
-            files, modality = case_files(Path(image), self.images), self.weights.stated("modality")
+            files, modality = case_files(Path(image), self.images), self.weights.provenance.stated("modality")
             return self.read_case([formats.peek(file, modality=modality) for file in files], options)
         images = tuple(image) if isinstance(image, (list, tuple)) and self.images > 1 else (image,)
         if all(isinstance(one, (str, os.PathLike)) for one in images):

@@ -118,7 +118,7 @@ def segment(
     found = model.weights if isinstance(model, Model) else weights.load(model)
     files = case_files(Path(scans[0]), found.preprocess.images) if len(scans) == 1 else tuple(map(Path, scans))
     job = make_job(files[0], None if output is None else Path(output), chosen, files[1:])
-    header = check_job(job, chosen, found.stated("modality"), found.preprocess.images)
+    header = check_job(job, chosen, found.provenance.stated("modality"), found.preprocess.images)
     ready = model if isinstance(model, Model) else Model(found, threads)
     return run(job, ready, chosen, header=header, progress=progress)
 
@@ -138,7 +138,7 @@ def run(
     it others do meanwhile.
     """
     clock = _Clock()
-    header = header or check_job(job, options, model.weights.stated("modality"), model.images)
+    header = header or check_job(job, options, model.weights.provenance.stated("modality"), model.images)
     scans = model.read_case([header, *map(peek, job.others)], options)
     scan = scans[0]
     clock.lap("read")
@@ -150,7 +150,7 @@ def run(
     if job.probability is not None and result.probability is not None:
         write(job.probability, result.probability, like=scan, key=key, overwrite=options.overwrite)
     found = model.weights
-    about: dict[str, Any] = {"labels": names, "codes": found.codes, "model": found.name, "key": key}
+    about: dict[str, Any] = {"labels": names, "codes": found.provenance.codes, "model": found.name, "key": key}
     write(job.mask, mask, scan, format=job.format, overwrite=options.overwrite, **about)
     if job.sidecar is not None:
         bids.write_sidecars(job, names, warnings)

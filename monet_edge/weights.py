@@ -23,16 +23,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from . import anatomy as _anatomy
-from . import codes as _codes
 from . import fingerprint as _fingerprint
 from . import limits, sides
 from . import preprocess as _preprocess
-from . import quality as _quality
 from . import spec as _spec
 from .errors import ModelError, ResourceError
 from .files import atomic_write
 from .nnunet import record as _nnunet
+from .provenance import Provenance, check
 from .registry import find
 from .tensors import Tensors
 
@@ -62,8 +60,7 @@ class Weights:
         By its kind the way of a scan is chosen, see `ways`.
     fingerprint : Fingerprint or None
         How the training scans look.
-    provenance : dict
-        JSON-able: versions, data, licence, metrics, date, git revision, ...
+    provenance : Provenance
     sha256 : str
         Of the whole file.
     """
@@ -73,7 +70,7 @@ class Weights:
     tensors: Mapping[str, np.ndarray]
     preprocess: Record
     fingerprint: _fingerprint.Fingerprint | None
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     sha256: str
 
     @property
@@ -92,7 +89,7 @@ class Weights:
     @property
     def kind(self) -> str:
         """Modality and contents."""
-        return ", ".join(filter(None, (self.stated("modality"), self.contents)))
+        return ", ".join(filter(None, (self.provenance.stated("modality"), self.contents)))
 
     @property
     def contents(self) -> str:
@@ -104,30 +101,6 @@ class Weights:
         """Its labels for people, both sides of a structure at once."""
         return [name for name, _ in sides.structures(self.preprocess.labels)]
 
-    def stated(self, key: str) -> str:
-        """What the provenance states in words, of modality, licence or dice; empty where it does not."""
-        return str(self.provenance.get(key, ""))
-
-    @property
-    def codes(self) -> dict[str, Any]:
-        """SNOMED codes of its labels, as the provenance states them, see `codes.check`."""
-        return dict(self.provenance.get("codes", {}))
-
-    @property
-    def quality(self) -> dict[str, dict[str, float]]:
-        """How sure its network is, and how good, by label, see `quality.check`; empty where the provenance says nothing."""
-        return dict(self.provenance.get("quality", {}))
-
-    @property
-    def anatomy(self) -> dict[str, Any]:
-        """How large each label is in the label maps that trained it, see `anatomy.check`; empty where the provenance says nothing."""
-        return dict(self.provenance.get("anatomy", {}))
-
-    @property
-    def saw_flips(self) -> bool:
-        """Whether training mirrored slices, as the provenance says, or made mirrored ones; true where it says nothing."""
-        return self._told("training", "settings", "recipe", "augmentation", "flip") != 0 or self._made_mirrors
-
     @property
     def mirrored(self) -> list[int] | None:
         """Which of its channels says in a mirrored slice what each says in the slice itself.
@@ -137,24 +110,12 @@ class Weights:
         """
         channels = list(range(self.spec.classes))
         exchanged = sides.mirrored(self.preprocess.labels)[: len(channels)]
-        return exchanged if exchanged == channels or self._made_mirrors else None
-
-    @property
-    def _made_mirrors(self) -> bool:
-        """Whether training generated mirror images, sides exchanged."""
-        return bool(self._told("generated", "ranges", "mirror"))
+        return exchanged if exchanged == channels or self.provenance.made_mirrors else None
 
     @property
     def merged(self) -> bool:
-        """Whether training merged all labels into one, as the provenance says; false where it says nothing."""
-        return self._told("training", "settings", "merged") is True and len(self.preprocess.labels) == 1
-
-    def _told(self, *keys: str) -> Any:
-        """What the provenance says there; None where it does not."""
-        found: Any = self.provenance
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return found
+        """Whether training merged all labels into one, as the provenance says."""
+        return self.provenance.merged and len(self.preprocess.labels) == 1
 
 
 def load(model: str | Path) -> Weights:
@@ -217,10 +178,7 @@ def parse(name: str, raw: bytes) -> Weights:
     record = _read_record(metadata["preprocess"])
     looks = _json(metadata["fingerprint"], "its fingerprint")
     fingerprint = None if looks is None else _fingerprint.from_record(looks, record.images)
-    provenance = _provenance(metadata["provenance"])
-    _codes.check(provenance.get("codes", {}), record.labels)
-    _anatomy.check(provenance.get("anatomy", {}), record.labels)
-    _quality.check(provenance.get("quality", {}), record.labels)
+    provenance = check(_json(metadata["provenance"], "its provenance"), record.labels)
     _check_fit(spec, record)
     tensors = _check_tensors(spec, entries)
     if metadata["checksum"] != _checksum(metadata, tensors):
@@ -258,18 +216,6 @@ def _read_record(text: str) -> Record:
 
 def _write_record(record: Record) -> str:
     return _nnunet.to_json(record) if isinstance(record, _nnunet.Record) else _preprocess.to_json(record)
-
-
-def _provenance(text: str) -> dict[str, Any]:
-    provenance = _json(text, "its provenance")
-    if not isinstance(provenance, dict):
-        raise ModelError("its provenance must be a JSON object")
-    if not json.dumps(provenance, ensure_ascii=False).isprintable():
-        raise ModelError("its provenance holds characters that cannot be printed")
-    for key in ("modality", "licence", "dice"):
-        if not isinstance(provenance.get(key, ""), str):
-            raise ModelError(f"its provenance's {key} must be text, found {provenance[key]!r:.80}")
-    return provenance
 
 
 def _check_fit(spec: _spec.Spec, record: Record) -> None:

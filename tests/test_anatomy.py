@@ -73,5 +73,5 @@ def test_a_ct_is_warned_of(model):
 def test_brain_knows_that_a_box_of_noise_is_no_head(rng):
     image = image_of(rng.normal(500, 120, (30, 20, 30)).astype(np.int16), np.diag([-2.0, -2.0, 2.0, 1.0]))
     ready = monet_edge.load("brain", threads=1)
-    assert set(ready.weights.anatomy) == set(ready.weights.preprocess.labels)
+    assert set(ready.weights.provenance.anatomy) == set(ready.weights.preprocess.labels)
     assert any(WHOLE in warning for warning in ready.segment_scan(formats.from_image(image)).warnings)

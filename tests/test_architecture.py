@@ -67,7 +67,7 @@ FLOORS = [
     ["channels", "fingerprint", "phantom"],
     ["job"],
     ["bids"],
-    ["tensors", "registry"],
+    ["tensors", "registry", "provenance"],
     ["weights"],
     ["doubts"],
     ["engine.fuse"],

@@ -94,7 +94,7 @@ def test_a_file_is_renewed_in_nothing_but_its_calibration(tmp_path, rng):
     validation = drawn(rng, 20)
     after = renew(path, validation, {"there": drawn(rng, 20)})
     text, again = path.with_suffix(".md").read_text(), renew(path, validation, {})
-    assert after.quality == again.quality == calibrate(validation)
+    assert after.provenance.quality == again.provenance.quality == calibrate(validation)
     assert {key: value for key, value in after.provenance.items() if not key.startswith("quality")} == before.provenance
     assert all(np.array_equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
     assert after.sha256 in text
@@ -120,7 +120,7 @@ def test_the_command_calibrates_on_the_validation_part_of_scans(tmp_path, capsys
     path, names = tmp_path / "tiny.safetensors", list(dataset.pairs)[:4]
     write_weights(path, monet(filters=4, depth=1), make_record("lesion"), {}, names)
     command(["calibrate", str(path), str(dataset.folder)])
-    (known,) = weights.load(path).quality.values()
+    (known,) = weights.load(path).provenance.quality.values()
     scores = list(evaluate(Model(weights.load(path), 1), dataset, names))
     assert known == calibrate(pairs_of(scores))["lesion"]
     assert known["cases"] == len(names)
@@ -134,10 +134,10 @@ def test_a_model_of_generated_images_is_calibrated_on_generated_heads(tmp_path, 
     maps = heads.write_folder(tmp_path / "maps")
     command(["calibrate", str(path), str(maps)])
     first = weights.load(path)
-    assert first.quality
+    assert first.provenance.quality
     assert first.provenance["quality_measured"]["validation"]["pairs"] >= 4
     cortex = np.isin(heads.head(0), (3, 42)).sum() / 1000
-    assert first.anatomy["cortex"] == [pytest.approx(cortex, abs=1e-3)] * 2
+    assert first.provenance.anatomy["cortex"] == [pytest.approx(cortex, abs=1e-3)] * 2
     command(["calibrate", str(path), str(maps), "--quiet"])  # heads by seed, and nothing of the calibration before counts
     assert weights.load(path).sha256 == first.sha256
 
@@ -150,6 +150,6 @@ def command(words):
 def test_every_shipped_label_has_its_calibration_unless_the_card_says_why_not(name):
     found = weights.load(name)
     assert (
-        set(found.quality) == set(found.preprocess.labels)
+        set(found.provenance.quality) == set(found.preprocess.labels)
         or "It does not hold elsewhere" in registry.find(name).with_suffix(".md").read_text()
     )

@@ -14,6 +14,7 @@ from test_train_cli import call
 
 from monet_edge import limits, weights
 from monet_edge.errors import MonetError, ResourceError
+from monet_edge.provenance import Provenance
 from monet_train import cases, evaluate, export, train
 from monet_train.data import build, memory_of
 from monet_train.prepare import open_prepared
@@ -136,7 +137,7 @@ def test_a_run_and_weights_without_a_record_mean_channel_0(place, tmp_path, caps
     found = weights.load(place / "m.safetensors")
 
     def channels(told, asked=None):
-        return cases.weights_channels(replace(found, provenance=told), asked)
+        return cases.weights_channels(replace(found, provenance=Provenance(told)), asked)
 
     assert channels({"training": {}}) == channels({}) == (0,)
     assert [channels({"training": {"channel": value}}) for value in (-1, "1", True, 2)] == [(0,), (0,), (0,), (2,)]

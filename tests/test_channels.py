@@ -231,7 +231,7 @@ def test_what_is_trained_on_two_channels_segments_two_files(place):
     """Its own mask and the evaluation's are one: the Dice that `evaluate` writes is that of the files that `segment` writes."""
     found = weights.load(place / "two.safetensors")
     record = found.sliced
-    assert (record.names, record.images, found.spec.in_channels, found.stated("modality")) == (
+    assert (record.names, record.images, found.spec.in_channels, found.provenance.stated("modality")) == (
         ("FLAIR", "mirrored"),
         2,
         6,

@@ -51,7 +51,7 @@ def test_a_killed_workers_scans_are_done_by_others(tmp_path, weights_file):
 @pytest.mark.slow
 def test_a_scan_that_kills_its_workers_costs_its_own_result_only(tmp_path, weights_file):
     found = faults.poison(tmp_path, 12, weights_file)
-    assert (found["status"], found["results"], len(found["done"])) == (1, 11, 11), found["said"]
+    assert (found["status"], found["results"], len(found["done"]), found["leftovers"]) == (1, 11, 11, 0), found["said"]
     assert list(found["failures"]) == ["site/scan0006.nii.gz"]
     assert "every worker that had it died" in found["failures"]["site/scan0006.nii.gz"]
 

@@ -54,7 +54,7 @@ def test_codes_travel_in_the_weights_file_and_bad_ones_are_refused(tmp_path):
     spec = fold_batchnorm(monet(filters=4, depth=1))
     given = spec, random_tensors(spec), make_record("pancreas")
     weights.save(tmp_path / "a.safetensors", *given, {"codes": {"pancreas": TABLE["pancreas"]}})
-    assert weights.load(tmp_path / "a.safetensors").codes == {"pancreas": TABLE["pancreas"]}
+    assert weights.load(tmp_path / "a.safetensors").provenance.codes == {"pancreas": TABLE["pancreas"]}
     with pytest.raises(ModelError, match="codes"):
         weights.save(tmp_path / "b.safetensors", *given, {"codes": BAD["too long"]})
     assert not (tmp_path / "b.safetensors").exists()
@@ -63,4 +63,4 @@ def test_codes_travel_in_the_weights_file_and_bad_ones_are_refused(tmp_path):
 @pytest.mark.parametrize("name", sorted(registry.shipped()))
 def test_every_shipped_label_has_its_code(name):
     found = weights.load(name)
-    assert found.codes == codes.pick(TABLE, found.preprocess.labels)
+    assert found.provenance.codes == codes.pick(TABLE, found.preprocess.labels)

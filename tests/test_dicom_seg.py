@@ -202,10 +202,10 @@ def test_a_mask_in_the_folder_is_no_series_of_the_next_run(tmp_path, rng, weight
 def shipped_mask(request, shipped_name, tmp_path, rng):
     """The segmentation of a shipped model's labels, full or empty."""
     found = weights.load(shipped_name)
-    dicoms.write(tmp_path / "scan", blob(rng), modality="CT" if found.stated("modality") == "CT" else "MR")
+    dicoms.write(tmp_path / "scan", blob(rng), modality="CT" if found.provenance.stated("modality") == "CT" else "MR")
     scan = formats.read(tmp_path / "scan")
     mask = np.zeros(scan.shape, np.uint8) if request.param else two_labels(scan.shape).clip(0, len(found.preprocess.labels))
-    formats.write(tmp_path / "mask.dcm", mask, scan, labels=found.preprocess.labels, codes=found.codes, model=shipped_name)
+    formats.write(tmp_path / "mask.dcm", mask, scan, labels=found.preprocess.labels, codes=found.provenance.codes, model=shipped_name)
     return tmp_path / "mask.dcm"
 
 

@@ -115,7 +115,8 @@ def test_the_readme_says_what_each_shipped_model_finds():
     assert sorted(name for name, *_ in rows) == sorted(registry.shipped())
     for name, modality, found, dice in rows:
         model = weights.load(name)
-        assert (modality, found.removesuffix(", left and right"), dice) == (model.stated("modality"), model.contents, model.stated("dice"))
+        stated = model.provenance.stated
+        assert (modality, found.removesuffix(", left and right"), dice) == (stated("modality"), model.contents, stated("dice"))
 
 
 def test_links_lead_somewhere():

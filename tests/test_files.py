@@ -14,7 +14,7 @@ import pytest
 
 from monet_edge import system
 from monet_edge.errors import OutputError
-from monet_edge.files import atomic_write, check_folder, locked, write_together
+from monet_edge.files import atomic_write, check_folder, locked, remove_leftovers, write_together
 
 ROOT = Path(__file__).parents[1]
 
@@ -171,10 +171,14 @@ def test_leftovers_of_the_dead_are_removed_and_the_living_left_alone(tmp_path):
     assert len(list(tmp_path.glob("*.part"))) == 4
     write(path)
     assert len(list(tmp_path.glob(".a.bin.????????.part"))) == 1
+    started[2].kill()
+    started.pop().wait()
+    remove_leftovers(tmp_path)  # of any result, once this process has written here
+    assert len(list(tmp_path.glob("*.part"))) == 2
     for process in started[1:]:
         process.communicate()
     assert living.returncode == 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".a.bin.notes.part", "a.bin", "b.bin"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".a.bin.notes.part", "a.bin"]
     assert path.read_bytes() == b"half"
 
 

@@ -19,6 +19,7 @@ from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
 from monet_edge.preprocess import span
+from monet_edge.provenance import Provenance
 from monet_edge.spec import Op, Spec
 from monet_edge.tiles import gaussian, positions
 from monet_edge.volume import Voxels
@@ -38,7 +39,7 @@ def pixelwise(record, channels, seed=0):
     rng = np.random.default_rng(seed)
     weight = rng.normal(0, 6, (record.classes, channels, 1, 1)).astype(np.float32)
     tensors = {"head.weight": weight, "head.bias": -weight.sum((1, 2, 3)) / 2}
-    return Weights("pixelwise", Spec("pixelwise", channels, tuple(ops)), tensors, record, None, {}, "")
+    return Weights("pixelwise", Spec("pixelwise", channels, tuple(ops)), tensors, record, None, Provenance(), "")
 
 
 def network_tiles(voxels, record, spacing):

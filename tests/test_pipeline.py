@@ -22,6 +22,7 @@ from monet_edge.formats import stem
 from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
+from monet_edge.provenance import Provenance
 from monet_edge.runs import Found, find_scans, plan_jobs
 from monet_edge.spec import fold_batchnorm
 from monet_edge.volume import Voxels
@@ -170,7 +171,7 @@ def test_flip_is_the_mean_of_both_mirror_images(rng, model):
 @pytest.mark.parametrize(("share", "warned"), [(0.0, True), (0, True), (0.5, False), ({}, False), (None, False)])
 def test_flipping_for_a_model_that_never_saw_flips_is_warned_of(rng, model, share, warned):
     provenance = {"training": {"settings": {"recipe": {"augmentation": {"flip": share}}}}} if share is not None else {"training": [0]}
-    doubtful = Model(replace(model.weights, provenance=provenance), 1)
+    doubtful = Model(replace(model.weights, provenance=Provenance(provenance)), 1)
     scan = monet_edge.formats.from_image(image_of(blob(rng)))
     told = [any("mirrored" in warning for warning in doubtful.segment_scan(scan, Options(flip=flip)).warnings) for flip in (True, False)]
     assert told == [warned, False]

@@ -135,7 +135,7 @@ def test_a_scan_that_is_warned_of_may_have_any_dice_below(path):
 
 
 def test_it_travels_in_the_weights_file_and_a_bad_one_is_refused():
-    assert model_of({"quality": KNOWN}).weights.quality == KNOWN
-    assert model_of({}).weights.quality == {}
+    assert model_of({"quality": KNOWN}).weights.provenance.quality == KNOWN
+    assert model_of({}).weights.provenance.quality == {}
     with pytest.raises(ModelError, match="expected Dice"):
         model_of(json.loads(json.dumps({"quality": BAD["far"]})))

@@ -193,7 +193,7 @@ def test_a_run_is_released_as_any_other_measured_on_scans_that_it_has_never_seen
     assert heading == about["name"]  # no part of it is a validation part
     assert found.provenance["metrics"][heading]["thalamus"]["cases"] == 2
     assert found.provenance["generated"]["key"] == "key"
-    assert found.codes["hippocampus"]["type"][2] == "Hippocampus"
+    assert found.provenance.codes["hippocampus"]["type"][2] == "Hippocampus"
     card = (tmp_path / "m.md").read_text(encoding="utf-8")
     assert f"    monet-train evaluate m.safetensors {heading}\n" in card
     assert "label maps only, images generated" in card

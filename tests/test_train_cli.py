@@ -243,7 +243,7 @@ def test_patients_are_named_only_if_asked(released):
     label, code = *weights.load(released / "two.safetensors").preprocess.labels, ["85756007", "SCT", "Tissue"]
     (released / "codes.json").write_text(json.dumps({label: {"category": code, "type": code}, "another": {}}))
     assert call(released, "export", "run", "phantom", "-o", "named.safetensors", "--name-cases", "--codes", "codes.json") == 0
-    assert weights.load(released / "named.safetensors").codes == {label: {"category": code, "type": code}}
+    assert weights.load(released / "named.safetensors").provenance.codes == {label: {"category": code, "type": code}}
     assert names(released / "named.safetensors")
     assert names(released / "named.md")
 

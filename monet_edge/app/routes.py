@@ -92,7 +92,7 @@ class Page:
             {
                 "name": name,
                 "contents": weights.contents,
-                **{key: weights.stated(key) for key in ("modality", "dice", "licence")},
+                **{key: weights.provenance.stated(key) for key in ("modality", "dice", "licence")},
             }
             for name, weights in self._models.items()
         ]

@@ -76,14 +76,14 @@ def _run(plan: Plan, derivative: Path | None, found: Weights, threads: int | Non
         if derivative is not None:
             from ..bids import describe
 
-            about = {"sha256": found.sha256, "licence": found.stated("licence")}
+            about = {"sha256": found.sha256, "licence": found.provenance.stated("licence")}
             describe(derivative, plan.jobs, found.name, found.preprocess.labels, about)
         _segment(plan, way, quiet, debug)
 
 
 def _needs(found: Weights) -> dict[str, Any]:
     """What a plan must know of the model."""
-    return {"modality": found.stated("modality"), "images": found.preprocess.images}
+    return {"modality": found.provenance.stated("modality"), "images": found.preprocess.images}
 
 
 def _go_on(plan: Plan, found: Weights, quiet: bool) -> Plan:
@@ -177,9 +177,9 @@ def bids(
         if more and not participant_label:
             raise MonetError(f"expected a folder, a folder and {level}, found {' '.join(more)} besides")
         weights = load(model)
-        wanted = suffix or layout.suffixes(weights.stated("modality"))
+        wanted = suffix or layout.suffixes(weights.provenance.stated("modality"))
         if not wanted:
-            raise MonetError(f"{weights.name} is for {weights.stated('modality')}: say which scans, such as --suffix T1w")
+            raise MonetError(f"{weights.name} is for {weights.provenance.stated('modality')}: say which scans, such as --suffix T1w")
         scans = layout.find_scans(bids_dir, [*(participant_label or []), *(more or [])], wanted)
         going = pick(RunOptions, options)
         plan = make_plan(scans, output_dir, pick(Options, options), going, **_needs(weights), derivative=weights.name)

@@ -36,9 +36,10 @@ def models(debug: DebugOption = False) -> None:
         table = Table(first, "modality", labels, "Dice", last, caption=DISCLAIMER)
         for name, path in shipped().items():
             weights = load(path)
-            licence = re.split(r" \(|;", weights.stated("licence"))[0]  # `info` and the card have all of it
+            stated = weights.provenance.stated
+            licence = re.split(r" \(|;", stated("licence"))[0]  # `info` and the card have all of it
             lines = [*wrap(licence, 15), *(["non-commercial"] if "NC" in licence else [])]
-            table.add_row(name, weights.stated("modality"), weights.contents, weights.stated("dice"), "\n".join(lines))
+            table.add_row(name, stated("modality"), weights.contents, stated("dice"), "\n".join(lines))
         Console().print(table)
 
 

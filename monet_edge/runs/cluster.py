@@ -20,11 +20,13 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from ..about import __version__
 from ..errors import KilledError, MonetError
+from ..files import remove_leftovers
 from ..limits import usable_cores
 from ..model import Model
 from ..weights import Weights
@@ -78,13 +80,18 @@ class Cluster:
         return ended
 
     def run(self, tasks: Iterable[Task], watch: Watch | None = None) -> Iterator[Ended]:
-        """Do tasks as there is room for them; they come back in the order in which they end. Their slices are not watched."""
+        """Do tasks as there is room for them; they come back in the order in which they end. Their slices are not watched.
+
+        What killed workers were writing is removed at the end: those that did their tasks again had looked for it before.
+        """
         ready = _Ready(self.weights, self._each, self.client.cluster is not None)
         with _told():
             self.client.register_plugin(ready)
+        folders: set[Path] = set()
         try:
             suspects = []
             for task, ended in self._gather(tasks, ready.name, lambda: AHEAD * self._at_a_time()):
+                folders.update(path.parent for path in task.job.results)
                 if ended is None:
                     suspects.append(task)
                 else:
@@ -92,6 +99,8 @@ class Cluster:
             for task, ended in self._gather(suspects, ready.name, lambda: 1):
                 yield ended or failed(task, KilledError(f"{task.job.scan}: every worker that had it died. Too little memory?"))
         finally:
+            for folder in folders:
+                remove_leftovers(folder)
             with suppress(Exception):  # it may be why the block ended
                 self.client.unregister_worker_plugin(ready.name)
 
@@ -190,7 +199,7 @@ def _do(ready: str, task: Task, clean: bool) -> Ended:
         key = task.options.key(model.weights.sha256)
         if clean and state(task.job, key) in (State.DONE, State.DAMAGED):  # by now: of a worker that was killed at it
             task = replace(task, anew=True)
-        return do(task, model, prepare(task, model.weights.stated("modality")))
+        return do(task, model, prepare(task, model.weights.provenance.stated("modality")))
     except Exception as error:
         words = error if isinstance(error, MonetError | MemoryError) else RuntimeError(f"{type(error).__name__}: {error}")
         return failed(task, words)  # another's error may be of a kind that cannot be sent

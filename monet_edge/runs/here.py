@@ -41,7 +41,7 @@ class Here:
     def one(self, task: Task, watch: Watch | None = None) -> Ended:
         """Do one task in this thread."""
         try:
-            return do(task, self.model, prepare(task, self.model.weights.stated("modality")), watch and partial(watch, task))
+            return do(task, self.model, prepare(task, self.model.weights.provenance.stated("modality")), watch and partial(watch, task))
         except Exception as error:
             return failed(task, error)
 
@@ -119,7 +119,7 @@ class _Line:
 
     def _attempt(self, task: Task, read: ExitStack) -> Ended:
         try:
-            header = prepare(task, self._model.weights.stated("modality"))
+            header = prepare(task, self._model.weights.provenance.stated("modality"))
             with self._room.of(self._model.peak(header, task.options)) as alone:
                 try:
                     return self._do(task, header, read)

@@ -76,7 +76,7 @@ def segment(
     told = (warning for each in scans for warning in each.warnings)
     warnings = (*told, *doubts(weights, statistics, mask, options), *strange)
     # it was calibrated for masks as the model makes them by itself
-    calibration = {} if options.flip or threshold != record.threshold else weights.quality
+    calibration = {} if options.flip or threshold != record.threshold else weights.provenance.quality
     expected = expect(calibration, record.labels, agreement.dice, familiar=not strange)
     return Segmentation(mask, kept, statistics[0], warnings, agreement.dice, expected)
 

@@ -74,13 +74,13 @@ def write_hub(folder: Path, output: Path, case: Sequence[tuple[Path, int | None]
 
 def hub_card(weights: Weights, card: str, picture: bool) -> str:
     """The card with the header of hubs before it: YAML whose values are JSON, which YAML contains."""
-    licence = weights.stated("licence")
+    licence = weights.provenance.stated("licence")
     known = licence_id(licence)
     header: dict[str, Any] = {"license": known or "other", **({} if known else {"license_name": licence or "unknown"})}
     header |= {
         "library_name": "monet-edge",
         "pipeline_tag": "image-segmentation",
-        "tags": ["medical", "segmentation", *filter(None, [weights.stated("modality")]), *weights.preprocess.labels],
+        "tags": ["medical", "segmentation", *filter(None, [weights.provenance.stated("modality")]), *weights.preprocess.labels],
         "model-index": [{"name": weights.name, "results": _results(weights.provenance.get("metrics", {}))}],
     }
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in header.items()]

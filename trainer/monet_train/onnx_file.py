@@ -88,7 +88,7 @@ def _model(weights: Weights) -> ModelProto:
         "preprocess": preprocess.to_json(weights.sliced),
         "labels": json.dumps(weights.preprocess.labels),
         "provenance": json.dumps(weights.provenance),
-        "licence": weights.stated("licence"),
+        "licence": weights.provenance.stated("licence"),
         "sha256": weights.sha256,
     }
     helper.set_model_props(model, {f"monet_edge.{name}": value for name, value in facts.items()})

@@ -44,8 +44,8 @@ class Transfer:
         known = {
             "name": weights.name,
             "sha256": weights.sha256,
-            "licence": weights.stated("licence"),
-            "modality": weights.stated("modality"),
+            "licence": weights.provenance.stated("licence"),
+            "modality": weights.provenance.stated("modality"),
         }
         return {**known, "frozen": self.frozen}
 

@@ -27,8 +27,9 @@ from monet_edge.volume.labels import colours
 from monet_edge.weights import load
 models = [load(path) for path in shipped().values()]
 print(json.dumps({"endings": ENDINGS, "models": [
-    {"name": one.name, "modality": one.stated("modality"), "licence": one.stated("licence"), "binary": one.spec.classes == 1,
-     "threshold": one.preprocess.threshold, "labels": [[name, *colour] for name, colour in zip(names, colours(names))]}
+    {"name": one.name, "modality": one.provenance.stated("modality"), "licence": one.provenance.stated("licence"),
+     "binary": one.spec.classes == 1, "threshold": one.preprocess.threshold,
+     "labels": [[name, *colour] for name, colour in zip(names, colours(names))]}
     for one in models for names in [one.preprocess.labels]]}))
 """
 

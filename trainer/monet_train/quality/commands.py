@@ -65,7 +65,7 @@ def calibrate(
     if not quiet:
         for data, found in renewed.provenance["quality_measured"].items():
             print(f"{data}: {found['pairs']} pairs, Pearson {found['pearson']}, mean error {found['error']}, {found['inside']} inside")
-        shown = "" if renewed.quality else "It does not hold elsewhere, and is not shown. "
+        shown = "" if renewed.provenance.quality else "It does not hold elsewhere, and is not shown. "
         print(f"{shown}{weights}: sha256 {renewed.sha256}. {DISCLAIMER}")
 
 
