@@ -125,6 +125,13 @@ def sites(tmp_path_factory):
     return federation.make_sites(tmp_path_factory.mktemp("sites"))
 
 
+@pytest.fixture(autouse=True)
+def the_same_numbers():
+    """PyTorch's random numbers do not hang on the tests before, of which another process may have had some."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
