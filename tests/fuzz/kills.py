@@ -1,5 +1,6 @@
 """End a run at a random moment, by Ctrl-C or kill -9, and look at what it left: `python -m tests.fuzz.kills --count 200`."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from conftest import random_tensors  # noqa: E402
 
 from fuzz import build, mutate  # noqa: E402
 
+STARTING = ("Fatal Python error: init_import_site", "Could not import runpy")  # what Python says to a Ctrl-C then, with status 1
 RESULTS = {"mask.nii.gz", "mask_prob.nii.gz"}
 
 
@@ -90,8 +92,9 @@ def run(count, folder, seed=0):
         found = left()
         parts = {name for name in found if name.endswith(".part")} - old
         wrong = [name for name, content in found.items() if not name.endswith(".part") and content != expected[name]]
-        ours = "in main\n" in errors  # before our first line runs, a traceback is Python's own
-        if ending == signal.SIGINT and (parts or ours or process.returncode not in (0, 130, -signal.SIGINT)):
+        ours = re.search(r'__main__\.py", line \d+, in main$', errors, re.MULTILINE)  # before that, a traceback is Python's own
+        status = process.returncode in (0, 130, -signal.SIGINT) or errors.startswith(STARTING)
+        if ending == signal.SIGINT and (parts or ours or not status):
             wrong.append(f"exit {process.returncode}, {sorted(parts)}, {errors}")
         if wrong or not given.keys() <= found.keys():
             tally.failures.append((i, ending.name, wrong))
