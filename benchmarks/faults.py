@@ -18,6 +18,7 @@ import psutil
 from distributed import Client, WorkerPlugin
 
 from monet_edge import formats, phantom
+from monet_edge.runs import find_scans
 
 from .machine import ROOT
 
@@ -74,6 +75,11 @@ def start(arguments: Sequence[str], **settings: object) -> subprocess.Popen[str]
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def held(scans: Path, gate: Path) -> dict[str, object]:
+    """Settings of a run that cannot end before a file is there, however late whoever kills it comes: its last scan waits for it."""
+    return {"last": find_scans([scans])[-1].scan.name, "gate": gate}
+
+
 def workers(driver: int) -> list[psutil.Process]:
     """The worker processes of a run on this machine."""
     try:
@@ -86,7 +92,8 @@ def kill_workers(folder: Path, count: int, kills: int, model: str) -> dict[str, 
     """A run on two workers, one of which is killed again and again at random moments, the same in every run."""
     rng = random.Random(0)
     scans, output, file = make_scans(folder / "scans", count), folder / "masks", folder / "run.jsonl"
-    run = start(command(scans, output, model, "--cluster", "local:2", "--threads", 2, "--records", file), pace=PACE)
+    gate = folder / "gate"
+    run = start(command(scans, output, model, "--cluster", "local:2", "--threads", 2, "--records", file), pace=PACE, **held(scans, gate))
     killed = 0
     while killed < kills and run.poll() is None:
         time.sleep(rng.uniform(0.2, 2))
@@ -94,6 +101,7 @@ def kill_workers(folder: Path, count: int, kills: int, model: str) -> dict[str, 
         if there:
             rng.choice(there).kill()
             killed += 1
+            gate.touch()
     said, _ = run.communicate()
     done, failures = records(file)
     return {"status": run.returncode, "killed": killed, "results": len(results(output)), "leftovers": leftovers(output),
@@ -115,7 +123,8 @@ def kill_driver(folder: Path, count: int, model: str, *more: object) -> dict[str
     """A run that is killed at a random moment (always the same one), and again with what exists passed over."""
     rng = random.Random(0)
     scans, output = make_scans(folder / "scans", count), folder / "masks"
-    run = start(command(scans, output, model, *more, "--records", folder / "first.jsonl"), pace=PACE)
+    gate = folder / "gate"  # which nobody opens
+    run = start(command(scans, output, model, *more, "--records", folder / "first.jsonl"), pace=PACE, **held(scans, gate))
     wanted = rng.randint(1, count - 1)
     while run.poll() is None and len(list(output.rglob("*.nii.gz"))) < wanted:
         time.sleep(0.01)
@@ -123,7 +132,7 @@ def kill_driver(folder: Path, count: int, model: str, *more: object) -> dict[str
     family = workers(run.pid)
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    psutil.wait_procs(family, timeout=30)
+    psutil.wait_procs(family, timeout=120)
     before = results(output)
     again = start(command(scans, output, model, *more, "--skip-existing", "--records", folder / "second.jsonl"))
     said, _ = again.communicate()
@@ -154,6 +163,13 @@ def share(folder: Path, count: int, parts: int, model: str) -> dict[str, Any]:
     return {"statuses": statuses, "files": len(files), "results": len(results(output)), "done": done, "failures": failures, "said": said}
 
 
+def _linger(task: Any) -> None:
+    """A scan takes its time; the last one until the gate is there, see `held`."""
+    time.sleep(float(os.environ.get("FAULTS_PACE", 0)))
+    while task.job.scan.name == os.environ.get("FAULTS_LAST") and not os.path.exists(os.environ["FAULTS_GATE"]):
+        time.sleep(0.01)
+
+
 class _Faults(WorkerPlugin):
     """In a worker: every scan takes its time, and one kills whoever works at it, while the mask is being written."""
 
@@ -161,10 +177,10 @@ class _Faults(WorkerPlugin):
         from monet_edge import files
         from monet_edge.runs import cluster
 
-        pace, poisoned, do = float(os.environ.get("FAULTS_PACE", 0)), os.environ.get("FAULTS_POISON"), cluster.do
+        poisoned, do = os.environ.get("FAULTS_POISON"), cluster.do
 
         def slow(task: Any, *rest: Any) -> Any:
-            time.sleep(pace)
+            _linger(task)
             if task.job.scan.name == poisoned:
                 with files.atomic_write(task.job.results[0], overwrite=True):
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -178,15 +194,15 @@ def main() -> None:
     from monet_edge.cli import app
     from monet_edge.runs import here
 
-    connect, do, pace = Client.__init__, here.do, float(os.environ.get("FAULTS_PACE", 0))
+    connect, do = Client.__init__, here.do
 
     def connected(self: Client, *arguments: Any, **options: Any) -> None:
         connect(self, *arguments, **options)
         self.register_plugin(_Faults())
 
-    def slow(*arguments: Any) -> Any:
-        time.sleep(pace)
-        return do(*arguments)
+    def slow(task: Any, *rest: Any) -> Any:
+        _linger(task)
+        return do(task, *rest)
 
     Client.__init__ = connected  # type: ignore[method-assign]
     here.do = slow  # type: ignore[assignment]

@@ -86,7 +86,7 @@ def peak(
     # counts behind every 16 bits of intensities that have more, by thread and in all; those of 16 bits take half a megabyte
     _, height, width = shape
     measuring = ((8 * threads + 30) << 20) if dtype.itemsize > 2 else 0
-    labelled = 48 * height * width  # of a plane whose labels are counted and measured: places, intensities
+    labelled = 32 * height * width  # of a plane whose labels are counted and measured: 26 of them, and what the allocator keeps
     return volume + max(measuring, kept + workspace + labelled) + _SLACK
 
 

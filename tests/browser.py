@@ -10,6 +10,8 @@ import subprocess
 import time
 from contextlib import contextmanager
 
+from conftest import HANGS
+
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
@@ -41,8 +43,7 @@ class Browser:
         os.close(theirs)
         os.close(ours)
         self.rest, self.count, self.messages, self.session = b"", 0, [], None
-        target = next(one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=self._first_tab(), flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -51,9 +52,19 @@ class Browser:
 
     def __exit__(self, *_):
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(HANGS)
         os.close(self.out)
         os.close(self.inn)
+
+    def _first_tab(self):
+        """The tab that it begins with, which may come after its first answers."""
+        end = time.monotonic() + HANGS
+        while time.monotonic() < end:
+            for one in self.call("Target.getTargets")["targetInfos"]:
+                if one["type"] == "page":
+                    return one["targetId"]
+            time.sleep(0.05)
+        raise TimeoutError("the browser has no tab")
 
     @contextmanager
     def another_tab(self):
@@ -81,7 +92,7 @@ class Browser:
                 return answer["result"]
             self.messages.append(answer)
 
-    def _next(self, seconds=60):
+    def _next(self, seconds=HANGS):
         end = time.monotonic() + seconds
         while b"\0" not in self.rest:
             if not select.select([self.inn], [], [], max(0, end - time.monotonic()))[0]:
@@ -107,7 +118,7 @@ class Browser:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def until(self, script, seconds=60):
+    def until(self, script, seconds=HANGS):
         """Wait until a JavaScript expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"Boolean({script})"):

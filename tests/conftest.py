@@ -18,6 +18,8 @@ from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 from monet_edge.streams import deflate
 
+HANGS = 240  # seconds after which something hangs, however busy the machine; nothing that waits for so long takes ten
+
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,6 +123,13 @@ def sites(tmp_path_factory):
     import federation
 
     return federation.make_sites(tmp_path_factory.mktemp("sites"))
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers():
+    """PyTorch's random numbers do not hang on the tests before, of which another process may have had some."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture

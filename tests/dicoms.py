@@ -1,11 +1,15 @@
 """DICOM series for the tests: of any grid, transfer syntax and oddity; and an encoder of JPEG Lossless."""
 
+import os
+from collections import defaultdict
+from itertools import count
+
 import numpy as np
 import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
 Dataset, FileMetaDataset, Sequence = pydicom.dataset.Dataset, pydicom.dataset.FileMetaDataset, pydicom.sequence.Sequence
-generate_uid, JPEGLosslessSV1 = pydicom.uid.generate_uid, pydicom.uid.JPEGLosslessSV1
+JPEGLosslessSV1 = pydicom.uid.JPEGLosslessSV1
 ExplicitVRLittleEndian, ImplicitVRLittleEndian = pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian
 ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian = pydicom.uid.ExplicitVRBigEndian, pydicom.uid.DeflatedExplicitVRLittleEndian
 
@@ -15,6 +19,13 @@ ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 LPS = np.diag([-0.8, -0.9, 3.0, 1.0])  # columns to the left, rows to the back, slices up
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 COMPRESSED = (pydicom.uid.RLELossless, pydicom.uid.JPEGLSLossless, pydicom.uid.JPEG2000Lossless, JPEGLosslessSV1)
+_numbers = defaultdict(count)
+
+
+def generate_uid():
+    """A new identifier, the same in every run of a test: of random ones, a file that is damaged somewhere was another every time."""
+    test, _, _ = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")  # behind it stands which part of the test it is
+    return pydicom.uid.generate_uid(entropy_srcs=[test, str(next(_numbers[test]))])
 
 
 def slices(voxels, affine=LPS, modality="MR", **tags):
@@ -100,9 +111,9 @@ def write(folder, voxels, affine=LPS, syntax=ExplicitVRLittleEndian, seed=0, **t
     return folder
 
 
-def enhanced(voxels, affine=LPS, order=None):
+def enhanced(voxels, affine=LPS, order=None, **tags):
     """One file of many frames: spacing and orientation shared, positions each its own; the frames in any order."""
-    parts = list(slices(voxels, affine))
+    parts = list(slices(voxels, affine, **tags))
     first = parts[0]
     whole = pydicom.dcmread(_written(first))
     for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):

@@ -6,6 +6,8 @@ import threading
 import time
 from contextlib import contextmanager
 
+from conftest import HANGS
+
 from monet_edge import weights
 from monet_edge.app.cases import LIMIT, Cases
 from monet_edge.app.guard import Guard
@@ -23,7 +25,7 @@ class Client:
 
     def raw(self, method, path, body=None, headers=None, host=None):
         """Status, headers and body of the answer to a request for exactly this path."""
-        link = http.client.HTTPConnection(HOST, self.port, timeout=60)
+        link = http.client.HTTPConnection(HOST, self.port, timeout=HANGS)
         try:
             link.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for value in [self.guard.host] if host is None else host:
@@ -83,4 +85,4 @@ def running(folder, models=(), limit=LIMIT):
             yield Client(guard, folder, cases)
         finally:
             server.should_exit = True
-            thread.join(30)
+            thread.join(HANGS)

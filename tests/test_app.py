@@ -9,6 +9,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -18,12 +20,13 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
+from conftest import HANGS
 from fuzz.build import gz, head, nifti
 from scans import blob, image_of
 
-from monet_edge import formats, load
-from monet_edge.app import findings, results
-from monet_edge.app.cases import MOST, PREFIX
+from monet_edge import formats, load, system
+from monet_edge.app import cases, findings, results, worker
+from monet_edge.app.cases import MOST, PREFIX, Case
 from monet_edge.app.findings import Likely, segment, tell, with_threshold
 from monet_edge.app.worker import explain
 from monet_edge.errors import ScanError
@@ -223,9 +226,26 @@ def test_one_of_several_volumes(client):
     client.ask("DELETE", case)
 
 
-def test_two_pages_are_done_one_after_the_other(client, scan):
-    large = nifti(head((32, 32, 400)))
-    first, second, third = client.drop(("a.nii", large)), client.drop(("b.nii.gz", scan)), client.drop(("c.nii.gz", scan))
+class Held:
+    """Work that goes no further than its first slices until it may."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.go_on, self.told = threading.Event(), threading.Event(), []
+        monkeypatch.setattr(worker, "segment", self.segment)
+
+    def segment(self, header, model, volume, progress):
+        def tell(done, total):
+            self.told.append(done)
+            self.begun.set()
+            assert self.go_on.wait(HANGS)
+            progress(done, total)
+
+        return segment(header, model, volume, tell)
+
+
+def test_two_pages_are_done_one_after_the_other(client, scan, monkeypatch):
+    held = Held(monkeypatch)
+    first, second, third = (client.drop((f"{name}.nii.gz", scan)) for name in "abc")
     for case in (first, second, third):
         assert client.ask("POST", f"{case}/header")[0] == 200
     for case in (first, second, third):
@@ -234,6 +254,7 @@ def test_two_pages_are_done_one_after_the_other(client, scan):
     waiting = [client.ask("GET", case)[1] for case in (second, third)]
     assert [(now["state"], now["ahead"]) for now in waiting] == [("waiting", 1), ("waiting", 2)]
     client.ask("DELETE", f"{second}/work")
+    held.go_on.set()
     assert client.wait(second)["state"] == "ready"
     assert client.wait(third)["state"] == "done"
     assert client.wait(first)["state"] == "done"
@@ -241,29 +262,50 @@ def test_two_pages_are_done_one_after_the_other(client, scan):
         client.ask("DELETE", case)
 
 
-def test_stop_stops_within_a_slice_or_two(client):
-    case = client.drop(("a.nii", LONG))
+def test_stop_stops_before_the_next_slices(client, monkeypatch):
+    case, held = client.drop(("a.nii", nifti(head((32, 32, 100))))), Held(monkeypatch)
     client.ask("POST", f"{case}/header")
     client.ask("POST", f"{case}/work", {"model": "tiny"})
-    client.wait(case, ("working",))
-    while client.ask("GET", case)[1]["done"] < 1:
-        time.sleep(0.01)
+    assert held.begun.wait(HANGS)
     client.ask("DELETE", f"{case}/work")
+    held.go_on.set()
     assert client.wait(case)["state"] == "ready"
+    assert len(held.told) == 1
     client.ask("DELETE", case)
 
 
-def test_a_page_that_is_closed_while_it_works_leaves_nothing(client):
-    case = client.drop(("a.nii", LONG))
+def test_a_page_that_is_closed_while_it_works_leaves_nothing(client, monkeypatch):
+    case, held = client.drop(("a.nii", nifti(head((32, 32, 100))))), Held(monkeypatch)
     client.ask("POST", f"{case}/header")
     client.ask("POST", f"{case}/work", {"model": "tiny"})
-    client.wait(case, ("working",))
+    assert held.begun.wait(HANGS)
     client.ask("DELETE", case)
+    held.go_on.set()
     follower = client.drop(("b.nii", nifti(head((32, 32, 4)))))
     client.ask("POST", f"{follower}/header")
     assert client.segment(follower, "tiny")["state"] == "done"  # the thread is free
     client.ask("DELETE", follower)
     assert list(client.folder.iterdir()) == []
+
+
+def test_work_that_ends_while_it_is_asked_for_is_not_told_as_done_without_what_was_found(client, scan, monkeypatch):
+    case, looks = client.drop(("a.nii.gz", scan)), []
+    client.ask("POST", f"{case}/header")
+    assert client.segment(case, "tiny")["state"] == "done"
+
+    def ends_after_one_look(name, before):
+        def look(self):
+            looks.append(name)
+            return before if len(looks) == 1 else vars(self)[name]
+
+        monkeypatch.setattr(Case, name, property(look, lambda self, value: vars(self).update({name: value})), raising=False)
+
+    ends_after_one_look("state", "working")
+    ends_after_one_look("found", None)
+    now = client.ask("GET", case)[1]
+    assert {"state", "found"} <= {*looks}
+    assert now["state"] == "working" or now["found"]
+    client.ask("DELETE", case)
 
 
 def test_the_oldest_page_gives_way(client):
@@ -340,7 +382,7 @@ def start(*options, **more):
 def http(address, method, path, body=None):
     import urllib.request
 
-    with urllib.request.urlopen(urllib.request.Request(address + path, body, method=method), timeout=30) as answer:
+    with urllib.request.urlopen(urllib.request.Request(address + path, body, method=method), timeout=HANGS) as answer:
         return answer.read()
 
 
@@ -357,7 +399,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing_behind(tmp_path, kill, weights_file):
     (folder,) = tmp_path.glob(f"{PREFIX}*")
     assert folder.stat().st_mode & 0o777 == 0o700
     process.send_signal(kill)
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=HANGS)
     assert (process.returncode, out, error) == (0, "", "")
     assert told == "Ctrl-C ends it and removes what was dropped. Research use only, not a medical device.\n"
     assert list(tmp_path.iterdir()) == []
@@ -375,7 +417,24 @@ def test_what_a_killed_server_left_is_removed_by_the_next_and_what_a_living_one_
     assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 2
     for process in (living, other):
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=HANGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_begins_at_the_same_moment_takes_no_folder_for_a_leftover(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    begun, lock = [], system.lock
+
+    def late(handle):
+        if not begun:
+            begun.append(cases._remove_leftovers(tmp_path))
+        lock(handle)
+
+    monkeypatch.setattr(system, "lock", late)
+    with cases.private_folder() as folder:
+        cases._remove_leftovers(tmp_path)
+        assert begun
+        assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
 
 

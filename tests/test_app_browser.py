@@ -6,7 +6,7 @@ import browser
 import nibabel
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import HANGS, random_tensors
 from fuzz.build import gz
 from PIL import Image
 from records import make_record
@@ -104,7 +104,7 @@ def finish(page):
 
 def arrived(path):
     """A download, once it is whole: Chromium puts an empty file there first, and moves the whole one over it."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANGS
     while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < end, list(path.parent.iterdir()) if path.parent.exists() else path
         time.sleep(0.02)
@@ -233,7 +233,7 @@ def test_what_a_file_or_a_model_is_named_is_text(page, saved, scan):
     page.click("#run")
     finish(page)
     page.click("#save-mask")
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANGS
     while not list(saved.glob("a*_seg.nii.gz")):
         assert time.monotonic() < end
         time.sleep(0.02)

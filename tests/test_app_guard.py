@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
+from conftest import HANGS
 from fuzz.build import head, nifti
 
 LIMIT = 1 << 20
@@ -23,6 +24,13 @@ def client(tmp_path_factory, weights_file):
 def held(client):
     """Files that the server keeps."""
     return [path for path in client.folder.rglob("*") if path.is_file()]
+
+
+def wait_until(condition):
+    end = time.monotonic() + HANGS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
@@ -74,7 +82,7 @@ def test_the_pages_own_origin_passes(client):
 
 def test_a_foreign_request_is_refused_before_its_body_is_read(client):
     """Nothing is read for a stranger: the answer comes while the body is still to be sent."""
-    with socket.create_connection((served.HOST, client.port), 10) as link:
+    with socket.create_connection((served.HOST, client.port), HANGS) as link:
         link.sendall(f"POST /cases HTTP/1.1\r\nHost: {client.guard.host}\r\nContent-Length: 1000000\r\n\r\n".encode())
         assert b"403" in link.recv(100)
 
@@ -142,7 +150,7 @@ def test_no_result_but_those_that_are_made_is_served(client):
 
 def test_ten_gigabytes_that_are_announced_are_refused_at_once(client):
     case = client.drop()
-    with socket.create_connection((served.HOST, client.port), 10) as link:
+    with socket.create_connection((served.HOST, client.port), HANGS) as link:
         request = f"POST /{client.guard.token}/{case}/files?name=a.nii HTTP/1.1\r\nHost: {client.guard.host}\r\n"
         request += f"Content-Length: {10 << 30}\r\n\r\n"
         link.sendall(request.encode())
@@ -194,18 +202,13 @@ def test_a_full_disk_is_refused_before_it_is_full(client, monkeypatch):
 
 def test_an_upload_that_breaks_off_leaves_nothing(client):
     case = client.drop()
-    with socket.create_connection((served.HOST, client.port), 10) as link:
+    with socket.create_connection((served.HOST, client.port), HANGS) as link:
         request = (
             f"POST /{client.guard.token}/{case}/files?name=a.nii HTTP/1.1\r\nHost: {client.guard.host}\r\nContent-Length: 100000\r\n\r\nabc"
         )
         link.sendall(request.encode())
-        end = time.monotonic() + 10
-        while not held(client) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert held(client)
-    while held(client) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert held(client) == []
+        wait_until(lambda: held(client))
+    wait_until(lambda: not held(client))
     client.ask("DELETE", case)
 
 

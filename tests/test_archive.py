@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from conftest import HANGS
 from fuzz.build import gz, head, nifti
 from typer.testing import CliRunner
 
@@ -490,7 +491,7 @@ def test_a_scan_is_measured_while_the_network_runs_over_another(archive, tmp_pat
         return measure(*arguments)
 
     def wait(*arguments):
-        assert another.wait(20)
+        assert another.wait(HANGS)
         run_slices(*arguments)
 
     monkeypatch.setattr(slices, "measure", count)
@@ -508,7 +509,7 @@ def test_the_next_scan_may_end_beside_the_last_slices_of_one_and_is_told_after_i
 
     def run_slices(engine, inputs, store, *more):
         def wait(z, probability):
-            ends = time.monotonic() + 20
+            ends = time.monotonic() + HANGS
             while not plan.jobs[1].mask.exists():
                 assert time.monotonic() < ends
                 time.sleep(0.01)
@@ -548,17 +549,20 @@ def test_no_more_is_begun_than_fits_into_memory(archive, tmp_path, weights_file,
     plan, model = make_plan([archive], tmp_path / "masks"), Model(weights.load(weights_file), 1)
     size = model.peak(formats.peek(archive / "w.nii"))
     monkeypatch.setattr(limits, "available", lambda *_: int(room * size))
-    held, seen, lock, real = [0], [], threading.Lock(), formats.read
+    held, seen, lock, real, reached = [0], [], threading.Lock(), formats.read, threading.Event()
 
     def read(*arguments):
         with lock:
             held[0] += 1
             seen.append(held[0])
-        time.sleep(0.02)
+            if held[0] == most:
+                reached.set()
+        time.sleep(0.02)  # for one too many to come
         return real(*arguments)
 
     def segment_scan(*arguments, **options):
         found = Model.segment_scan(model, *arguments, **options)
+        assert reached.wait(HANGS)  # for as many as there may be
         with lock:
             held[0] -= 1
         return found
@@ -581,7 +585,7 @@ def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weigh
 
     def segment_scan(*arguments, **options):
         found = Model.segment_scan(model, *arguments, **options)
-        refused.wait(60)  # for another scan to come meanwhile
+        refused.wait(HANGS)  # for another scan to come meanwhile
         busy.release()
         return found
 
@@ -595,14 +599,15 @@ def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weigh
 def test_ctrl_c_leaves_whole_results_and_nothing_else(tmp_path, weights_file):
     scans = tmp_path / "scans"
     scans.mkdir()
-    for i in range(40):
-        (scans / f"{i}.nii").write_bytes(nifti(head((128, 128, 24))))
+    (scans / "0.nii").write_bytes(nifti(head((128, 128, 24))))
+    for i in range(1, 2000):  # minutes of work
+        os.link(scans / "0.nii", scans / f"{i}.nii")
     command = [sys.executable, "-m", "monet_edge", "segment", scans, "-o", tmp_path / "masks", "-m", weights_file, "--quiet"]
     with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as run:
         while run.poll() is None and len(masks(tmp_path / "masks")) < 3:
             time.sleep(0.01)
         run.send_signal(signal.SIGINT)
-        errors = run.communicate(timeout=20)[1]
+        errors = run.communicate(timeout=HANGS)[1]
     assert run.returncode == 130
     assert "interrupted" in errors
     assert "Traceback" not in errors

@@ -258,13 +258,13 @@ def test_dicom_validator_finds_no_error_in_the_mask_of_a_multi_frame_file(tmp_pa
 @needs_data
 def test_a_real_series_with_uids_has_the_same_mask_in_dicom_and_nifti(tmp_path):
     model = load("pancreas-ct", 2)
-    uids = {key: pydicom.uid.generate_uid() for key in ("StudyInstanceUID", "SeriesInstanceUID")}
+    uids = {key: dicoms.generate_uid() for key in ("StudyInstanceUID", "SeriesInstanceUID")}
     (tmp_path / "scan").mkdir()
     for file in (DATA / "dicom" / "ct-jpeg2000").iterdir():
         dataset = pydicom.dcmread(file)
         for key, value in uids.items():
             setattr(dataset, key, value)
-        dataset.SOPClassUID, dataset.SOPInstanceUID = dicoms.CLASSES["CT"], pydicom.uid.generate_uid()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = dicoms.CLASSES["CT"], dicoms.generate_uid()
         dataset.save_as(tmp_path / "scan" / file.name)
     for name in ("mask.nii.gz", "mask.dcm"):
         pipeline.segment(tmp_path / "scan", tmp_path / name, model=model)

@@ -146,7 +146,7 @@ def test_telemetry_is_off_unless_the_user_says_otherwise(tmp_path, monkeypatch):
 
 
 PROXIES = [name for lower in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy") for name in (lower, lower.upper())]
-ASK = "import httpx, sys; print(httpx.Client(timeout=20).get(sys.argv[1]).text)"
+ASK = "import httpx, sys; print(httpx.Client(timeout=240).get(sys.argv[1]).text)"
 
 
 def listen(answer: bytes):

@@ -113,7 +113,7 @@ def test_a_site_runs_no_program_that_comes_with_a_run(folder, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     [node] = fed.make_sites(folder / "sites", ["north"])
-    federation = Federation(rounds=1, sites=1, minimum=1, timeout=100)
+    federation = Federation(rounds=1, sites=1, minimum=1, timeout=300)
     settings = fed.make_settings(federation, "monet")
     sites = {"north": open_prepared(Path(node["prepared"]))}
     launch.train_here(sites, settings, federation, folder / "run", resume=False, device="cpu", progress=lambda _: None)
@@ -174,7 +174,7 @@ def test_tls_with_known_sites_only_and_a_server_killed_in_the_second_round(folde
         "--set",
         "federated.rounds=2",
         "--set",
-        "federated.timeout=60",
+        "federated.timeout=200",
     ]
     server += ["--host", "0.0.0.0", "--port", port, "--certificate", tls.certificate, "--key", tls.key, "--authority", tls.authority]
     server += [word for name in ("north", "south") for word in ("--site-key", f"{keys[name]}.pub")]

@@ -106,14 +106,21 @@ def test_an_image_in_memory_is_refused_too(weights_file, monkeypatch):
 
 
 MEASURE = """
-import json, sys
+import json, sys, threading
 from pathlib import Path
 from monet_edge import limits, model, pipeline
+from monet_edge.inputs import Inputs
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[3])
 ready = model.load(sys.argv[2], int(sys.argv[4]))
 pipeline.segment(folder / "small.nii", model=ready, overwrite=True)  # whatever is loaded late is loaded now
 ready.engine._idle.clear()
 def status(name): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+met, begun, load = threading.Barrier(ready.threads), threading.local(), Inputs.load
+def together(self, i, image):  # none is through before all have begun: each takes its memory, however busy the machine
+    if threading.current_thread() is not threading.main_thread() and not hasattr(begun, "at"):
+        begun.at = met.wait(60)
+    load(self, i, image)
+Inputs.load = together
 estimates = []
 limits.demand = lambda size, what: estimates.append(size)
 Path("/proc/self/clear_refs").write_text("5")
@@ -131,13 +138,15 @@ print(json.dumps([estimates[0], status("VmHWM") - before]))
         ((200, 200, 200), np.float32, 2, {}),
         ((200, 200, 200), np.uint8, 1, {"probabilities": True}),
         ((1500, 1500, 4), np.int16, 1, {}),
+        ((1500, 1500, 4), np.float64, 1, {"threshold": 1e-6}),  # all is labelled
         ((200, 200, 200), np.uint8, 1, {"keep_largest": True}),
     ],
 )
 def test_the_estimate_holds(tmp_path, weights_file, shape, dtype, threads, options):
     """Never less than what is used, and not so much more that scans are refused for nothing."""
     voxels = head(shape, dtype)
-    if voxels.dtype.kind == "f":
+    if voxels.dtype.kind == "f":  # of every size, so that all tables of counts are used
+        voxels *= np.exp2(np.random.default_rng(0).uniform(-99, 99, shape)).astype(dtype)
         voxels[0] = np.nan
     (tmp_path / "scan.nii").write_bytes(nifti(voxels))
     (tmp_path / "small.nii").write_bytes(nifti())
@@ -174,7 +183,7 @@ def test_no_thread_holds_a_slice_of_the_scan_in_another_form():
     """They read the voxels as they are stored: one picture of 17 million pixels does not need 64 of them, nor do 64 such pictures."""
     wanted = {"classes": 1, "workspace": 64 * 30_000_000, "probabilities": False, "cleaning": False}
     one, many = (limits.peak((depth, 4096, 4096), np.dtype(np.uint8), threads=64, **wanted) for depth in (1, 64))
-    assert 64 * 30e6 + 48 * 4096**2 < one < 4e9
+    assert 64 * 30e6 + 32 * 4096**2 < one < 4e9
     assert many - one == 2 * 63 * 4096**2  # volume and mask
 
 

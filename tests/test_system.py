@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 from fuzz.build import head, nifti
 
 from monet_edge import limits, pipeline, runs, system
@@ -159,7 +160,7 @@ def test_a_process_apart_is_killed_with_and_without_groups(tmp_path, monkeypatch
     with (tmp_path / "lock").open("w") as lock:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, **system.apart(lock))
     system.kill_group(process.pid)
-    assert process.wait(20) == -(signal.SIGKILL if group else signal.SIGTERM)
+    assert process.wait(HANGS) == -(signal.SIGKILL if group else signal.SIGTERM)
     system.kill_group(process.pid)  # is no more: no error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_tensors
+from conftest import HANGS, random_tensors
 
 from monet_edge.architectures import monet
 from monet_edge.engine import Engine
@@ -16,7 +16,6 @@ from monet_edge.spec import fold_batchnorm
 
 ROOT = Path(__file__).parents[1]
 IMAGES = np.random.default_rng(0).standard_normal((6, 1, 8, 8)).astype(np.float32)
-HANGS = 60  # seconds after which something hangs; nothing here takes one
 
 
 def tiny(threads):

@@ -209,14 +209,24 @@ def file_name(name: str) -> str:
 def private_folder() -> Iterator[Path]:
     """A temporary folder that nobody else can look into; gone at the end. Those that a killed server left behind are removed."""
     _remove_leftovers(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # made with mode 0700
+    folder, lock = _locked_folder()
     try:
-        with (folder / ".lock").open("ab") as file:
-            with suppress(OSError):  # a file system without locks
-                system.lock(file.fileno())
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_folder() -> tuple[Path, BinaryIO]:
+    """A new folder and its open lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # made with mode 0700
+        lock = (folder / ".lock").open("ab")
+        with suppress(OSError):  # a file system without locks
+            system.lock(lock.fileno())
+        if (folder / ".lock").exists():
+            return folder, lock
+        lock.close()  # another server, which began meanwhile, has removed it as a leftover: it was not locked yet
 
 
 def _remove_leftovers(place: Path) -> None:
@@ -226,5 +236,7 @@ def _remove_leftovers(place: Path) -> None:
                 continue
             with (folder / ".lock").open("r+b") as file:
                 ended = system.try_lock(file)
-            if ended:
+                if ended:  # its lock is held until it is gone: a server that has only just made it waits, and makes another
+                    shutil.rmtree(folder, ignore_errors=True)
+            if ended:  # Windows keeps what is open
                 shutil.rmtree(folder, ignore_errors=True)

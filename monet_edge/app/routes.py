@@ -116,8 +116,8 @@ class Page:
     async def state(self, request: Request) -> Response:
         """What a case is at, and what was found."""
         case = self._case(request)
-        found = case.found
         told = {"state": case.state, "stage": case.stage, "done": case.done, "total": case.total, "error": case.error}
+        found = case.found  # looked at last: it is there before the state says so
         return JSONResponse({**told, "ahead": self._worker.ahead(case), "found": None if found is None else tell(found)})
 
     async def receive(self, request: Request) -> Response:

@@ -17,14 +17,17 @@ from .mutate import anything, flip, pick
 SHAPE = (36, 33, 4)  # columns, rows, slices: the encoder of JPEG 2000 wants 32 or more
 TEXTS = ["", "0", "-1", "1e300", "nan", "inf", "abc", "1\\2", "65536", "0\\0\\0", "1\\0\\0\\1\\0\\0", "2147483648"]
 NUMBERS = [0, 1, 2, 3, 7, 8, 12, 16, 17, 24, 32, 33, 36, 64, 255, 32767, 65535]
+# The same in every run, so that a seed is the same file
+UIDS = {"StudyInstanceUID": "2.25.1", "SeriesInstanceUID": "2.25.2", "FrameOfReferenceUID": "2.25.3",
+        "SOPInstanceUID": [f"2.25.4{z}" for z in range(SHAPE[2])]}  # fmt: skip
 
 
 @cache
 def files(syntax, scaled):
     """A valid series' files, or one of many frames where there is no syntax."""
     voxels = build.head(SHAPE, np.int16)
-    tags = {"RescaleSlope": "2.5", "RescaleIntercept": "-10"} if scaled else {}
-    datasets = list(dicoms.slices(voxels, **tags)) if syntax else [dicoms.enhanced(voxels)]
+    tags = UIDS | ({"RescaleSlope": "2.5", "RescaleIntercept": "-10"} if scaled else {})
+    datasets = list(dicoms.slices(voxels, **tags)) if syntax else [dicoms.enhanced(voxels, **UIDS)]
     return tuple(_bytes(dataset, syntax or pydicom.uid.ExplicitVRLittleEndian) for dataset in datasets)
 
 
