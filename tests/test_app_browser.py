@@ -180,9 +180,15 @@ def test_another_threshold_is_shown_and_saved(page, saved, scan, tmp_path):
     page.click("#run")
     finish(page)
     before = text(page, "legend")
-    page.run("{ const t = document.getElementById('threshold'); t.value = 0.9; t.dispatchEvent(new Event('input')); }")
+    page.run("{ const t = document.getElementById('threshold'); t.value = Math.log(9); t.dispatchEvent(new Event('input')); }")
     page.until(f"document.getElementById('legend').textContent != {before!r}")
     assert text(page, "threshold-text") == "0.90"
+    page.run("document.getElementById('threshold').focus()")
+    for end, key, code in (("min", "ArrowRight", 39), ("max", "ArrowLeft", 37)):  # nowhere is a key too little
+        page.run(f"{{ const t = document.activeElement; t.value = t.{end}; t.dispatchEvent(new Event('input')); }}")
+        there = text(page, "threshold-text")
+        page.press(key, code=key, windowsVirtualKeyCode=code)
+        page.until(f"document.getElementById('threshold-text').textContent != {there!r}")
     page.click("#own")
     page.until(f"document.getElementById('legend').textContent == {before!r}")
     assert text(page, "threshold-text") == "0.50"

@@ -55,7 +55,7 @@ FLOORS = [
     ["formats.nifti"],
     ["formats.nrrd.header", "formats.nrrd.writer", "formats.nrrd.seal"],
     ["formats.nrrd.reader"],
-    ["formats.nrrd", "formats.metaimage"],
+    ["formats.nrrd", "formats.metaimage", "formats.mgh"],
     ["formats.dicom.library", "formats.dicom.members", "formats.dicom.codestream", "formats.dicom.deflated"],
     ["formats.dicom.image", "formats.dicom.lossless"],
     ["formats.dicom.geometry", "formats.dicom.pixels"],

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from fuzz.build import mha, nrrd
+from fuzz.mgh import mgh
 from synthetic import SHAPE, write_dataset
 
 from monet_edge import phantom, volume
@@ -177,17 +178,17 @@ def test_a_channel_that_there_is_not_is_refused(tmp_path, dialect):
         load(read(folder, (7,)), "a" if dialect == "3-D" else "case_000")
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd"])
-def test_a_case_in_nrrd_or_metaimage_is_the_case_in_nifti(tmp_path, ending):
+@pytest.mark.parametrize("ending", [".nrrd", ".nhdr", ".mha", ".mhd", ".mgh"])
+def test_a_case_in_another_format_is_the_case_in_nifti(tmp_path, ending):
     """Its labels too; and where header and voxels are two files, both are in its key."""
     image = np.random.default_rng(0).integers(-9, 99, TRUTH.shape).astype(np.int16)
     affine = np.diag([-1.0, -1.0, 2.0, 1.0])
     ref = load(read(write(tmp_path / "nifti", TRUTH.astype(np.uint8), image=image)), "a")
-    build = nrrd if ending[1] == "n" else mha
+    build = {"n": nrrd, "h": mha, "g": mgh}[ending[1 if ending[1] == "n" else 2]]
     for part, array in (("imagesTr", image), ("labelsTr", TRUTH.astype(np.uint8))):
         folder = tmp_path / "other" / part
         folder.mkdir(parents=True)
-        if ending in (".nrrd", ".mha"):
+        if ending in (".nrrd", ".mha", ".mgh"):
             (folder / f"a{ending}").write_bytes(build(array, affine))
         else:
             header, voxels = build(array, affine, file="a.raw")

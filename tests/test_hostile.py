@@ -24,7 +24,7 @@ def segment(weights_file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["scans", "nrrd", "mha", "dicom", "weights"])
+@pytest.mark.parametrize("kind", ["scans", "nrrd", "mha", "mgh", "dicom", "weights"])
 def test_a_thousand_hostile_files(kind):
     """Each gives the right answer or one clear line, in 2 GB of address space; `python -m tests.fuzz` makes more of them."""
     command = [sys.executable, "-m", "tests.fuzz", "--count", "1000", "--seed", "20000", "--kind", kind]

@@ -32,7 +32,7 @@ def segment(
         typer.Argument(
             metavar="SCAN...",
             readable=False,
-            help="Scans (.nii.gz, .nrrd, .mha ...), DICOM (a folder, .zip or slice), or folders of them at any depth.",
+            help="Scans (.nii.gz, .nrrd, .mha, .mgz ...), DICOM (a folder, .zip or slice), or folders of them at any depth.",
         ),
     ] = None,
     output: Annotated[

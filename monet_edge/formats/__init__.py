@@ -17,7 +17,7 @@ from ..errors import MonetError, OutputError, ScanError
 from ..files import atomic_write, refuse_input
 from ..streams import START, Ahead, opened
 from ..volume import Scan
-from . import dicom, metaimage, nifti, nrrd
+from . import dicom, metaimage, mgh, nifti, nrrd
 from .beside import spacing_known
 from .contract import Format, Header, Legend, Seal, Writer
 from .dicom import series as dicom_series
@@ -50,7 +50,7 @@ __all__ = [
     "writer",
 ]
 
-FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
+FORMATS = (nifti.FORMAT, nrrd.FORMAT, metaimage.FORMAT, mgh.FORMAT, dicom.FORMAT)  # the first that sniffs its own wins
 # by the ending of the result's name the first that has it; the first of all where nobody chose
 WRITERS = (nifti.WRITER, *nrrd.WRITERS, dicom.BINARY, dicom.LABELMAP)
 

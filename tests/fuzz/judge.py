@@ -24,7 +24,7 @@ from monet_edge import weights as weights_file
 from monet_edge.errors import MonetError
 from monet_edge.model import Model
 
-from . import mutate, texts
+from . import mgh, mutate, texts
 
 CODES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 RIGHT, REFUSED = "right answers", "clear errors"
@@ -67,6 +67,11 @@ def check_scan(scan, raw, index):
         theirs = kind.from_fileobj(io.BytesIO(data[: int(offset)])).get_best_affine()
         if not any("qform" in warning or "taken as" in warning for warning in scan.warnings):
             assert np.array_equal(scan.affine, theirs), (scan.affine, theirs)
+
+
+def check_mgh(scan, raw, index):
+    """What was read of ``raw`` is what its header says is there."""
+    mgh.check_mgh(scan, inflated(raw) if raw.startswith(b"\x1f\x8b") else raw, index)
 
 
 def scan_judge(name, check):
@@ -126,6 +131,7 @@ KINDS = {
     "scans": (mutate.hostile_scan, scan_judge("scan.nii.gz", check_scan)),
     "nrrd": (texts.hostile_nrrd, scan_judge("scan.nrrd", texts.check_nrrd)),
     "mha": (texts.hostile_mha, scan_judge("scan.mha", texts.check_mha)),
+    "mgh": (mgh.hostile_mgh, scan_judge("scan.mgz", check_mgh)),
     "weights": (mutate.hostile_weights, judge_weights),
     "dicom": (hostile_series, judge_series),
 }

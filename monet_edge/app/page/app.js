@@ -1,7 +1,7 @@
 // The page's flow: a scan in, a model, a mask, what is saved. All text that comes from outside is set as text, never as HTML.
 
 import { at, digits, element } from "./elements.js";
-import { inShort, showFigures, showLinks } from "./found.js";
+import { chosenThreshold, inShort, nameThreshold, placeThreshold, showFigures, showLinks } from "./found.js";
 import { Viewer, hasWebGl } from "./viewer.js";
 
 const state = { models: [], scans: [], limit: Infinity, case: null, name: "", found: null };
@@ -219,7 +219,7 @@ const links = () => showLinks(`cases/${state.case}/results`, state.name, state.s
 // One change at a time; what was asked for meanwhile comes after it, the last alone
 let wanted = null;
 async function setThreshold(value) {
-  at("threshold-text").textContent = value.toFixed(2);
+  nameThreshold(value);
   const busy = wanted !== null;
   wanted = value;
   if (busy) return;
@@ -325,8 +325,8 @@ at("volume").addEventListener("change", () => showScan().catch(fail));
 at("models").addEventListener("change", showCard);
 at("card").addEventListener("toggle", showCard);
 at("kind").addEventListener("change", links);
-at("threshold").addEventListener("input", () => setThreshold(+at("threshold").value));
-at("own").addEventListener("click", () => { at("threshold").value = state.found.thresholds.own; setThreshold(state.found.thresholds.own); });
+at("threshold").addEventListener("input", () => setThreshold(chosenThreshold()));
+at("own").addEventListener("click", () => { placeThreshold(state.found.thresholds.own); setThreshold(state.found.thresholds.own); });
 at("opacity").addEventListener("input", () => viewer.setOpacity(+at("opacity").value));
 for (const id of ["level", "width"]) at(id).addEventListener("input", () => viewer.setWindow(+at("level").value, +at("width").value));
 for (const input of document.querySelectorAll("input[name=view]")) input.addEventListener("change", () => viewer.setView(input.value));

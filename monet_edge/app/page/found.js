@@ -36,9 +36,26 @@ function showThreshold(found) {
   at("threshold-choice").hidden = !found.thresholds;
   if (!found.thresholds) return;
   const { low, high, own } = found.thresholds;
-  Object.assign(at("threshold"), { min: low, max: high, value: found.threshold });
-  at("threshold-text").textContent = found.threshold.toFixed(2);
+  Object.assign(at("threshold"), { min: logOdds(low), max: logOdds(high) });
+  placeThreshold(found.threshold);
   at("own").textContent = `the model's own, ${own}`;
+}
+
+// A slider of log odds: a model's own threshold may be 0.04, where another hundredth is more than it is at 0.5
+const logOdds = (probability) => Math.log(probability / (1 - probability));
+
+// As fine as a key moves the slider: of two decimals it would never leave 0.04
+export const chosenThreshold = () => Math.round(1000 / (1 + Math.exp(-at("threshold").value))) / 1000;
+
+export function placeThreshold(probability) {
+  at("threshold").value = logOdds(probability);
+  nameThreshold(probability);
+}
+
+export function nameThreshold(probability) {
+  const text = probability.toFixed(probability < 0.1 || probability > 0.9 ? 3 : 2);
+  at("threshold-text").textContent = text;
+  at("threshold").setAttribute("aria-valuetext", text);
 }
 
 const ROWS = {
