@@ -595,6 +595,27 @@ def test_what_does_not_fit_beside_another_is_done_alone(archive, tmp_path, weigh
     assert refused.is_set()
 
 
+def test_whoever_leaves_a_run_waits_for_what_is_being_written(archive, tmp_path, weights_file, monkeypatch):
+    """By a disk that is slow; the thread that has nothing to do has long ended."""
+    begun, written, sync = [], threading.Event(), os.fsync
+
+    def slow(handle):
+        begun.append(1)
+        if len(begun) == 2:
+            written.set()
+            time.sleep(1.5)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    running = run_all(make_plan([archive], tmp_path / "masks"), Here(Model(weights.load(weights_file), 1)))
+    next(running)
+    assert written.wait(HANGS)
+    running.close()
+    left = [path for path in (tmp_path / "masks").rglob("*") if path.is_file()]
+    assert len(left) >= 2
+    assert all(path.name.endswith("_seg.nii.gz") and formats.seal(path).whole for path in left)
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_whole_results_and_nothing_else(tmp_path, weights_file):
     scans = tmp_path / "scans"
@@ -612,7 +633,7 @@ def test_ctrl_c_leaves_whole_results_and_nothing_else(tmp_path, weights_file):
     assert "interrupted" in errors
     assert "Traceback" not in errors
     left = list((tmp_path / "masks").iterdir())
-    assert all(formats.seal(path).whole for path in left)
+    assert all(path.name.endswith("_seg.nii.gz") and formats.seal(path).whole for path in left)
 
 
 # ---- how far it is ----

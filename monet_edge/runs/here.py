@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -83,6 +84,8 @@ class _Line:
         releases a lock that another thread has taken.
     stop : Event
         Nobody waits any more.
+    writing : set of int
+        The threads whose network has run: they write results.
     """
 
     def __init__(self, model: Model, at_a_time: int, tasks: Iterator[tuple[int, Task]], watch: Watch | None) -> None:
@@ -91,6 +94,7 @@ class _Line:
         self._model, self._tasks, self._watch = model, tasks, watch
         self._next = next(tasks, None)  # taken one ahead: a scan knows whether it is the last
         self._reading, self._computing, self._room = threading.Lock(), threading.Semaphore(at_a_time), _Room()
+        self.writing: set[int] = set()
 
     def work(self) -> None:
         """Do tasks until there are no more."""
@@ -138,7 +142,10 @@ class _Line:
             if self._watch is not None:
                 self._watch(task, done, total)
 
-        return do(task, self._model, header, progress, self._turn(read))
+        try:
+            return do(task, self._model, header, progress, self._turn(read))
+        finally:
+            self.writing.discard(threading.get_ident())
 
     @contextmanager
     def _turn(self, read: ExitStack) -> Iterator[Callable[[], None] | None]:
@@ -148,16 +155,18 @@ class _Line:
             last = self._next is None
             read.close()
             yield None if last else computing.close
+        self.writing.add(threading.get_ident())
+        if self.stop.is_set():  # looked at last: whoever leaves sees that it is writing, or it does not begin
+            raise _Stopped
 
 
 def _leave(threads: list[threading.Thread], line: _Line) -> None:
-    """Let threads end at the next slice or once they have written, 0.7 seconds at most: what they leave is as after a kill."""
-    for _ in range(70):
+    """Let threads end at the next slice, 0.7 seconds at most, and once they have written; a second Ctrl-C leaves all as a kill does."""
+    ends = time.monotonic() + 0.7
+    while (alive := [thread for thread in threads if thread.is_alive()]) and (line.writing or time.monotonic() < ends):
         while not line.done.empty():
             line.take()
-        if not any(thread.is_alive() for thread in threads):
-            break
-        threads[0].join(0.01)
+        alive[0].join(0.01)
 
 
 class _Room:
