@@ -10,7 +10,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from conftest import HANGS
+from processes import HANGS
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

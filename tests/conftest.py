@@ -18,8 +18,6 @@ from monet_edge.nnunet import plain_conv_unet, residual_encoder_unet
 from monet_edge.spec import fold_batchnorm, tensor_shapes
 from monet_edge.streams import deflate
 
-HANGS = 240  # seconds after which something hangs, however busy the machine; nothing that waits for so long takes ten
-
 # Tests that were started in the background ignore Ctrl-C, and the commands that they start would inherit that
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Python code in a process of its own, for tests of what a process imports, keeps or finds."""
+"""Python code in a process of its own, for tests of what a process imports, keeps or finds; how long any may take."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+HANGS = 240  # seconds after which something hangs, however busy the machine; nothing that waits for so long takes ten
 
 
 def run(code, **environment):

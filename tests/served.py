@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import contextmanager
 
-from conftest import HANGS
+from processes import HANGS
 
 from monet_edge import weights
 from monet_edge.app.cases import LIMIT, Cases

@@ -20,8 +20,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
-from conftest import HANGS
 from fuzz.build import gz, head, nifti
+from processes import HANGS
 from scans import blob, image_of
 
 from monet_edge import formats, load, system

@@ -6,9 +6,10 @@ import browser
 import nibabel
 import numpy as np
 import pytest
-from conftest import HANGS, random_tensors
+from conftest import random_tensors
 from fuzz.build import gz
 from PIL import Image
+from processes import HANGS
 from records import make_record
 
 pytest.importorskip("starlette", reason="the extra app is not installed")

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra app is not installed")
 import served
-from conftest import HANGS
 from fuzz.build import head, nifti
+from processes import HANGS
 
 LIMIT = 1 << 20
 PATHS = ["/", "/static/app.js", "/static/niivue.umd.js", "/models", "/cases", "/favicon.ico", "/docs", "//", "/..", "/%2e%2e/"]

@@ -14,8 +14,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from conftest import HANGS
 from fuzz.build import gz, head, nifti
+from processes import HANGS
 from typer.testing import CliRunner
 
 from monet_edge import formats, limits, weights

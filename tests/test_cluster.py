@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import HANGS
 from fuzz.build import head, nifti
+from processes import HANGS
 from typer.testing import CliRunner
 
 pytest.importorskip("distributed", reason="the extra cluster is not installed")

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
-from conftest import HANGS
+from processes import HANGS
 
 from monet_edge import formats, load, phantom, registry, weights
 from monet_edge.options import Options

@@ -11,8 +11,8 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import HANGS
 from fuzz.build import head, nifti
+from processes import HANGS
 
 from monet_edge import limits, pipeline, runs, system
 from monet_edge.engine.codegen import cache

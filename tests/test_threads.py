@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HANGS, random_tensors
+from conftest import random_tensors
+from processes import HANGS
 
 from monet_edge.architectures import monet
 from monet_edge.engine import Engine
