@@ -10,9 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from . import peers
-from .first_slice import peak_memory
 from .machine import ROOT, environment
 from .measure import interleave, summarise
 
@@ -117,7 +114,7 @@ def _theirs(model: Path, scan: Path, mask: Path, threads: int) -> dict[str, Any]
 
 
 def _ours(model: Path, scan: Path, mask: Path, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.nnunet", str(model), str(scan), str(mask), str(threads)]
+    command = [sys.executable, "-m", "benchmarks.first_case", str(model), str(scan), str(mask), str(threads)]
     done = subprocess.run(command, env=environment("native", threads), cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return _parsed(done.stdout)
 
@@ -125,21 +122,3 @@ def _ours(model: Path, scan: Path, mask: Path, threads: int) -> dict[str, Any]:
 def _parsed(text: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(text.splitlines()[-1])
     return found
-
-
-def segment(model: str, scan: str, mask: str, threads: int) -> dict[str, Any]:
-    """What the process of `_ours` does, twice: from file to file, the model loaded before."""
-    import monet_edge
-
-    ready, seconds = monet_edge.load(model, threads), []
-    for _ in range(2):
-        start = time.perf_counter()
-        monet_edge.segment(scan, mask, model=ready, overwrite=True)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "peak": peak_memory()}
-
-
-if __name__ == "__main__":
-    with redirect_stdout(sys.stderr):
-        found = segment(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
-    print(json.dumps(found))
