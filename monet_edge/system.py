@@ -182,6 +182,13 @@ def kill_group(process: int) -> None:
             os.kill(process, signal.SIGTERM)
 
 
+def trim() -> None:
+    """Give back what the process has freed: glibc keeps 31 MB of what packing the 202 MB of nnU-Net's default network takes meanwhile."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def allow_tiles() -> bool:
     """Ask to use the tiles of AMX in this process, which Linux grants for good; False where it does not, or there are none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
