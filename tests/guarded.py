@@ -20,7 +20,7 @@ from conftest import random_tensors, tiny_nnunet  # noqa: E402
 from defined import uncommon  # noqa: E402
 
 from monet_edge import architectures  # noqa: E402
-from monet_edge.engine import arena, plan, voxels  # noqa: E402
+from monet_edge.engine import arena, plan, program, voxels  # noqa: E402
 from monet_edge.engine.algorithms import families, winograd_deep  # noqa: E402
 from monet_edge.engine.codegen import amx, jit, layout  # noqa: E402
 from monet_edge.engine.program import Program  # noqa: E402
@@ -68,7 +68,8 @@ def guarded_place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
 
 
 GAPS: list[int] = []
-layout.aligned_zeros = arena.aligned_zeros = guarded_zeros  # the real ones start at multiples of 64 bytes; so do these: all sizes are
+for module in (layout, arena, program):  # the real ones start at multiples of 64 bytes; so do these: all sizes are
+    module.aligned_zeros = guarded_zeros
 arena.place = guarded_place
 
 DOWN = {"filters": 16, "kernel": 4, "stride": 2, "dilation": 1, "padding": 1, "bias": True, "activation": "none"}
@@ -164,6 +165,7 @@ for network, height, width in NETWORKS[: 1 if PLANT else None]:
     for threads, most in ((1, 1), (2, 1), (1, 2)):
         GAPS.clear()
         made = Program(chosen, code.addresses, height, width, threads, slices=most)
+        made.settle()
         memory = made.memory.arena.ctypes.data
         for gap in GAPS:
             forbid(memory + gap - (0 if SIDE == "before" else memory % PAGE))

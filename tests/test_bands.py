@@ -64,9 +64,11 @@ def test_any_band_may_be_late(plan, threads, keep):
     plan, image = plan
     addresses = jit.load(families()).addresses
     alone = Program(plan, addresses, *image.shape[1:])
+    alone.settle()
     alone.begin()[...] = image
     run(alone, 0)
     shared = Program(plan, addresses, *image.shape[1:], threads, keep)
+    shared.settle()
     end = len(shared.steps[0])
     assert end >= len(alone.steps[0]) * threads
     steps = shared.steps[0]
@@ -99,6 +101,7 @@ def test_a_chain_made_band_by_band_gives_the_same_bits(residual, size, monkeypat
         monkeypatch.setattr(bands, "LARGE", large)
         monkeypatch.setattr(bands, "BAND", size)
         program = Program(plan, jit.load(families()).addresses, 96, 48)
+        program.settle()
         program.begin()[...] = image
         program.memory.arena[:] = 255
         run(program, 0)

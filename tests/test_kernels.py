@@ -82,6 +82,7 @@ def test_strided_winograd_is_left_where_its_weights_are_too_many_or_amx_multipli
 def test_strided_winograd_at_the_right_edge_does_not_see_the_next_row(kernel):
     spec = Spec("test", 16, (conv("c", "image", 16, kernel, 2, padding=1),))
     program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 9, 13, keep=True)
+    program.settle()
     image = np.ones((16, 9, 13), np.float32)
     image[:, :, 0] = np.nan
     program.begin()[...] = image
@@ -180,6 +181,7 @@ def test_a_wrong_input_is_not_hidden(activation):
     image[0, 1, 7] = np.nan
     spec = validate(Spec("test", 2, (op("a", "add", "image", "image", activation=activation),)))
     program = Program(Plan(spec, {}, jit.target().isa), jit.load(families()).addresses, 3, 20)
+    program.settle()
     program.begin()[...] = image
     run(program)
     assert np.isnan(program.output[0, 1, 7])

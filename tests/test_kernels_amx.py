@@ -21,6 +21,7 @@ def product(image, weight=ONES["c.weight"]):
     """(pixels, 272) from (256, pixels) by a matrix product alone."""
     spec = validate(Spec("test", 256, (conv("c", "image", 272, 1),)))
     program = Program(Plan(spec, {**ONES, "c.weight": weight}, jit.target().isa), jit.load(families()).addresses, 1, image.shape[1])
+    program.settle()
     program.begin()[...] = image[:, None]
     run(program)
     return program.output[:, 0].T.copy()
@@ -94,6 +95,7 @@ def test_bands_give_the_same_bits(monkeypatch):
     outputs = []
     for threads in (1, 3):
         program = Program(Plan(spec, random_tensors(spec), jit.target().isa), jit.load(families()).addresses, 40, 36, threads)
+        program.settle()
         program.begin()[...] = image
         at = [0] * threads
         while at != [len(steps) for steps in program.steps]:  # in turn, a step each

@@ -97,6 +97,7 @@ def test_instance_norm_loses_no_digits_to_a_mean_or_to_many_pixels(height, width
     spec = validate(Spec("test", 2, (norm("n", "image"),)))
     tensors = {"n.weight": np.ones(2, np.float32), "n.bias": np.zeros(2, np.float32)}
     program = Program(Plan(spec, tensors, jit.target().isa), jit.load(families()).addresses, height, width)
+    program.settle()
     program.begin()[...] = image
     run(program)
     reference = naive.values(spec, tensors, image)["n"]
@@ -138,3 +139,10 @@ def test_leaky_relu_follows_any_convolution_and_any_sum(fused):
         Op("d", "deconv", b.inputs, {**b.attrs, **leaky}),
     ]
     assert_as_defined([*ops, norm("n", "d", "leaky_relu")], 3, 9, 11, fused=fused)
+
+
+@pytest.mark.parametrize(("isa", "channels", "expected"), [(AMX, 512, 2), (AVX512, 512, 4), (AMX, 256, 4)])
+def test_weights_that_would_take_much_memory_have_smaller_tiles_where_that_takes_no_longer(isa, channels, expected):
+    spec = validate(Spec("deep", channels, (conv("c", "image", channels),)))
+    tensors = {"c.weight": np.ones((channels, channels, 3, 3), np.float32), "c.bias": np.ones(channels, np.float32)}
+    assert Plan(spec, tensors, isa, sides=(32, 32)).packed["c"].fields.get("side", 4) == expected

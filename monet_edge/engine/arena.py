@@ -1,4 +1,4 @@
-"""Where everything lives while a network runs: its values in one arena, the image and the output as planes, the threads' scratch."""
+"""Where everything lives while a network runs: its values and the threads' scratch in one arena, the image and the output as planes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..spec import INPUT, Shape
-from .codegen.layout import ALIGNMENT, aligned_zeros, blocks
+from .codegen.layout import aligned_zeros, blocks
 from .codegen.simd import BYTES
 from .codegen.step import SOURCE
 from .fuse import Layer
 
 Fields = dict[str, Any]  # of a step, by name: whole numbers, and arrays, which stand for their addresses
+
+
+class Place(int):
+    """An address in the arena: another one when the program goes to another arena."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def place(lives: list[tuple[int, int, int]]) -> tuple[list[int], int]:
         Of the arena.
     """
     offsets: list[int] = [-1] * len(lives)
-    for index in sorted(range(len(lives)), key=lambda i: -lives[i][0]):  # large ones first: they are hard to fit
+    for index in sorted(range(len(lives)), key=lambda i: -lives[i][0] * (lives[i][2] - lives[i][1] + 1)):  # hard to fit, so first
         size, first, last = lives[index]
         rivals = [i for i, life in enumerate(lives) if offsets[i] >= 0 and life[1] <= last and first <= life[2]]
         taken = sorted((offsets[i], offsets[i] + lives[i][0]) for i in rivals)
@@ -85,19 +89,23 @@ class Layout:
 
     shapes: Mapping[str, Shape]  # of every value
     buffers: Mapping[str, Buffer]  # of the values in the arena
+    scratch: Mapping[str, Mapping[str, range]]  # where each thread's areas begin there, by stage and by the step's field
     arena: int  # bytes
-    scratch: Mapping[str, int]  # bytes of every thread's areas, by the step's field
     border: int  # width of the zeros around the image
     output: Shape
-    threads: int
     slices: int
+
+    @property
+    def planes(self) -> int:
+        """Bytes of the images and outputs."""
+        channels, height, width = self.shapes[INPUT]
+        each = channels * (height + 2 * self.border) * (width + 2 * self.border) + prod(self.output)
+        return 4 * self.slices * each
 
     @property
     def nbytes(self) -> int:
         """All of it."""
-        channels, height, width = self.shapes[INPUT]
-        planes = channels * (height + 2 * self.border) * (width + 2 * self.border) + prod(self.output)
-        return self.arena + 4 * self.slices * planes + self.threads * sum(size + ALIGNMENT for size in self.scratch.values())
+        return self.arena + self.planes
 
 
 def arrange(
@@ -105,21 +113,24 @@ def arrange(
     shapes: Mapping[str, Shape],
     planes: Collection[str],
     in_place: Collection[str],
+    scratch: Mapping[str, Mapping[str, int]],
     moments: Sequence[int],
-    lag: int,
+    threads: int,
     keep: bool,
     deep: range = range(0),
     slices: int = 1,
-) -> tuple[dict[str, Buffer], int]:
-    """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, and the size of their arena.
+) -> tuple[dict[str, Buffer], dict[str, dict[str, range]], int]:
+    """Buffers of all values that ``stages`` make in turn, but those that exist as ``planes`` only, areas of scratch, the arena's size.
 
+    ``scratch`` is the bytes of a stage's areas, each in use while it runs and had by every thread, whose places are a range.
     A value of ``in_place`` has the buffer of its stage's first input where it is the last to read that. ``moments`` are when each
-    stage runs, the same for those that run together, and a stage may begin ``lag`` moments before the one in front of it is done. With
+    stage runs, the same for those that run together; of several threads one may begin a stage while others are at the one before. With
     ``keep`` no two share memory, so that all can be read after a run.
 
     Several slices go through the stages of ``deep`` together, and one after the other through those before and behind: what is made and
     last read on one side of them has room for one slice, all else for each.
     """
+    lag = int(threads > 1)
     made = {stage.name: moment for moment, stage in enumerate(stages) if stage.name not in planes}
     last = dict(made)
     for moment, stage in enumerate(stages):
@@ -137,9 +148,14 @@ def arrange(
         first = 0 if keep or (several and made[name] < deep.start) else moments[made[name]]  # another slice's may be made before
         end = len(stages) if keep or (several and last[name] >= deep.stop) else moments[last[name]] + lag  # and read after it
         lives.append((Buffer(shapes[name], slices=each[name]).size, first, end))
+    areas = [(stage.name, area, moment) for stage, moment in zip(stages, moments, strict=True) for area in scratch[stage.name]]
+    lives += [(threads * scratch[name][area], moment, moment + lag) for name, area, moment in areas]
     offsets, size = place(lives)
-    offset = dict(zip(owners, offsets, strict=True))
-    return {value: Buffer(shapes[value], offset[home[value]], each[home[value]]) for value in made}, size
+    offset = dict(zip(owners, offsets, strict=False))  # behind them those of scratch
+    found: dict[str, dict[str, range]] = {name: {} for name in scratch}
+    for (name, area, _), start in zip(areas, offsets[len(owners) :], strict=True):
+        found[name][area] = range(start, start + threads * scratch[name][area], scratch[name][area])
+    return {value: Buffer(shapes[value], offset[home[value]], each[home[value]]) for value in made}, found, size
 
 
 class Memory:
@@ -148,28 +164,27 @@ class Memory:
     Attributes
     ----------
     shapes : mapping of str to (C, H, W)
-    nbytes : int
-        All of it.
-    arena : uint8 array
+    address : int
+        Of the arena; 0 before the first one.
+    arena : uint8 array or None
+        While the program has one: programs that do not run at the same time may share it.
     images, outputs : list of (C, H, W) float32
         Of each slice. An image is a view into a border of zeros.
     image, output : (C, H, W) float32
         The first ones.
     slices : int
         How many a step makes whose algorithm can make `several`.
-    scratch : list of dict of str to uint8 array
-        Every thread's workspace, by the step's field: what the kernels write and nobody reads afterwards.
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.shapes, self.nbytes = layout.shapes, layout.nbytes
-        self.arena = aligned_zeros(layout.arena)
+        self.shapes = layout.shapes
+        self.address = 0
+        self.arena: np.ndarray | None = None
         self.slices, self._number = layout.slices, 0
         self.images = [_bordered(layout.shapes[INPUT], layout.border) for _ in range(layout.slices)]
         self.outputs = [aligned_zeros(4 * prod(layout.output)).view(np.float32).reshape(layout.output) for _ in range(layout.slices)]
         self.image, self.output = self.images[0], self.outputs[0]
-        self.scratch = [{area: aligned_zeros(size) for area, size in layout.scratch.items()} for _ in range(layout.threads)]
-        self._buffers = layout.buffers
+        self._buffers, self._scratch = layout.buffers, layout.scratch
         self._made: dict[tuple[Any, ...], Any] = {}
 
     def of(self, number: int, slices: int = 1) -> Memory:
@@ -190,12 +205,17 @@ class Memory:
     def at(self, field: str, value: str) -> Fields:
         """The address of a value in ``field``, and its strides in ``field_row`` and ``field_pixel``."""
         buffer = self._buffers[value]
-        return {field: self.arena.ctypes.data + buffer.at(self._number), f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
+        place = Place(self.address + buffer.at(self._number))
+        return {field: place, f"{field}_row": buffer.row, f"{field}_pixel": buffer.pixel}
+
+    def scratch(self, stage: str, thread: int) -> Fields:
+        """A thread's workspace in a stage: what its kernel writes and nobody reads afterwards."""
+        return {area: Place(self.address + starts[thread]) for area, starts in self._scratch[stage].items()}
 
     def source_table(self, values: Sequence[str]) -> np.ndarray:
         """Every channel block of ``values`` side by side, as rows of `codegen.step.SOURCE`."""
         buffers = [self._buffers[value] for value in values]
-        places = [(self.arena.ctypes.data + buffer.at(self._number), buffer) for buffer in buffers]
+        places = [(self.address + buffer.at(self._number), buffer) for buffer in buffers]
         rows = [(first + block * BYTES, one.row, one.pixel) for first, one in places for block in range(one.blocks)]
         return np.array(rows, SOURCE)
 
@@ -215,6 +235,7 @@ class Memory:
         """A copy of one value, (C, H, W), after a run that kept it."""
         if name not in self._buffers:
             return self.output.copy()
+        assert self.arena is not None  # in which it ran
         buffer = self._buffers[name]
         channels, height, width = buffer.shape
         rows = self.arena[buffer.offset : buffer.offset + buffer.size].view(np.float32)

@@ -11,10 +11,13 @@ from math import prod
 
 import numpy as np
 
+from .. import system
 from ..errors import SpecError
 from ..spec import Spec, multiples
 from .algorithms import families
+from .arena import Layout
 from .codegen import jit
+from .codegen.layout import aligned_zeros
 from .fuse import BEFORE
 from .plan import Plan
 from .program import Program, abreast, lay_out
@@ -25,7 +28,9 @@ SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: t
 # Pixels, and slices, that a thread loads one after the other, and stores so: after every single run of the network Python's code is out of
 # the caches, and takes 0.2 ms a slice of 64x64 in place of 0.1
 TOGETHER, MOST = 1 << 16, 16
-LARGE = 80 << 20  # bytes of a program that is made anew for every volume, 30 ms: nnU-Net's takes 64 MB at 256x256, 120 at 512x512
+# Bytes that every arena may have more than a thread alone needs, for the slice that all share. In nnU-Net's default network at 256x256
+# eight threads need 106 MB on AVX2, where one takes 51: such an arena is made anew for every volume, 20 ms
+EXTRA = 24 << 20
 
 Sides = tuple[int, int]  # height and width
 Key = tuple[int, int, int, int]  # of a program: height, width, threads, slices
@@ -61,10 +66,12 @@ class Engine:
         self._tensors = tensors
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
         self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
+        system.trim()
         # once a size: asked for before every scan
-        self._bytes, self._abreast = cache(partial(_bytes, self._plan)), cache(partial(abreast, self._plan))
+        self._layout, self._abreast = cache(partial(lay_out, self._plan)), cache(partial(abreast, self._plan))
         self._code = jit.load(families(self._plan.algorithms))
         self._idle: dict[Key, list[Program]] = {}
+        self._arenas: dict[Sides, list[np.ndarray]] = {}  # that idle programs have given back
         self._lock = threading.Lock()
         self._threads = Threads()
 
@@ -149,7 +156,7 @@ class Engine:
                     self._several(first, end, (*sides, 1, slices), load, store, stop)
                     done.put(end - first)
                 if shared is not None:
-                    self._let_go(shared)
+                    self._settle(shared)
                     self._walk(shared, thread, stop)
                 done.put(0)
             except BaseException as error:  # not lost with the thread: raised again by the caller
@@ -171,8 +178,7 @@ class Engine:
                     dealt()
         if shared is not None:
             store(last, shared.output)
-            if shared.memory.nbytes <= LARGE:
-                self._keep(shared)
+            self._keep(shared)
             if progress:
                 progress(count)
 
@@ -185,6 +191,7 @@ class Engine:
         self._check(height, width)
         plan = Plan(self.spec, self._tensors, jit.target().isa, fused)
         program = Program(plan, jit.load(families(plan.algorithms)).addresses, height, width, keep=True)
+        program.settle()
         program.begin()[...] = image
         self._execute(program, 1, threading.Event())
         return {layer.name: program.memory.value(layer.name) for layer in plan.layers if not layer.name.endswith(BEFORE)}
@@ -192,17 +199,16 @@ class Engine:
     def prepare(self, height: int, width: int) -> None:
         """Make now what a volume of slices of this size is run with: 20 ms of Python, while its scan is still being read."""
         keys = [(height, width, 1, self._abreast(height, width))] * self.threads + [(height, width, self.threads, 1)] * (self.threads > 1)
-        if self._bytes(height, width, self.threads) <= LARGE:
-            for program in [self._program(key) for key in keys]:
-                self._keep(program)
+        for program in [self._program(key) for key in keys]:
+            self._keep(program)
 
     def workspace_bytes(self, height: int, width: int) -> int:
-        """Memory that all threads need for a volume of slices of this size, in bytes: one for each, and one for the last slice."""
-        alone, most = self._bytes(height, width, 1, self._abreast(height, width)), _together(height, width)
-        each = alone + (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
-        if self.threads == 1:
-            return each
-        return (self.threads - (alone > LARGE)) * each + self._bytes(height, width, self.threads)
+        """Memory that all threads need for a volume of slices of this size, in bytes: an arena for each, and all programs' planes."""
+        alone, shared = self._layouts(height, width)
+        most = _together(height, width)
+        kept = (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
+        arena, others = self._arena(height, width), self.threads - 1
+        return others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
 
     def _check(self, height: int, width: int) -> None:
         rows, columns = self._multiples
@@ -213,6 +219,7 @@ class Engine:
     def _several(self, first: int, end: int, key: Key, load: Load, store: Store, stop: threading.Event) -> None:
         """Slices [first, end) from ``load`` to ``store``."""
         program = self._program(key)
+        self._settle(program)
         count, memory = end - first, program.memory
         kept = count > program.slices  # apart from the program, which runs several times
         images, outputs = (
@@ -234,24 +241,43 @@ class Engine:
             self._keep(program)
 
     def _program(self, key: Key) -> Program:
-        """A program, idle or new."""
+        """A program, idle or new, without an arena."""
         with self._lock:
             self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
+            self._arenas = {key[:2]: self._arenas.get(key[:2], [])}
             idle = self._idle.setdefault(key, [])
             program = idle.pop() if idle else None
         return program or Program(self._plan, self._code.addresses, *key[:3], slices=key[3])
 
     def _keep(self, program: Program) -> None:
-        """For the next slice of that size."""
+        """For the next slice of that size, and its arena for any program."""
         with self._lock:
+            arena, program.memory.arena = program.memory.arena, None
+            if arena is not None and arena.nbytes == self._arena(*program.key[:2]):
+                self._arenas.get(program.key[:2], []).append(arena)
             self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
 
-    def _let_go(self, shared: Program) -> None:
-        """Of large programs that have run the last slice of their own, before all threads fill the memory of the one that they share."""
+    def _settle(self, program: Program) -> None:
+        """Give a program an arena, if it has none: of a program that has run, or in its place a new one if that is too small."""
+        sides = program.key[:2]
         with self._lock:
-            for key, idle in self._idle.items():
-                if key[2] == 1:
-                    idle[:] = [program for program in idle if program.memory.nbytes <= LARGE]
+            if program.memory.arena is None:
+                kept = self._arenas.get(sides)
+                arena = kept.pop() if kept else None
+                if arena is None or arena.nbytes < program.layout.arena:
+                    arena = None  # given back before the other is taken
+                    arena = aligned_zeros(max(self._arena(*sides), program.layout.arena))
+                program.settle(arena)
+
+    def _arena(self, height: int, width: int) -> int:
+        """Bytes of the arenas that are kept: for any program of this size, unless the one that all share needs much more."""
+        alone, shared = self._layouts(height, width)
+        return alone.arena if shared.arena > alone.arena + EXTRA else max(alone.arena, shared.arena)
+
+    def _layouts(self, height: int, width: int) -> tuple[Layout, Layout]:
+        """Of a program for one thread, and of the one that all share."""
+        alone = self._layout(height, width, slices=self._abreast(height, width))
+        return alone, self._layout(height, width, self.threads) if self.threads > 1 else alone
 
     def _execute(self, program: Program, slices: int, stop: threading.Event) -> None:
         """Run a program for so many slices, or for one with as many threads as share it."""
@@ -271,11 +297,6 @@ class Engine:
             if reached < end:  # at a band that another must make: let it run
                 time.sleep(0)
             at = reached
-
-
-def _bytes(plan: Plan, height: int, width: int, threads: int, slices: int = 1) -> int:
-    """Of a program."""
-    return lay_out(plan, height, width, threads, slices=slices).nbytes
 
 
 def _together(height: int, width: int) -> int:

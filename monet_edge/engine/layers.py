@@ -100,7 +100,9 @@ class Race:
         self.programs = []
         for plan in plans:
             code = jit.load(families(plan.algorithms))
-            self.programs.append((Program(plan, code.addresses, height, width), code.run))
+            program = Program(plan, code.addresses, height, width)
+            program.settle()
+            self.programs.append((program, code.run))
 
     def run(self, image: np.ndarray, counts: bool = True) -> None:
         """One round, which is not kept unless it ``counts``."""

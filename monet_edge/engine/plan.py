@@ -51,8 +51,6 @@ class Plan:
         The values that exist as planes only: the image, the output.
     border : int
         Width of the zeros around the image.
-    scratch : dict of str to int
-        Bytes of a thread's scratch areas, by the step's field.
     deep : range
         The stages, by their place among all, that several slices gain from going through together: see `_deep`.
 
@@ -90,9 +88,6 @@ class Plan:
         self.in_place = {stage.name for stage in self.stages if self.algorithm(stage).in_place}
         self.packed = {stage.name: self.algorithm(stage).pack(stage, network) for stage in self.stages}
         self.border = max(packed.border for packed in self.packed.values())
-        self.scratch: dict[str, int] = {}
-        for packed in self.packed.values():
-            self.scratch |= {area: max(size, self.scratch.get(area, 0)) for area, size in packed.scratch.items()}
         self.deep = self._deep(*sides) if sides else range(0)
 
     def shapes(self, height: int, width: int) -> dict[str, Shape]:

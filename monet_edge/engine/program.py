@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
-from .arena import Fields, Layout, Memory, arrange
+from ..spec import Shape
+from .arena import Fields, Layout, Memory, Place, arrange
 from .bands import chains, cut, cut_for_cache, in_turn, order, share
-from .codegen.step import ROOM, STEP
+from .codegen.layout import aligned_zeros
+from .codegen.step import ROOM, SOURCE, STEP
 from .fuse import Layer
 from .plan import Plan
 
 # Bytes that another slice may take. nnU-Net's default network: 22 MB at 256x256, for a tenth of the time; on AVX2, which has fewer deep
-# stages, 26, for 3 % of it; at 512x512 85, for 3 %
+# stages, 24, for 3 % of it; at 512x512 98, for 3 %
 ANOTHER = 24 << 20
 
 
@@ -21,8 +24,22 @@ def lay_out(plan: Plan, height: int, width: int, threads: int = 1, keep: bool = 
     """The memory that a program needs, for images of ``height`` x ``width``; with ``keep`` no two values share any."""
     shapes = plan.shapes(height, width)
     moments = chains(plan.stages, plan.deep) if threads == 1 else range(len(plan.stages))
-    buffers, size = arrange(plan.stages, shapes, plan.planes, plan.in_place, moments, int(threads > 1), keep, plan.deep, slices)
-    return Layout(shapes, buffers, size, plan.scratch, plan.border, shapes[plan.spec.output], threads, slices)
+    scratch = {}
+    for stage, rows in zip(plan.stages, bounds(plan, shapes, threads), strict=True):
+        most, width = max(end - first for first, end in pairwise(rows)), shapes[stage.name][2]
+        scratch[stage.name] = plan.packed[stage.name].areas(slices, most, width)
+    found = arrange(plan.stages, shapes, plan.planes, plan.in_place, scratch, moments, threads, keep, plan.deep, slices)
+    return Layout(shapes, *found, plan.border, shapes[plan.spec.output], slices)
+
+
+def bounds(plan: Plan, shapes: Mapping[str, Shape], threads: int) -> list[list[int]]:
+    """Where the rows of every stage are cut."""
+    chain, found = chains(plan.stages, plan.deep), []
+    for number, stage in zip(chain, plan.stages, strict=True):
+        shape, unit = shapes[stage.op.name], plan.algorithm(stage).unit(stage.op)
+        chained = threads == 1 and chain.count(number) > 1
+        found.append(cut_for_cache(shape, unit) if chained else cut(*shape[1:], unit, threads))
+    return found
 
 
 def abreast(plan: Plan, height: int, width: int) -> int:
@@ -36,8 +53,11 @@ def abreast(plan: Plan, height: int, width: int) -> int:
     return 2 if two - one <= ANOTHER else 1
 
 
+Turn = tuple[str, np.ndarray]  # the name of a stage, and some of its steps as rows of numbers
+
+
 class Program:
-    """The steps of a network for one size of image, with the memory they work in.
+    """The steps of a network for one size of image, and the memory they work in, of which the arena is given before a run: see `settle`.
 
     Parameters
     ----------
@@ -82,21 +102,25 @@ class Program:
     ) -> None:
         self.plan = plan
         self._addresses = addresses
-        self.memory = Memory(lay_out(plan, height, width, threads, keep, slices))
+        self.layout = lay_out(plan, height, width, threads, keep, slices)
+        self.memory = Memory(self.layout)
         self._held: list[np.ndarray] = []  # what steps point to
+        self._places = {stage.name: np.zeros(ROOM, np.bool_) for stage in plan.stages}  # which fields of its steps are a `Place`
         self.key = height, width, threads, slices
         stages = [(stage, plan.algorithm(stage)) for stage in plan.stages]
         chain = chains(plan.stages, plan.deep)
-        bounds = [self._bounds(stage, threads, chain.count(number)) for number, stage in zip(chain, plan.stages, strict=True)]
+        rows = zip(plan.stages, bounds(plan, self.memory.shapes, threads), strict=True)
         views = [self.memory.of(number) for number in range(slices)]
-        each = [[self._bands(stage, view, rows) for view in views] for stage, rows in zip(plan.stages, bounds, strict=True)]
+        each = [[self._bands(stage, view, cuts) for view in views] for stage, cuts in rows]
         self.bands = [bands[0] for bands in each]
         self.states = share(stages, self.bands) if threads > 1 else np.zeros(0, np.int64)
         self.order = in_turn(stages, self.bands, chain) if threads == 1 else []
         if threads > 1:
-            self.steps = [self._share_of(thread) for thread in range(threads)]
+            turns = [self._share_of(thread) for thread in range(threads)]
         else:
-            self.steps = [self._of_slices(count, each) for count in range(1, slices + 1)]
+            turns = [self._of_slices(count, each) for count in range(1, slices + 1)]
+        self.steps = [np.concatenate([rows for _, rows in turn]).view(STEP)[:, 0] for turn in turns]
+        self._moving = [np.concatenate([np.repeat(self._places[name][None], len(rows), 0) for name, rows in turn]) for turn in turns]
         self.addresses = [steps.ctypes.data for steps in self.steps]
 
     @property
@@ -114,40 +138,49 @@ class Program:
         """How many run together, at most."""
         return self.key[3]
 
+    def settle(self, arena: np.ndarray | None = None) -> None:
+        """Before the first run, or to run in another arena, of which it may hold any share: without one in new memory."""
+        memory, arena = self.memory, aligned_zeros(self.layout.arena) if arena is None else arena
+        moved = arena.ctypes.data - memory.address
+        memory.arena, memory.address = arena, arena.ctypes.data
+        if moved:
+            for steps, places in zip(self.steps, self._moving, strict=True):
+                steps.view(np.int64).reshape(-1, ROOM)[places] += moved
+            for table in self._held:
+                if table.dtype == SOURCE:
+                    table["base"] += moved
+
     def begin(self) -> np.ndarray:
         """Before every run: nothing is done yet. Gives the place of the image, (C, H, W) float32, which the caller fills."""
         self.states[:] = 0
         return self.memory.image
-
-    def _bounds(self, stage: Layer, threads: int, chained: int) -> list[int]:
-        """Where the rows of a stage are cut, which is one of a chain of so many."""
-        shape, unit = self.memory.shapes[stage.op.name], self.plan.algorithm(stage).unit(stage.op)
-        return cut_for_cache(shape, unit) if threads == 1 and chained > 1 else cut(*shape[1:], unit, threads)
 
     def _bands(self, stage: Layer, memory: Memory, bounds: list[int]) -> np.ndarray:
         """The steps of one stage, but for the scratch: one for each band of rows, from the top down."""
         algorithm = self.plan.algorithm(stage)
         steps = np.zeros(len(bounds) - 1, algorithm.kernel.step)
         steps["kernel"], steps["y0"], steps["y1"] = self._addresses[algorithm.name], bounds[:-1], bounds[1:]
-        self._write(steps, self.plan.packed[stage.name].fields)
-        self._write(steps, algorithm.locate(stage, memory))
+        self._write(stage, steps, self.plan.packed[stage.name].fields)
+        self._write(stage, steps, algorithm.locate(stage, memory))
         for number in range(len(steps)):
-            self._write(steps[number : number + 1], algorithm.band(stage, memory, bounds[number], bounds[number + 1]))
+            self._write(stage, steps[number : number + 1], algorithm.band(stage, memory, bounds[number], bounds[number + 1]))
         return steps
 
-    def _write(self, steps: np.ndarray, fields: Fields) -> None:
+    def _write(self, stage: Layer, steps: np.ndarray, fields: Fields) -> None:
         for name, value in fields.items():
             if isinstance(value, np.ndarray):
                 self._held.append(value)
                 value = value.ctypes.data
+            elif isinstance(value, Place):
+                self._places[stage.name][(steps.dtype.names or ()).index(name)] = True
             steps[name] = value
 
-    def _share_of(self, thread: int) -> np.ndarray:
+    def _share_of(self, thread: int) -> list[Turn]:
         """The steps of one of several threads, in its order."""
         stages = zip(self.plan.stages, self.bands, strict=True)
-        return _joined([self._ready(stage, bands, thread)[order(len(bands), thread, self.threads)] for stage, bands in stages])
+        return [(stage.name, self._ready(stage, bands, thread)[order(len(bands), thread, self.threads)]) for stage, bands in stages]
 
-    def _of_slices(self, count: int, each: list[list[np.ndarray]]) -> np.ndarray:
+    def _of_slices(self, count: int, each: list[list[np.ndarray]]) -> list[Turn]:
         """The steps of one thread for so many slices, given every stage's for each: deep stages in turn, made for all, others by slices."""
         deep = self.plan.deep if count > 1 else range(0)
         rows = []
@@ -157,7 +190,7 @@ class Program:
         turns = [(one, *turn) for one in range(count) for turn in self.order if turn[0] < deep.start]
         turns += [(one, *turn) for turn in self.order if turn[0] in deep for one in range(len(rows[turn[0]]))]
         turns += [(one, *turn) for one in range(count) for turn in self.order if turn[0] >= deep.stop]
-        return _joined([rows[number][one][band : band + 1] for one, number, band in turns])
+        return [(self.plan.stages[number].name, rows[number][one][band : band + 1]) for one, number, band in turns]
 
     def _together(self, stage: Layer, count: int) -> np.ndarray:
         """The one step of a deep stage that makes all rows of so many slices."""
@@ -167,11 +200,5 @@ class Program:
     def _ready(self, stage: Layer, bands: np.ndarray, thread: int) -> np.ndarray:
         """A stage's steps with a thread's scratch, as plain numbers: NumPy need not copy what lies between the fields of a record."""
         rows = bands.view(np.int64).reshape(-1, ROOM).copy()
-        steps = rows.view(bands.dtype)[:, 0]
-        for area in self.plan.packed[stage.name].scratch:
-            steps[area] = self.memory.scratch[thread][area].ctypes.data
+        self._write(stage, rows.view(bands.dtype)[:, 0], self.memory.scratch(stage.name, thread))
         return rows
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts).view(STEP)[:, 0]

@@ -69,6 +69,9 @@ class Network:
         return {"epilogue": epilogue.code(layer.activation, layer.mode), "parameters": layout.aligned(packed)}
 
 
+Scratch = Mapping[str, int | Callable[[int, int, int], int]]  # see `Packed`
+
+
 @dataclass(frozen=True)
 class Packed:
     """A layer as its algorithm wants it, whatever the size of the image.
@@ -77,15 +80,20 @@ class Packed:
     ----------
     fields : mapping
         Of the layer's steps: packed weights and whatever else depends on the network alone.
-    scratch : mapping of str to int
-        Bytes of workspace that a thread needs, by the field that gets its address.
+    scratch : mapping of str to int, or to a function
+        Bytes of workspace that a thread needs, by the field that gets its address; or how many it needs for a step, given the slices,
+        rows and columns that it makes at most.
     border : int
         Zeros that it needs around the image, if it reads the image's planes.
     """
 
     fields: Fields
-    scratch: Mapping[str, int] = field(default_factory=dict)
+    scratch: Scratch = field(default_factory=dict)
     border: int = 0
+
+    def areas(self, slices: int, rows: int, width: int) -> dict[str, int]:
+        """Bytes of the scratch for steps of so many slices, rows and columns at most."""
+        return {area: size(slices, rows, width) if callable(size) else size for area, size in self.scratch.items()}
 
 
 def of_kind(*kinds: str) -> Callable[[Layer, Network], bool]:

@@ -9,6 +9,7 @@ product's columns.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -17,14 +18,14 @@ from ...spec import Op, Pair, pair
 from ..arena import Fields, Memory
 from ..codegen import amx
 from ..codegen.epilogue import EPILOGUE, PARAMETERS, epilogue
-from ..codegen.gemm import gemm, pack_matrix, room
+from ..codegen.gemm import WHOLE, gemm, pack_matrix, room
 from ..codegen.jit import Kernel
 from ..codegen.layout import aligned, place_lanes
 from ..codegen.memory import copy, max64, min64, zero
 from ..codegen.simd import BLOCK, BYTES, Isa
 from ..codegen.step import SOURCES, TARGET, readers, source_base, source_pixel, source_row, step, table
 from ..fuse import CONVOLUTIONS, Layer
-from .contract import Algorithm, Network, Packed, nhwc16, of_kind
+from .contract import Algorithm, Network, Packed, Scratch, nhwc16, of_kind
 
 STRIP = 48  # pixels worked on at a time: they fill whole GEMM tiles of every CPU
 # Where weights are read from memory once a strip: 512 channels at 8x8, 64 pixels, take 2.9 ms instead of 3.5 (Emerald Rapids)
@@ -35,7 +36,7 @@ STEP = step(
     "slices", "out_height",  # how many, and the output rows of each
     "in_height", "in_width", "in_stride", "in_stride_x", "out_stride", "out_stride_x",
     "weights", "phases", "phase_count", "shifts",  # the tables `PHASE` and `SHIFT`
-    "strip", "pitch",  # pixels worked on at a time; bytes from a channel block to the next in V and M
+    "strip",  # pixels worked on at a time
     "V", "M", "parts",  # scratch: the inputs of a strip, tap by tap, their products with the weights, and what `gemm` needs
 )  # fmt: skip
 
@@ -62,7 +63,6 @@ def pack(layer: Layer, network: Network) -> Packed:
     rows = [(y, x, *side, len(own), *starts) for (y, x, side, own, _), *starts in zip(phases, first, offsets, strict=True)]
     weights = aligned(np.concatenate([each.ravel() for each in packed]))
     strip = LONG_STRIP if weights.nbytes > DEEP else STRIP
-    pitch = room(strip) * BYTES + BYTES  # one line more: positions at multiples of 4 KB would share cache sets
     fields = {
         "weights": weights,
         "phases": np.array(rows, PHASE),
@@ -73,12 +73,19 @@ def pack(layer: Layer, network: Network) -> Packed:
         "out_stride": out_stride[0],
         "out_stride_x": out_stride[1],
         "strip": strip,
-        "pitch": pitch,
     }
     inputs, outputs = network.blocks(*layer.inputs), network.blocks(layer.name)
-    areas = {"V": max(counts) * inputs * pitch - BYTES, "M": max(rows * columns for rows, columns in sides) * outputs * pitch - BYTES}
-    areas |= amx.scratch(network.isa, network.pixels(layer) / prod(out_stride), weights.size / len(phases))
-    return Packed(fields | network.epilogue(layer), areas)
+
+    def lines(many: int, slices: int, rows: int, width: int) -> int:
+        pixels = slices * -(-rows // out_stride[0]) * -(-width // out_stride[1])
+        return (many * (room(min(pixels, strip)) + 1) - 1) * BYTES
+
+    scratch: Scratch = {
+        "V": partial(lines, max(counts) * inputs),
+        "M": partial(lines, max(rows * columns for rows, columns in sides) * outputs),
+        **amx.scratch(network.isa, network.pixels(layer) / prod(out_stride), weights.size / len(phases)),
+    }
+    return Packed(fields | network.epilogue(layer), scratch)
 
 
 def conv_phases(weight: np.ndarray, dilation: int, padding: Pair, lanes: np.ndarray, isa: Isa) -> list[Phase]:
@@ -135,14 +142,8 @@ def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
 
 def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
     """Output rows [y0, y1) of every slice: gather a strip of pixels tap by tap, multiply, and the epilogue."""
-    blocks, out_blocks, out_stride, in_stride_x, out_stride_x = (
-        s.source_blocks,
-        s.target_blocks,
-        s.out_stride,
-        s.in_stride_x,
-        s.out_stride_x,
-    )
-    strip, pitch = s.strip, s.pitch
+    blocks, out_blocks, strip = s.source_blocks, s.target_blocks, s.strip
+    out_stride, in_stride_x, out_stride_x = s.out_stride, s.in_stride_x, s.out_stride_x
     for phase in range(s.phase_count):
         fy, fx, across = phase_y(s.phases, phase), phase_x(s.phases, phase), phase_columns(s.phases, phase)
         parts = phase_rows(s.phases, phase) * across * out_blocks
@@ -151,6 +152,8 @@ def im2col(s):  # type: ignore[no-untyped-def]  # Numba infers
         rows = (s.y1 - fy + out_stride - 1) // out_stride - first
         columns = (s.width - fx + out_stride_x - 1) // out_stride_x
         pixels = s.slices * rows * columns
+        # from a channel block to the next in V and M: `room`, and a line more, as positions at multiples of 4 KB would share cache sets
+        pitch = ((min64(pixels, strip) + WHOLE - 1) // WHOLE * WHOLE + 1) * BYTES
         for start in range(0, pixels, strip):
             count = min64(strip, pixels - start)
             done = 0

@@ -19,6 +19,7 @@ from .simd import BLOCK, BYTES, Isa, Micro, Vectors
 # on AVX2 MoNet takes 1.5 % longer
 AHEAD, INTO = 16384, 2
 AHEAD_NARROW, INTO_NARROW = 4096, 1
+WHOLE = 48  # rows
 STEPS = 2  # of K, unrolled: 4 are no faster and make twice as much to compile
 
 
@@ -110,7 +111,7 @@ gemm = Micro("gemm", 9, partial(emit_gemm, pitch=BYTES), calls=(amx.product,))
 
 def room(rows: int) -> int:
     """The rows that `a` and `m` of a product of so many must have room for: whole tiles of every instruction set."""
-    return -(-rows // 48) * 48
+    return -(-rows // WHOLE) * WHOLE
 
 
 def pack_matrix(matrix: np.ndarray, isa: Isa) -> np.ndarray:
