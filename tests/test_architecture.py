@@ -82,6 +82,7 @@ FLOORS = [
     ["engine.algorithms"],
     ["engine.plan", "engine.bands"],
     ["engine.program"],
+    ["engine.pool"],
     ["engine.engine", "engine.layers"],
     ["engine"],
     ["nnunet.predict"],

@@ -44,7 +44,7 @@ def test_a_slice_has_the_same_bits_alone_and_beside_any_other(deep, network, hei
     images = np.random.default_rng(0).standard_normal((7, spec.in_channels, height, width)).astype(np.float32)
     images[3] = np.nan
     engine = Engine(spec, tensors, 1, (height, width))
-    assert engine._abreast(height, width) == 2
+    assert engine.pool.abreast(height, width) == 2
     alone = np.concatenate([engine.run(image[None]) for image in images])
     assert np.isfinite(np.delete(alone, 3, axis=0)).all()
     for threads in (1, 2, 3):
@@ -66,7 +66,7 @@ def test_where_another_slice_would_take_much_memory_none_goes_beside(deep, monke
     monkeypatch.setattr("monet_edge.engine.program.ANOTHER", 0)
     engine = Engine(spec, random_tensors(spec), 1, (8, 8))
     assert engine._plan.deep
-    assert engine._abreast(8, 8) == 1
+    assert engine.pool.abreast(8, 8) == 1
 
 
 @pytest.mark.parametrize(

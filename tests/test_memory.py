@@ -113,8 +113,7 @@ from monet_edge.inputs import Inputs
 folder, options = Path(sys.argv[1]), json.loads(sys.argv[3])
 ready = model.load(sys.argv[2], int(sys.argv[4]))
 pipeline.segment(folder / "small.nii", model=ready, overwrite=True)  # whatever is loaded late is loaded now
-ready.engine._idle.clear()
-ready.engine._arenas.clear()
+ready.engine.pool.clear()
 def status(name): return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
 met, begun, load = threading.Barrier(ready.threads), threading.local(), Inputs.load
 def together(self, i, image):  # none is through before all have begun: each takes its memory, however busy the machine
@@ -245,8 +244,7 @@ if not path.exists():
 else:
     ready = model.load({str(weights_file)!r}, 1)
     ready.segment_scan(formats.read(path.with_name("small.nii")))  # whatever is loaded late is loaded now
-    ready.engine._idle.clear()
-    ready.engine._arenas.clear()
+    ready.engine.pool.clear()
     start = high(); scan = formats.read(path); print(high() - start)
     start = high(); mask = ready.segment_scan(scan).mask; print(high() - start)
     start = high(); formats.write(path.with_name("mask.nii.gz"), mask, scan); print(high() - start)

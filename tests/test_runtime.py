@@ -94,14 +94,14 @@ def test_sizes_may_change_from_run_to_run():
 @pytest.mark.parametrize("extra", [1 << 40, -(1 << 40)], ids=["that is large enough", "unless that is too small"])
 @pytest.mark.parametrize("network", [monet(filters=4, depth=1), tiny_nnunet(residual=True)], ids=lambda spec: spec.name)
 def test_the_last_slice_is_shared_in_memory_of_a_thread_that_is_done(network, extra, monkeypatch):
-    monkeypatch.setattr("monet_edge.engine.engine.EXTRA", extra)
+    monkeypatch.setattr("monet_edge.engine.pool.EXTRA", extra)
     spec = fold_batchnorm(network)
     tensors, images = random_tensors(spec), np.random.default_rng(0).standard_normal((7, 1, 16, 24)).astype(np.float32)
     expected, engine = Engine(spec, tensors, 1).run(images), Engine(spec, tensors, 3)
     for count in (7, 2, 7, 5):  # two are shared one after the other
         assert np.array_equal(engine.run(images[:count]), expected[:count])
-    arenas = [arena.nbytes for kept in engine._arenas.values() for arena in kept]
-    programs = [program for kept in engine._idle.values() for program in kept]
+    arenas = [arena.nbytes for kept in engine.pool.arenas.values() for arena in kept]
+    programs = [program for kept in engine.pool.programs.values() for program in kept]
     assert len(arenas) <= 3
     assert all(program.memory.arena is None for program in programs)
     planes = sum(array.nbytes for program in programs for array in (*program.memory.images, *program.memory.outputs))

@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, partial
 from math import prod
 
 import numpy as np
@@ -15,12 +14,11 @@ from .. import system
 from ..errors import SpecError
 from ..spec import Spec, multiples
 from .algorithms import families
-from .arena import Layout
 from .codegen import jit
-from .codegen.layout import aligned_zeros
 from .fuse import BEFORE
 from .plan import Plan
-from .program import Program, abreast, lay_out
+from .pool import Pool
+from .program import Key, Program
 from .threads import Threads
 
 CHUNK = 4 << 16  # pixels of a slice times steps between looks at whether to stop: of 256x256 a U-Net-64's take up to 100 ms each
@@ -28,12 +26,7 @@ SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: t
 # Pixels, and slices, that a thread loads one after the other, and stores so: after every single run of the network Python's code is out of
 # the caches, and takes 0.2 ms a slice of 64x64 in place of 0.1
 TOGETHER, MOST = 1 << 16, 16
-# Bytes that every arena may have more than a thread alone needs, for the slice that all share. In nnU-Net's default network at 256x256
-# eight threads need 106 MB on AVX2, where one takes 51: such an arena is made anew for every volume, 20 ms
-EXTRA = 24 << 20
-
 Sides = tuple[int, int]  # height and width
-Key = tuple[int, int, int, int]  # of a program: height, width, threads, slices
 Load = Callable[[int, np.ndarray], None]
 Store = Callable[[int, np.ndarray], None]
 
@@ -67,11 +60,8 @@ class Engine:
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
         self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
         system.trim()
-        # once a size: asked for before every scan
-        self._layout, self._abreast = cache(partial(lay_out, self._plan)), cache(partial(abreast, self._plan))
         self._code = jit.load(families(self._plan.algorithms))
-        self._idle: dict[Key, list[Program]] = {}
-        self._arenas: dict[Sides, list[np.ndarray]] = {}  # that idle programs have given back
+        self.pool = Pool(self._plan, self._code.addresses, self.threads)
         self._lock = threading.Lock()
         self._threads = Threads()
 
@@ -130,7 +120,7 @@ class Engine:
             begin. Then nobody waits for the last slices, and the threads need not end together, nor share the last one.
         """
         self._check(*sides)
-        most, slices = _together(*sides), min(self._abreast(*sides), count)
+        most, slices = _together(*sides), min(self.pool.abreast(*sides), count)
         if count < self.threads or self.threads == 1:
             abreast = slices if self.threads == 1 else 1
             for first, end in _groups(count, most, abreast, self.threads):
@@ -142,7 +132,7 @@ class Engine:
         todo = _groups(last, most, slices, self.threads if dealt is None else 1)
         done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()  # so many slices; a thread without work: 0
         stop = threading.Event()
-        shared = self._program((*sides, self.threads, 1)) if dealt is None else None
+        shared = self.pool.take((*sides, self.threads, 1)) if dealt is None else None
         if shared is not None:
             load(last, shared.begin())
 
@@ -156,7 +146,7 @@ class Engine:
                     self._several(first, end, (*sides, 1, slices), load, store, stop)
                     done.put(end - first)
                 if shared is not None:
-                    self._settle(shared)
+                    self.pool.settle(shared)
                     self._walk(shared, thread, stop)
                 done.put(0)
             except BaseException as error:  # not lost with the thread: raised again by the caller
@@ -178,7 +168,7 @@ class Engine:
                     dealt()
         if shared is not None:
             store(last, shared.output)
-            self._keep(shared)
+            self.pool.keep(shared)
             if progress:
                 progress(count)
 
@@ -198,16 +188,16 @@ class Engine:
 
     def prepare(self, height: int, width: int) -> None:
         """Make now what a volume of slices of this size is run with: 20 ms of Python, while its scan is still being read."""
-        keys = [(height, width, 1, self._abreast(height, width))] * self.threads + [(height, width, self.threads, 1)] * (self.threads > 1)
-        for program in [self._program(key) for key in keys]:
-            self._keep(program)
+        alone, shared = (height, width, 1, self.pool.abreast(height, width)), (height, width, self.threads, 1)
+        for program in [self.pool.take(key) for key in [alone] * self.threads + [shared] * (self.threads > 1)]:
+            self.pool.keep(program)
 
     def workspace_bytes(self, height: int, width: int) -> int:
         """Memory that all threads need for a volume of slices of this size, in bytes: an arena for each, and all programs' planes."""
-        alone, shared = self._layouts(height, width)
+        alone, shared = self.pool.layouts(height, width)
         most = _together(height, width)
         kept = (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
-        arena, others = self._arena(height, width), self.threads - 1
+        arena, others = self.pool.arena(height, width), self.threads - 1
         return others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
 
     def _check(self, height: int, width: int) -> None:
@@ -218,8 +208,8 @@ class Engine:
 
     def _several(self, first: int, end: int, key: Key, load: Load, store: Store, stop: threading.Event) -> None:
         """Slices [first, end) from ``load`` to ``store``."""
-        program = self._program(key)
-        self._settle(program)
+        program = self.pool.take(key)
+        self.pool.settle(program)
         count, memory = end - first, program.memory
         kept = count > program.slices  # apart from the program, which runs several times
         images, outputs = (
@@ -238,46 +228,7 @@ class Engine:
         if not stop.is_set():
             for i, output in enumerate(outputs, first):
                 store(i, output)
-            self._keep(program)
-
-    def _program(self, key: Key) -> Program:
-        """A program, idle or new, without an arena."""
-        with self._lock:
-            self._idle = {other: kept for other, kept in self._idle.items() if other[:2] == key[:2]}  # of one size at a time
-            self._arenas = {key[:2]: self._arenas.get(key[:2], [])}
-            idle = self._idle.setdefault(key, [])
-            program = idle.pop() if idle else None
-        return program or Program(self._plan, self._code.addresses, *key[:3], slices=key[3])
-
-    def _keep(self, program: Program) -> None:
-        """For the next slice of that size, and its arena for any program."""
-        with self._lock:
-            arena, program.memory.arena = program.memory.arena, None
-            if arena is not None and arena.nbytes == self._arena(*program.key[:2]):
-                self._arenas.get(program.key[:2], []).append(arena)
-            self._idle.get(program.key, []).append(program)  # unless another size is asked for by now
-
-    def _settle(self, program: Program) -> None:
-        """Give a program an arena, if it has none: of a program that has run, or in its place a new one if that is too small."""
-        sides = program.key[:2]
-        with self._lock:
-            if program.memory.arena is None:
-                kept = self._arenas.get(sides)
-                arena = kept.pop() if kept else None
-                if arena is None or arena.nbytes < program.layout.arena:
-                    arena = None  # given back before the other is taken
-                    arena = aligned_zeros(max(self._arena(*sides), program.layout.arena))
-                program.settle(arena)
-
-    def _arena(self, height: int, width: int) -> int:
-        """Bytes of the arenas that are kept: for any program of this size, unless the one that all share needs much more."""
-        alone, shared = self._layouts(height, width)
-        return alone.arena if shared.arena > alone.arena + EXTRA else max(alone.arena, shared.arena)
-
-    def _layouts(self, height: int, width: int) -> tuple[Layout, Layout]:
-        """Of a program for one thread, and of the one that all share."""
-        alone = self._layout(height, width, slices=self._abreast(height, width))
-        return alone, self._layout(height, width, self.threads) if self.threads > 1 else alone
+            self.pool.keep(program)
 
     def _execute(self, program: Program, slices: int, stop: threading.Event) -> None:
         """Run a program for so many slices, or for one with as many threads as share it."""

@@ -53,6 +53,7 @@ def abreast(plan: Plan, height: int, width: int) -> int:
     return 2 if two - one <= ANOTHER else 1
 
 
+Key = tuple[int, int, int, int]  # of a program: height, width, threads, slices
 Turn = tuple[str, np.ndarray]  # the name of a stage, and some of its steps as rows of numbers
 
 
@@ -75,8 +76,7 @@ class Program:
 
     Attributes
     ----------
-    key : (int, int, int, int)
-        Height, width, threads, slices.
+    key : Key
     memory : Memory
     bands : list of array
         A stage's steps, each in the record of its algorithm: one for each band of rows.
