@@ -218,6 +218,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts at ``path``, as it lay there when this one first wrote into the folder."""
     for name in _leftovers(path.parent.absolute()):
         if re.fullmatch(f"{re.escape(_prefix(path))}.{{8}}.part", name, re.DOTALL):
             _remove_dead(path.with_name(name))

@@ -4,8 +4,12 @@ from itertools import permutations, product
 
 import nibabel
 import numpy as np
+import pytest
 from fuzz.build import extension, gz, head, nifti
 from nibabel.orientations import inv_ornt_aff
+
+from monet_edge import formats
+from monet_edge.errors import ScanError
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, np.float32, np.float64]
 ORIENTATIONS = [np.array(list(zip(axes, flips, strict=True))) for axes in permutations(range(3)) for flips in product((1, -1), repeat=3)]
@@ -31,6 +35,14 @@ def image_of(voxels, affine=None, qcode=1, scode=2):
 def reoriented(array, affine, orientation):
     """The same volume stored in another axis order, by nibabel."""
     return nibabel.apply_orientation(array, orientation), affine @ inv_ornt_aff(orientation, array.shape)
+
+
+def refused(path, message):
+    """Reading the file fails in one clear line that names it."""
+    with pytest.raises(ScanError, match=message) as caught:
+        formats.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
 
 
 def ball(shape):
