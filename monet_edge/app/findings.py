@@ -13,6 +13,7 @@ from ..doubts import doubts, unlike
 from ..formats import Header
 from ..model import Model, Progress
 from ..options import Options
+from ..postprocess import remove_lone
 from ..report.slices import Finding, legend, window
 from ..report.statistics import describe, measure
 from ..volume import orient
@@ -94,6 +95,8 @@ def with_threshold(found: Found, threshold: float) -> Found:
     scan, record = found.finding.scan, found.weights.preprocess
     options = Options(threshold=threshold)
     mask = found.likely.mask(scan.shape, threshold)
+    if not record.lone:
+        remove_lone(orient(scan.affine, preprocess.SLICINGS[record.slicing]).turn(mask))
     doubtful = (
         *doubts(found.weights, [found.statistics], mask, options),
         *unlike(found.weights, [scan], [found.statistics], mask, options),
