@@ -96,7 +96,7 @@ def _reached(pixels: np.ndarray, start: np.ndarray) -> np.ndarray:
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     inside, reached = pixels[box], np.zeros_like(pixels)
     found, now = 0, start[box] & inside
-    while found < (count := np.count_nonzero(now)):  # most of a piece is there at the first step: it lies in both slices
+    while found < (count := int(np.count_nonzero(now))):  # most of a piece is there at the first step: it lies in both slices
         found, now = count, _spread(now) & inside
     reached[box] = now
     return reached

@@ -92,7 +92,7 @@ def segment(header: Header, model: Model, volume: int | None, progress: Progress
 def with_threshold(found: Found, threshold: float) -> Found:
     """The same scan with another threshold: the mask that segmenting it with ``Options(threshold=...)`` gives."""
     assert found.likely is not None
-    scan, record = found.finding.scan, found.weights.preprocess
+    scan, record = found.finding.scan, found.weights.sliced
     options = Options(threshold=threshold)
     mask = found.likely.mask(scan.shape, threshold)
     if not record.lone:
