@@ -122,7 +122,8 @@ def test_what_a_record_says_of_pieces_in_one_slice_holds_on_every_grid(tmp_path,
         expected = every.transpose(np.argsort(axes)).T.copy()  # (Z, Y, X)
         remove_lone(expected)
         np.testing.assert_array_equal(some.transpose(np.argsort(axes)).T, expected)
-        assert some.any() and (some != every).any()
+        assert some.any()
+        assert (some != every).any()
 
 
 def test_the_python_function_takes_what_the_command_takes(tmp_path, rng, model):
