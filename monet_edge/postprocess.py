@@ -1,4 +1,4 @@
-"""Remove stray pieces from a mask: connected components, by the library connected-components-3d (extra `components`)."""
+"""Remove stray pieces from a mask: connected components, by the library connected-components-3d (extra `components`), or by slices."""
 
 from __future__ import annotations
 
@@ -64,6 +64,53 @@ def remove_pieces(mask: np.ndarray, voxel_ml: float, *, keep_largest: bool, min_
     wanted[0] = False
     kept[box] = np.where(wanted[pieces], inside, 0)
     return kept
+
+
+def remove_lone(slices: np.ndarray) -> None:
+    """Clear, in place, every piece of a mask that lies in one slice only; of a scan of one slice nothing is known, and all stays.
+
+    Pixels of a label that share an edge or a corner are one piece of a slice. It stays if any pixel of that label in the slice before
+    or after shares a face, an edge or a corner with it.
+
+    Parameters
+    ----------
+    slices : (Z, H, W) uint8
+        Any strides.
+    """
+    if len(slices) < 2:
+        return
+    nothing = np.zeros(slices.shape[1:], np.uint8)
+    before, here = nothing, slices[0].copy()
+    for z in range(len(slices)):
+        after = slices[z + 1].copy() if z + 1 < len(slices) else nothing
+        if here.any():
+            for label in np.unique(here[here > 0]):
+                piece = here == label
+                slices[z][piece & ~_reached(piece, _spread((before == label) | (after == label)))] = 0
+        before, here = here, after
+
+
+def _reached(pixels: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Which of some pixels (H, W) bool belong to pieces that hold any of ``start``."""
+    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside, reached = pixels[box], np.zeros_like(pixels)
+    found, now = 0, start[box] & inside
+    while found < (count := int(np.count_nonzero(now))):  # most of a piece is there at the first step: it lies in both slices
+        found, now = count, _spread(now) & inside
+    reached[box] = now
+    return reached
+
+
+def _spread(pixels: np.ndarray) -> np.ndarray:
+    """(H, W) bool: these pixels and all that share an edge or a corner with one."""
+    wide = pixels.copy()
+    wide[:, 1:] |= pixels[:, :-1]
+    wide[:, :-1] |= pixels[:, 1:]
+    high = wide.copy()
+    high[1:] |= wide[:-1]
+    high[:-1] |= wide[1:]
+    return high
 
 
 def solid(inside: np.ndarray) -> np.ndarray:

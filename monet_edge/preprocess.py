@@ -69,6 +69,8 @@ class Preprocess:
         Where no slice lies at that distance: the nearest one, or what lies between two.
     image : str
         What the scan is, or the first image of a case that has several, such as FLAIR; empty where nothing is said.
+    lone : bool
+        Whether a piece of the mask that lies in one slice only counts, see `postprocess.remove_lone`.
     others : tuple of Channel
         The further images of a case, on the grid of the first and in the order of their files. ``intensity``, ``low`` and ``high`` of
         the record itself are those of the first; each image is normalised by its own foreground.
@@ -85,6 +87,7 @@ class Preprocess:
     spacing: float = 0.0
     thickness: float = 0.0
     neighbours: str = "nearest"
+    lone: bool = True
     image: str = ""
     others: tuple[Channel, ...] = ()
 
@@ -101,6 +104,7 @@ class Preprocess:
             "threshold must lie between 0 and 1": not _numbers(self.threshold) or not 0 < self.threshold < 1,
             f"spacing and thickness must be 0, or {FINEST:g} to {COARSEST:g} mm": not _numbers(self.spacing, self.thickness)
             or not all(length == 0 or FINEST <= length <= COARSEST for length in (self.spacing, self.thickness)),
+            "lone must be true or false": type(self.lone) is not bool,
             f"neighbours must be one of {', '.join(NEIGHBOURS)}": self.neighbours not in NEIGHBOURS,
             f"percentiles must be out of {QUANTILES}": not all(
                 value in QUANTILES for image in images if image.intensity == "percentile" for value in (image.low, image.high)
@@ -195,16 +199,18 @@ def _are_names(images: Sequence[Any]) -> bool:
 
 
 def to_json(record: Preprocess) -> str:
-    """The record as JSON; of one image that is not called anything as before there could be several."""
+    """The record as JSON; without what it says no more of than records did before they could."""
     data = asdict(record)
+    if record.lone:
+        del data["lone"]
     if record.names == ("",):
         del data["image"], data["others"]
     return json.dumps(data, separators=(",", ":"))
 
 
 def from_json(text: str) -> Preprocess:
-    """Read a record; missing and unknown keys are errors. Files of before a record knew millimetres, or several images of a case, mean
-    what they always did.
+    """Read a record; missing and unknown keys are errors. Files of before a record knew millimetres, several images of a case, or pieces
+    in one slice, mean what they always did.
 
     Raises
     ------
@@ -218,7 +224,7 @@ def from_json(text: str) -> Preprocess:
     names = {field.name for field in fields(Preprocess)}
     of_one = names - {"image", "others"}
     before = of_one - {"spacing", "thickness", "neighbours"}
-    if not isinstance(data, dict) or data.keys() not in (names, of_one, before) or not isinstance(data["labels"], list):
+    if not isinstance(data, dict) or data.keys() | {"lone"} not in (names, of_one, before) or not isinstance(data["labels"], list):
         raise ModelError(f"the preprocessing record must hold exactly {', '.join(sorted(names))}")
     others, parts = data.get("others", []), {field.name for field in fields(Channel)}
     if not isinstance(others, list) or not all(isinstance(other, dict) and other.keys() == parts for other in others):

@@ -22,6 +22,7 @@ from monet_edge.formats import stem
 from monet_edge.intensities import measure
 from monet_edge.model import Model
 from monet_edge.options import Options
+from monet_edge.postprocess import remove_lone
 from monet_edge.provenance import Provenance
 from monet_edge.runs import Found, find_scans, plan_jobs
 from monet_edge.spec import fold_batchnorm
@@ -106,6 +107,23 @@ def test_probabilities_agree_with_the_mask(scan, model):
     assert np.array_equal(mask, probability > np.float32(0.3))
     voxel = 0.8 * 0.9 * 3 / 1000
     assert outcome.volumes["blob"] == pytest.approx(mask.sum() * voxel)
+
+
+def test_what_a_record_says_of_pieces_in_one_slice_holds_on_every_grid(tmp_path, rng, model):
+    record = replace(model.weights.preprocess, lone=False, threshold=0.5)
+    strict = Model(replace(model.weights, preprocess=record))
+    noise = rng.random(SHAPE).astype(np.float32)
+    for axes in ((0, 1, 2), (2, 0, 1)):
+        given = np.ascontiguousarray(noise.transpose(axes))
+        affine = np.eye(4)[:, [*axes, 3]]
+        image = nibabel.Nifti1Image(given, affine)
+        probability = np.median(model.predict(model.slices(image)))
+        every, some = (np.asarray(one.segment(image, threshold=float(probability)).dataobj) for one in (model, strict))
+        expected = every.transpose(np.argsort(axes)).T.copy()  # (Z, Y, X)
+        remove_lone(expected)
+        np.testing.assert_array_equal(some.transpose(np.argsort(axes)).T, expected)
+        assert some.any()
+        assert (some != every).any()
 
 
 def test_the_python_function_takes_what_the_command_takes(tmp_path, rng, model):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monet_edge import errors
-from monet_edge.postprocess import remove_pieces
+from monet_edge.postprocess import remove_lone, remove_pieces
 
 AROUND = [step for step in product((-1, 0, 1), repeat=3) if any(step)]
 
@@ -64,3 +64,28 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cc3d", None)
     with pytest.raises(errors.MonetError, match=r"pip install 'monet-edge\[components\]'"):
         remove_pieces(np.ones((3, 3, 3), np.uint8), 1.0, keep_largest=True, min_volume=0.0)
+
+
+def test_pieces_of_one_slice_are_those_whose_flood_fill_never_leaves_it(rng):
+    mask = (rng.random((7, 24, 30)) < 0.08).astype(np.uint8) * rng.integers(1, 3, (7, 24, 30), dtype=np.uint8)
+    expected = np.zeros_like(mask)
+    for label in (1, 2):
+        left = {tuple(map(int, place)) for place in np.argwhere(mask == label)}
+        while left:
+            piece = [left.pop()]
+            for place in piece:
+                near = left & {tuple(a + b for a, b in zip(place, step, strict=True)) for step in product((-1, 0, 1), repeat=3)}
+                piece += near
+                left -= near
+            if len({z for z, _, _ in piece}) > 1:
+                expected[tuple(np.transpose(piece))] = label
+    turned = mask.transpose(2, 1, 0).copy(order="F").transpose(2, 1, 0)[:, ::-1]  # as a scan's slices lie in memory
+    remove_lone(turned)
+    np.testing.assert_array_equal(turned[:, ::-1], expected)
+    assert 0 < np.count_nonzero(expected) < np.count_nonzero(mask)
+
+
+def test_a_scan_of_one_slice_keeps_what_is_found():
+    mask = np.ones((1, 3, 3), np.uint8)
+    remove_lone(mask)
+    assert mask.all()

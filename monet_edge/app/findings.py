@@ -13,6 +13,7 @@ from ..doubts import doubts, unlike
 from ..formats import Header
 from ..model import Model, Progress
 from ..options import Options
+from ..postprocess import remove_lone
 from ..report.slices import Finding, legend, window
 from ..report.statistics import describe, measure
 from ..volume import orient
@@ -91,9 +92,11 @@ def segment(header: Header, model: Model, volume: int | None, progress: Progress
 def with_threshold(found: Found, threshold: float) -> Found:
     """The same scan with another threshold: the mask that segmenting it with ``Options(threshold=...)`` gives."""
     assert found.likely is not None
-    scan, record = found.finding.scan, found.weights.preprocess
+    scan, record = found.finding.scan, found.weights.sliced
     options = Options(threshold=threshold)
     mask = found.likely.mask(scan.shape, threshold)
+    if not record.lone:
+        remove_lone(orient(scan.affine, preprocess.SLICINGS[record.slicing]).turn(mask))
     doubtful = (
         *doubts(found.weights, [found.statistics], mask, options),
         *unlike(found.weights, [scan], [found.statistics], mask, options),

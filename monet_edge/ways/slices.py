@@ -14,6 +14,7 @@ from ..inputs import Inputs
 from ..intensities import measure
 from ..options import Options
 from ..passes import Progress, grid_of, room, run_slices
+from ..postprocess import remove_lone
 from ..preprocess import Preprocess
 from ..quality import Agreement, expect
 from ..volume import Scan, orient
@@ -70,6 +71,8 @@ def segment(
     if not all(preprocess.blank(record.of(i), found) for i, found in enumerate(statistics)):  # else the mask stays empty: nothing is seen
         with turn as dealt:
             run_slices(engine, inputs, store, flip, progress, dealt)
+    if not record.lone:
+        remove_lone(mask_slices)
     if kept is not None and classes == 1:
         kept = kept[..., 0]
     strange = tuple(unlike(weights, scans, statistics, mask, options))

@@ -77,7 +77,8 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         f"- **Network**: {weights.spec.name}, {count_floats(weights.spec):,} floats after folding. sha256 `{weights.sha256}`.",
         f"- **Data**: {data['name']} ({data['reference']}). Licence of the data, and so of these weights: {data['licence']}.",
         f"- **Preprocessing**: {axes}; {_intensities(record)} become 0 to 1;"
-        + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins."),
+        + (f" threshold {record.threshold:g}." if record.classes == 1 else " the likeliest label wins.")
+        + ("" if record.lone else " What is found in one slice only is left out."),
         f"- **Split** {training.get('split', 'by patient')}: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
         f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",

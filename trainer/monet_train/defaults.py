@@ -20,6 +20,7 @@ class Slicing(NamedTuple):
     spacing: float = 0.0
     thickness: float = 0.0
     neighbours: str = "nearest"
+    lone: bool = True
 
 
 SLICES = Slicing()
