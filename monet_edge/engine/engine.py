@@ -13,6 +13,7 @@ import numpy as np
 from .. import system
 from ..errors import SpecError
 from ..spec import Spec, multiples
+from . import paging
 from .algorithms import families
 from .codegen import jit
 from .fuse import BEFORE
@@ -58,7 +59,7 @@ class Engine:
         self.threads = max(1, threads)
         self._tensors = tensors
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
-        self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
+        self._plan = Plan(spec, tensors, jit.target().isa, sides=sides, paged=paging.pays(spec))
         system.trim()
         self._code = jit.load(families(self._plan.algorithms))
         self.pool = Pool(self._plan, self._code.addresses, self.threads)
@@ -242,12 +243,15 @@ class Engine:
         """Run every step of a program's list ``number``, a thread's where threads share it, that no other thread has taken."""
         steps, count, at = program.addresses[number], len(program.steps[number]), 0
         chunk = max(CHUNK // prod(program.key[:2]), 1) if program.threads == 1 else SHARED_CHUNK
-        while at < count and not stop.is_set():
-            end = min(at + chunk, count)
-            reached = self._code.run(steps, at, end)
-            if reached < end:  # at a band that another must make: let it run
-                time.sleep(0)
-            at = reached
+        for rest, weights in [*program.rests[number], (count, [])]:
+            while at < rest and not stop.is_set():
+                end = min(at + chunk, rest)
+                reached = self._code.run(steps, at, end)
+                if reached < end:  # at a band that another must make: let it run
+                    time.sleep(0)
+                at = reached
+            for each in weights:
+                each.give_back()
 
 
 def _together(height: int, width: int) -> int:
