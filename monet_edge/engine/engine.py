@@ -194,12 +194,15 @@ class Engine:
             self.pool.keep(program)
 
     def workspace_bytes(self, height: int, width: int) -> int:
-        """Memory that all threads need for a volume of slices of this size, in bytes: an arena for each, and all programs' planes."""
+        """Bytes that all threads need for a volume of such slices: an arena and a layer's mapped weights for each, all programs' planes."""
         alone, shared = self.pool.layouts(height, width)
         most = _together(height, width)
         kept = (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
         arena, others = self.pool.arena(height, width), self.threads - 1
-        return others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
+        mapped = self.threads * self._plan.mapped  # in the page cache already, but to be had
+        return (
+            mapped + others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
+        )
 
     def _check(self, height: int, width: int) -> None:
         rows, columns = self._multiples

@@ -123,6 +123,12 @@ class Plan:
         return range(found[0], found[-1] + 1) if found else range(0)
 
     @property
+    def mapped(self) -> int:
+        """Bytes of mapped weights that a thread reads at a time, at most."""
+        each = [[value.nbytes for value in packed.fields.values() if isinstance(value, paging.Mapped)] for packed in self.packed.values()]
+        return max(map(sum, each))
+
+    @property
     def algorithms(self) -> set[str]:
         """Names of all that run."""
         return {self.algorithm(stage).name for stage in self.stages}
