@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -141,18 +142,11 @@ def _load(path: Path) -> Weights:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ModelError(f"the file has {size:,} bytes, a weights file at most {MAX_BYTES:,}")
-    limits.demand(2 * size, "the weights file")  # the file and its tensors
+    limits.demand(2 * min(size, KEPT), "the weights file")  # the file and its tensors, or the largest of those
     with path.open("rb") as file:
-        status, raw = os.fstat(file.fileno()), file.read()
-    weights = parse(path.stem, raw)
-    return replace(weights, tensors=Tensors(path, status, _places(raw, weights.spec))) if size > KEPT else weights
-
-
-def _places(raw: bytes, spec: _spec.Spec) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Where the tensors of an intact file begin, and their shapes."""
-    end = 8 + int.from_bytes(raw[:8], "little")
-    entries = json.loads(raw[8:end])
-    return {name: (end + entries[name]["data_offsets"][0], shape) for name, shape in _spec.tensor_shapes(spec).items()}
+        if size <= KEPT:
+            return parse(path.stem, file.read())
+        return _parse_large(path, file)
 
 
 def parse(name: str, raw: bytes) -> Weights:
@@ -163,15 +157,56 @@ def parse(name: str, raw: bytes) -> Weights:
     ModelError
         Saying what is wrong with it.
     """
-    header = int.from_bytes(raw[:8], "little")
-    if header > MAX_HEADER:
-        raise ModelError("not an intact safetensors file: its header is too long. Copy or download it again.")
+    header = _header(raw[:8], raw[8 : 8 + MAX_HEADER])
     try:
         entries = dict(safetensors.deserialize(raw))
     except safetensors.SafetensorError as error:
-        raise ModelError(f"not an intact safetensors file ({error}). Copy or download it again.") from None
-    # deserialize has checked the header; it does not hand the metadata out
-    metadata = json.loads(raw[8 : 8 + header]).get("__metadata__") or {}
+        raise _broken(str(error)) from None
+
+    def tensors(spec: _spec.Spec) -> dict[str, np.ndarray]:
+        shapes = _check_entries(spec, {key: (entry["dtype"], tuple(entry["shape"])) for key, entry in entries.items()})
+        return {key: _tensor(entries[key]["data"], shape) for key, shape in shapes.items()}
+
+    return _check(name, header, tensors, hashlib.sha256(raw).hexdigest())
+
+
+def _parse_large(path: Path, file: BufferedReader) -> Weights:
+    """As `parse`, with no more than one tensor of the file in memory."""
+    length = file.read(8)
+    header = _header(length, file.read(MAX_HEADER))
+    try:
+        with safetensors.safe_open(path, framework="np") as opened:  # the library checks the header
+            slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118  # not a mapping
+            entries = {key: (each.get_dtype(), tuple(each.get_shape())) for key, each in slices.items()}
+    except safetensors.SafetensorError as error:
+        raise _broken(str(error)) from None
+
+    def tensors(spec: _spec.Spec) -> Tensors:
+        shapes, places = _check_entries(spec, entries), json.loads(header)
+        first = len(length) + len(header)
+        return Tensors(
+            path, os.fstat(file.fileno()), {key: (first + places[key]["data_offsets"][0], shape) for key, shape in shapes.items()}
+        )
+
+    file.seek(0)
+    return _check(path.stem, header, tensors, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _header(length: bytes, rest: bytes) -> bytes:
+    """The JSON of a safetensors file, given its first 8 bytes and as many of the others as it may have."""
+    size = int.from_bytes(length, "little")
+    if size > MAX_HEADER:
+        raise _broken("its header is too long")
+    return rest[:size]
+
+
+def _broken(why: str) -> ModelError:
+    return ModelError(f"not an intact safetensors file ({why}). Copy or download it again.")
+
+
+def _check(name: str, header: bytes, make: Callable[[_spec.Spec], Mapping[str, np.ndarray]], sha256: str) -> Weights:
+    """A weights file, given its header, which the library has found intact, and what gives the tensors of its Spec."""
+    metadata = json.loads(header).get("__metadata__") or {}
     if metadata.get("format") != FORMAT or metadata.keys() != {*_TEXTS, "checksum"}:
         raise ModelError(f"a safetensors file, but not one of monet-edge: its metadata must be {', '.join(_TEXTS)} and checksum")
     spec = _spec.from_json(metadata["spec"])
@@ -180,10 +215,13 @@ def parse(name: str, raw: bytes) -> Weights:
     fingerprint = None if looks is None else _fingerprint.from_record(looks, record.images)
     provenance = check(_json(metadata["provenance"], "its provenance"), record.labels)
     _check_fit(spec, record)
-    tensors = _check_tensors(spec, entries)
+    tensors = make(spec)
+    for key, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ModelError(f"tensor {key} holds NaN or infinite values")
     if metadata["checksum"] != _checksum(metadata, tensors):
         raise ModelError("its checksum is wrong: it was damaged or changed. Copy or download it again.")
-    return Weights(name, spec, tensors, record, fingerprint, provenance, hashlib.sha256(raw).hexdigest())
+    return Weights(name, spec, tensors, record, fingerprint, provenance, sha256)
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> str:
@@ -237,22 +275,23 @@ def _check_fit(spec: _spec.Spec, record: Record) -> None:
         raise ModelError(f"the network is too large: {found}; at most {most}")
 
 
-def _check_tensors(spec: _spec.Spec, entries: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _check_entries(spec: _spec.Spec, entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the Spec's tensors, which those of the file, given as dtype and shape, must have."""
     expected = _spec.tensor_shapes(spec)
     if entries.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - entries.keys()), sorted(entries.keys() - expected.keys())
         raise ModelError(f"its tensors are not those of its network: missing {missing[:3]}, unknown {extra[:3]}")
-    tensors = {}
     for name, shape in expected.items():
-        entry = entries[name]
-        if entry["dtype"] != "F32" or tuple(entry["shape"]) != shape:
-            raise ModelError(f"tensor {name} is {entry['dtype']} {tuple(entry['shape'])}, its network needs F32 {shape}")
-        tensor = np.frombuffer(entry["data"], "<f4", prod(shape)).reshape(shape).astype(np.float32, copy=False)
-        if not np.isfinite(tensor).all():
-            raise ModelError(f"tensor {name} holds NaN or infinite values")
-        tensor.flags.writeable = False
-        tensors[name] = tensor
-    return tensors
+        dtype, found = entries[name]
+        if dtype != "F32" or found != shape:
+            raise ModelError(f"tensor {name} is {dtype} {found}, its network needs F32 {shape}")
+    return expected
+
+
+def _tensor(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    tensor = np.frombuffer(data, "<f4", prod(shape)).reshape(shape).astype(np.float32, copy=False)
+    tensor.flags.writeable = False
+    return tensor
 
 
 def save(

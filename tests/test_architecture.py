@@ -71,7 +71,7 @@ FLOORS = [
     ["weights"],
     ["doubts"],
     ["engine.fuse"],
-    ["engine.arena"],
+    ["engine.arena", "engine.paging"],
     ["engine.algorithms.contract"],
     [
         f"engine.algorithms.{path.stem}"

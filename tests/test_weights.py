@@ -198,8 +198,10 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("kept", [0, weights.KEPT], ids=["large", "small"])
 @pytest.mark.parametrize("row", REFUSED)
-def test_refused(tmp_path, row):
+def test_refused(tmp_path, row, kept, monkeypatch):
+    monkeypatch.setattr(weights, "KEPT", kept)
     raw, message = REFUSED[row]
     path = tmp_path / "bad.safetensors"
     path.write_bytes(raw)

@@ -13,6 +13,7 @@ import numpy as np
 from .. import system
 from ..errors import SpecError
 from ..spec import Spec, multiples
+from . import paging
 from .algorithms import families
 from .codegen import jit
 from .fuse import BEFORE
@@ -58,7 +59,7 @@ class Engine:
         self.threads = max(1, threads)
         self._tensors = tensors
         self._multiples = multiples(spec)  # once: a tenth of a slice of 64x64
-        self._plan = Plan(spec, tensors, jit.target().isa, sides=sides)
+        self._plan = Plan(spec, tensors, jit.target().isa, sides=sides, paged=paging.pays(spec))
         system.trim()
         self._code = jit.load(families(self._plan.algorithms))
         self.pool = Pool(self._plan, self._code.addresses, self.threads)
@@ -193,12 +194,15 @@ class Engine:
             self.pool.keep(program)
 
     def workspace_bytes(self, height: int, width: int) -> int:
-        """Memory that all threads need for a volume of slices of this size, in bytes: an arena for each, and all programs' planes."""
+        """Bytes that all threads need for a volume of such slices: an arena and a layer's mapped weights for each, all programs' planes."""
         alone, shared = self.pool.layouts(height, width)
         most = _together(height, width)
         kept = (most > 1) * 4 * most * height * width * (self.spec.in_channels + self.spec.classes)
         arena, others = self.pool.arena(height, width), self.threads - 1
-        return others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
+        mapped = self.threads * self._plan.mapped  # in the page cache already, but to be had
+        return (
+            mapped + others * (arena + alone.planes + kept) + max(arena, shared.arena) + alone.planes + kept + (others > 0) * shared.planes
+        )
 
     def _check(self, height: int, width: int) -> None:
         rows, columns = self._multiples
@@ -242,12 +246,15 @@ class Engine:
         """Run every step of a program's list ``number``, a thread's where threads share it, that no other thread has taken."""
         steps, count, at = program.addresses[number], len(program.steps[number]), 0
         chunk = max(CHUNK // prod(program.key[:2]), 1) if program.threads == 1 else SHARED_CHUNK
-        while at < count and not stop.is_set():
-            end = min(at + chunk, count)
-            reached = self._code.run(steps, at, end)
-            if reached < end:  # at a band that another must make: let it run
-                time.sleep(0)
-            at = reached
+        for rest, weights in [*program.rests[number], (count, [])]:
+            while at < rest and not stop.is_set():
+                end = min(at + chunk, rest)
+                reached = self._code.run(steps, at, end)
+                if reached < end:  # at a band that another must make: let it run
+                    time.sleep(0)
+                at = reached
+            for each in weights:
+                each.give_back()
 
 
 def _together(height: int, width: int) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from ..errors import SpecError
 from ..spec import INPUT, Shape, Spec, infer_channels, infer_shapes
-from .algorithms import ALGORITHMS, Algorithm, Network, convert
+from . import paging
+from .algorithms import ALGORITHMS, Algorithm, Network, Packed, convert
 from .codegen.simd import Isa
 from .fuse import MOMENTS, STATISTICS, Layer, fuse
 
@@ -33,6 +35,8 @@ class Plan:
         Names of algorithms to do without, to compare others with them.
     sides : (height, width), optional
         Of most images that will come: algorithms are chosen for that size. Any other gives the same but for the last digits, slower.
+    paged : bool
+        Map large weights from a file, see `paging`.
 
     Attributes
     ----------
@@ -68,6 +72,7 @@ class Plan:
         fused: bool = True,
         exclude: Collection[str] = (),
         sides: tuple[int, int] | None = None,
+        paged: bool = False,
     ) -> None:
         unknown = set(exclude) - {algorithm.name for algorithm in ALGORITHMS}
         if unknown:
@@ -86,7 +91,7 @@ class Plan:
         self.stages = way_in + self.layers + way_out
         self.planes = {stage.name for stage in self.stages if self.algorithm(stage).writes_planes} | ({INPUT} if not way_in else set())
         self.in_place = {stage.name for stage in self.stages if self.algorithm(stage).in_place}
-        self.packed = {stage.name: self.algorithm(stage).pack(stage, network) for stage in self.stages}
+        self.packed = {stage.name: self._pack(stage, network, paged) for stage in self.stages}
         self.border = max(packed.border for packed in self.packed.values())
         self.deep = self._deep(*sides) if sides else range(0)
 
@@ -104,6 +109,10 @@ class Plan:
         """The one that runs a stage."""
         return self.suitable[stage.name][0]
 
+    def _pack(self, stage: Layer, network: Network, paged: bool) -> Packed:
+        packed = self.algorithm(stage).pack(stage, network)
+        return replace(packed, fields=paging.on_disk(packed.fields)) if paged else packed
+
     def _deep(self, height: int, width: int) -> range:
         """From the first stage to the last that reads more weights than it writes, and more than stay in a second cache."""
         shapes, found = self.shapes(height, width), []
@@ -112,6 +121,12 @@ class Plan:
             if self.algorithm(stage).several and weights > max(4 * prod(shapes[stage.name]), WEIGHTS):
                 found.append(number)
         return range(found[0], found[-1] + 1) if found else range(0)
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of mapped weights that a thread reads at a time, at most."""
+        each = [[value.nbytes for value in packed.fields.values() if isinstance(value, paging.Mapped)] for packed in self.packed.values()]
+        return max(map(sum, each))
 
     @property
     def algorithms(self) -> set[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import itemgetter
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from .bands import chains, cut, cut_for_cache, in_turn, order, share
 from .codegen.layout import aligned_zeros
 from .codegen.step import ROOM, SOURCE, STEP
 from .fuse import Layer
+from .paging import Mapped
 from .plan import Plan
 
 # Bytes that another slice may take. nnU-Net's default network: 22 MB at 256x256, for a tenth of the time; on AVX2, which has fewer deep
@@ -86,6 +88,8 @@ class Program:
         Where there is one thread, the stage and the band of each of its steps for one slice.
     addresses : list of int
         Where each of ``steps`` begins.
+    rests : list of (int, list of Mapped)
+        Of each of ``steps``: behind which step a stage's mapped weights are done with.
     states : int64 array
         Of the bands, where threads share them.
     """
@@ -122,6 +126,7 @@ class Program:
         self.steps = [np.concatenate([rows for _, rows in turn]).view(STEP)[:, 0] for turn in turns]
         self._moving = [np.concatenate([np.repeat(self._places[name][None], len(rows), 0) for name, rows in turn]) for turn in turns]
         self.addresses = [steps.ctypes.data for steps in self.steps]
+        self.rests = [self._rests(turn) for turn in turns]
 
     @property
     def output(self) -> np.ndarray:
@@ -196,6 +201,12 @@ class Program:
         """The one step of a deep stage that makes all rows of so many slices."""
         memory = self.memory.of(0, count)
         return self._bands(stage, memory, [0, memory.shapes[stage.name][1]])
+
+    def _rests(self, turn: list[Turn]) -> list[tuple[int, list[Mapped]]]:
+        """Where stages with mapped weights have run for the last time, and those."""
+        ends = dict(zip((name for name, _ in turn), accumulate(len(rows) for _, rows in turn), strict=True))
+        mapped = {name: [each for each in self.plan.packed[name].fields.values() if isinstance(each, Mapped)] for name in ends}
+        return sorted(((end, mapped[name]) for name, end in ends.items() if mapped[name]), key=itemgetter(0))
 
     def _ready(self, stage: Layer, bands: np.ndarray, thread: int) -> np.ndarray:
         """A stage's steps with a thread's scratch, as plain numbers: NumPy need not copy what lies between the fields of a record."""
