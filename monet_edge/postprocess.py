@@ -83,23 +83,26 @@ def remove_lone(slices: np.ndarray) -> None:
     before, here = nothing, slices[0].copy()
     for z in range(len(slices)):
         after = slices[z + 1].copy() if z + 1 < len(slices) else nothing
-        if here.any():
-            for label in np.unique(here[here > 0]):
-                piece = here == label
-                slices[z][piece & ~_reached(piece, _spread((before == label) | (after == label)))] = 0
+        if highest := here.max():  # a fifth of the time of any()
+            window = _window(here)
+            for label in range(1, highest + 1):
+                piece, near = here[window] == label, (before[window] == label) | (after[window] == label)
+                slices[z][window][piece & ~_reached(piece, _spread(near))] = 0
         before, here = here, after
+
+
+def _window(labels: np.ndarray) -> tuple[slice, slice]:
+    """What holds every labelled pixel of (H, W), and a pixel more on each side."""
+    rows, columns = (np.flatnonzero(labels.max(axis)) for axis in (1, 0))
+    return slice(max(rows[0] - 1, 0), rows[-1] + 2), slice(max(columns[0] - 1, 0), columns[-1] + 2)
 
 
 def _reached(pixels: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Which of some pixels (H, W) bool belong to pieces that hold any of ``start``."""
-    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in (1, 0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    inside, reached = pixels[box], np.zeros_like(pixels)
-    found, now = 0, start[box] & inside
+    found, now = 0, start & pixels
     while found < (count := int(np.count_nonzero(now))):  # most of a piece is there at the first step: it lies in both slices
-        found, now = count, _spread(now) & inside
-    reached[box] = now
-    return reached
+        found, now = count, _spread(now) & pixels
+    return now
 
 
 def _spread(pixels: np.ndarray) -> np.ndarray:
