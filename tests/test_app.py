@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -30,6 +31,7 @@ from monet_edge.app.cases import MOST, PREFIX, Case
 from monet_edge.app.findings import Likely, segment, tell, with_threshold
 from monet_edge.app.worker import explain
 from monet_edge.errors import ScanError
+from monet_edge.model import Model
 from monet_edge.options import Options
 from monet_edge.registry import shipped
 
@@ -367,6 +369,21 @@ def test_only_the_part_that_a_threshold_can_reach_is_kept(path, weights_file):
     inside = tell(found)["centre"]
     voxel = np.linalg.solve(found.finding.scan.affine, [*inside, 1])[:3].round().astype(int)
     assert found.finding.mask[tuple(voxel)] == 1
+
+
+def test_another_threshold_leaves_out_what_lies_in_one_slice_if_the_model_does(weights_file, tmp_path, rng):
+    every = load(weights_file)
+    record = replace(every.weights.preprocess, lone=False)
+    model = Model(replace(every.weights, preprocess=record))
+    path = tmp_path / "noise.nii.gz"
+    nibabel.save(image_of(rng.random((20, 24, 9)), np.diag([-1.0, 1, 1, 1])), path)
+    read = formats.read(path)
+    found, differ = segment(formats.peek(path), model, None, lambda *_: None), 0
+    for threshold in np.quantile(every.segment_scan(read, Options(probabilities=True)).probability, (0.6, 0.9, 0.97)):
+        mask = with_threshold(found, float(threshold)).finding.mask
+        assert np.array_equal(mask, model.segment_scan(read, Options(threshold=float(threshold))).mask)
+        differ += np.count_nonzero(mask != every.segment_scan(read, Options(threshold=float(threshold))).mask)
+    assert differ
 
 
 # ---- the command

@@ -202,11 +202,11 @@ def released(place):
 
 def test_a_model_in_millimetres_goes_all_the_way(place, capsys):
     """The phantoms measure 0.9 mm, 5 between slices: the median of the former is what auto says; measured, drawn and told by its card."""
-    words = ["--size", "32", "--spacing", "auto", "--context", "1", "--thickness", "5", "--neighbours", "linear"]
+    words = ["--size", "32", "--spacing", "auto", "--context", "1", "--thickness", "5", "--neighbours", "linear", "--no-lone"]
     assert call(place, "fit", "prepared", "-o", "mm", *QUICK, *words, "--quiet") == 0
     assert call(place, "export", "mm", "phantom", "-o", "mm.safetensors") == 0
     record = weights.load(place / "mm.safetensors").preprocess
-    assert (record.spacing, record.thickness, record.neighbours) == (0.9, 5.0, "linear")
+    assert (record.spacing, record.thickness, record.neighbours, record.lone) == (0.9, 5.0, "linear", False)
     card = (place / "mm.md").read_text()
     assert "slices of 0.9 mm a pixel, in tiles of 32x32, each with 1 neighbours on either side, 5 mm apart (linear)" in card
     assert call(place, "figures", "mm.safetensors", "phantom", "-o", "drawn") == 0
