@@ -2,6 +2,7 @@
 
 import errno
 import mmap
+import sys
 import tempfile
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from monet_edge.architectures import unet
 from monet_edge.engine import Engine, paging
 from monet_edge.spec import fold_batchnorm
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory in use is read from /proc")
 SPEC = fold_batchnorm(unet(4))
 TENSORS = random_tensors(SPEC)
 IMAGES = np.random.default_rng(0).standard_normal((3, SPEC.in_channels, 32, 32)).astype(np.float32)
