@@ -16,9 +16,9 @@ from .errors import ResourceError
 from .system import lines
 
 _SLACK = 32 << 20  # compressors, code loaded late, the allocator's own
-_GROUP_FILES = {  # of a control group, by its version: limit, usage, and what of the usage is cache
-    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    2: ("memory.max", "memory.current", "inactive_file"),
+_GROUP_FILES = {  # of a control group, by its version: limit, usage, and what of the usage is cache (a network's mapped weights are active)
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
 }
 
 
@@ -125,7 +125,8 @@ def _control_groups(root: Path) -> list[int]:
         limit, usage, cache = _GROUP_FILES[version]
         most, used = _number(folder / limit), _number(folder / usage)
         if most is not None and used is not None:
-            rooms.append(most - used + _table(folder / "memory.stat").get(cache, 0))
+            told = _table(folder / "memory.stat")
+            rooms.append(most - used + sum(told.get(name, 0) for name in cache))
     return rooms
 
 

@@ -61,7 +61,7 @@ def test_control_groups_version_2_have_the_limit_of_any_parent(system):
 
 def test_cache_that_can_be_dropped_is_not_used_up(system):
     parent = {"sys/fs/cgroup/jobs/memory.max": "3000\n", "sys/fs/cgroup/jobs/memory.current": "2500\n"}
-    assert system(**V2, **parent, **{"sys/fs/cgroup/jobs/memory.stat": "anon 9\ninactive_file 2000\n"}) == 2500
+    assert system(**V2, **parent, **{"sys/fs/cgroup/jobs/memory.stat": "anon 9\ninactive_file 1500\nactive_file 500\n"}) == 2500
 
 
 def test_control_groups_version_2_without_a_limit(system):
@@ -74,7 +74,7 @@ def test_control_groups_version_1(system, folder):
         "proc/self/cgroup": "12:cpu:/x\n4:memory:/docker/abc\n",
         f"sys/fs/cgroup/memory/{folder}memory.limit_in_bytes": "4000\n",
         f"sys/fs/cgroup/memory/{folder}memory.usage_in_bytes": "3000\n",
-        f"sys/fs/cgroup/memory/{folder}memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+        f"sys/fs/cgroup/memory/{folder}memory.stat": "inactive_file 7\ntotal_inactive_file 60\nactive_file 3\ntotal_active_file 40\n",
     }
     assert system(**limits) == 1100
 
