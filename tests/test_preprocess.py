@@ -1,5 +1,6 @@
 """Intensities and geometry before and after the network."""
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -203,3 +204,12 @@ def test_an_invalid_record_is_refused(change):
 def test_text_that_is_no_record_is_refused(text):
     with pytest.raises(ModelError):
         preprocess.from_json(text)
+
+
+def test_a_record_says_of_single_slices_only_what_records_before_did_not_mean():
+    usual, strict = make_record("lesion"), make_record("lesion", lone=False)
+    assert "lone" not in json.loads(preprocess.to_json(usual))  # the bytes of before
+    assert [preprocess.from_json(preprocess.to_json(record)) for record in (usual, strict)] == [usual, strict]
+    for wrong in (None, 0, "false"):
+        with pytest.raises(ModelError, match="lone must be true or false"):
+            preprocess.from_json(json.dumps({**json.loads(preprocess.to_json(strict)), "lone": wrong}))
