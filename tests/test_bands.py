@@ -68,25 +68,52 @@ def test_any_band_may_be_late(plan, threads, keep):
     alone.begin()[...] = image
     run(alone, 0)
     shared = Program(plan, addresses, *image.shape[1:], threads, keep)
+    assert len(shared.steps[0]) >= len(alone.steps[0]) * threads
+    make_each_late(shared, [image], alone.memory.outputs)
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize(("residual", "threads"), [(False, 2), (True, 3)])
+def test_any_share_of_a_deep_stage_may_be_late(residual, threads, slices, monkeypatch):
+    """Of one slice's, and of one that is made for two."""
+    monkeypatch.setattr("monet_edge.engine.plan.WEIGHTS", 0)
+    monkeypatch.setattr("monet_edge.engine.algorithms.winograd_deep.WEIGHTS", 0)
+    spec = tiny_nnunet(residual, features=(24, 256, 256))
+    plan = Plan(spec, random_tensors(spec), jit.target().isa, sides=(24, 20))
+    images = np.random.default_rng(0).standard_normal((slices, spec.in_channels, 24, 20)).astype(np.float32)
+    alone, shared = (Program(plan, jit.load(families()).addresses, 24, 20, count, slices=slices) for count in (1, threads))
+    alone.settle()
+    for place, image in zip(alone.memory.images, images, strict=True):
+        place[...] = image
+    run(alone, slices - 1)
+    cut = [steps for steps in shared.bands if len(steps) > 1 and (steps["y0"] == 0).all()]
+    assert {plan.algorithm(stage).name for stage in plan.stages} >= {"im2col", "winograd_deep"}
+    assert len(cut) >= 4
+    assert all(len({*steps["weights"]}) == len({*steps["target"]}) == threads for steps in cut)
+    make_each_late(shared, images, alone.memory.outputs)
+
+
+def make_each_late(shared, images, ref):
+    """Each of the steps for so many slices in turn is taken by somebody who takes long: the result is the same."""
     shared.settle()
-    end = len(shared.steps[0])
-    assert end >= len(alone.steps[0]) * threads
-    steps = shared.steps[0]
-    last = (np.max(steps["dependencies"] + 8 * steps["dependency_count"]) - shared.states.ctypes.data) // 8  # nothing depends on the rest
-    assert last >= end - 4 * threads
+    states, first = shared.states[len(images) - 1], shared.threads * (len(images) - 1)
+    steps, end = shared.steps[first], len(shared.steps[first])
+    last = (np.max(steps["dependencies"] + 8 * steps["dependency_count"]) - states.ctypes.data) // 8  # nothing depends on the rest
+    assert last >= end - 4 * shared.threads
     for late in range(end):
-        for thread in (0, 1):  # one goes down, the other up
-            shared.begin()[...] = image
+        for thread, other in ((first, first + 1), (first + 1, first)):  # one goes down, the other up
+            shared.begin()
+            for place, image, output in zip(shared.memory.images, images, shared.memory.outputs, strict=True):
+                place[...], output[...] = image, np.nan
             shared.memory.arena[:] = 255
-            shared.output[...] = np.nan
-            shared.states[late] = 1  # somebody has taken it
+            states[late] = 1  # somebody has taken it
             reached = run(shared, thread)
             assert (reached < end) == (late < last)
-            shared.states[late] = 0
-            step = int(np.flatnonzero(shared.steps[1 - thread]["state"] == shared.states.ctypes.data + 8 * late)[0])
-            assert run(shared, 1 - thread, step, step + 1) == step + 1
+            states[late] = 0
+            step = int(np.flatnonzero(shared.steps[other]["state"] == states.ctypes.data + 8 * late)[0])
+            assert run(shared, other, step, step + 1) == step + 1
             assert run(shared, thread, reached) == end
-            assert np.array_equal(shared.output, alone.output), late
+            assert np.array_equal(shared.memory.outputs, ref), late
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -1,12 +1,14 @@
 """Slices that go through the deep stages of a network together: each gets the bits that it gets alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import random_tensors, tiny_nnunet
 from defined import uncommon
 
 from monet_edge.architectures import attention_unet, monet, unet
-from monet_edge.engine import Engine
+from monet_edge.engine import Engine, paging
 from monet_edge.engine.algorithms import winograd_deep
 from monet_edge.engine.codegen import amx, jit
 from monet_edge.engine.engine import _groups
@@ -51,6 +53,21 @@ def test_a_slice_has_the_same_bits_alone_and_beside_any_other(deep, network, hei
         engine = Engine(spec, tensors, threads, (height, width))
         for order in (slice(None), slice(None, None, -1), slice(1, None)):  # others beside it, above it and below
             assert np.array_equal(engine.run(images[order]), alone[order], equal_nan=True)
+
+
+@pytest.mark.parametrize(("network", "height", "width"), NETWORKS[:3])
+def test_two_threads_share_every_slice_where_weights_are_mapped(deep, network, height, width, tmp_path, monkeypatch):
+    monkeypatch.setattr(paging, "cache", SimpleNamespace(folder=lambda: tmp_path))
+    monkeypatch.setattr(paging, "LAYER", 4096)
+    spec = fold_batchnorm(network)
+    tensors = random_tensors(spec)
+    images = np.random.default_rng(0).standard_normal((5, spec.in_channels, height, width)).astype(np.float32)
+    ref = Engine(spec, tensors, 1, (height, width)).run(images)
+    monkeypatch.setattr(paging, "LARGE", 0)
+    for threads, programs in ((2, {(2, 2)}), (3, {(1, 2), (3, 1)})):  # how many threads share how many slices
+        engine = Engine(spec, tensors, threads, (height, width))
+        assert np.array_equal(engine.run(images), ref)
+        assert {key[2:] for key in engine.pool.programs} == programs
 
 
 def test_deep_are_the_stages_with_more_weights_than_values_and_only_where_the_size_is_known():

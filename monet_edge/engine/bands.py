@@ -1,6 +1,7 @@
 """How stages are cut into bands of rows: for threads that share a slice, and for one whose values are larger than its cache.
 
-For threads every stage is cut, and each band lists the bands that must be made before it.
+For threads every stage is cut, and each band lists the bands that must be made before it. A stage whose weights are most of what it
+reads is cut by its output's channels instead, a share for each: of the weights, too, which every band of rows would read anew.
 
 Nobody waits for a whole layer: a band may begin when the bands that it reads of the stage before are made. A thread comes to the
 next stage when all bands of this one are taken, and together they depend on all bands of the stage before, so those are made by
@@ -39,6 +40,14 @@ def cut(height: int, width: int, unit: int, threads: int) -> list[int]:
         return [0, height]
     count = threads * min(4, max(1, height * width // (PIXELS * threads)))  # as many for each where the unit allows
     return sorted({min(round(height * i / count / unit) * unit, height) for i in range(count)} | {0, height})
+
+
+def cut_channels(count: int, threads: int) -> list[int]:
+    """Where so many channel blocks are cut into shares, in pairs, as the widest matrix product takes them: [0, ..., count].
+
+    A share for each thread: every one transforms all inputs, so that twice as many took 1 % longer.
+    """
+    return sorted({min(round(count * i / threads / 2) * 2, count) for i in range(threads)} | {0, count})
 
 
 def chains(stages: Sequence[Layer], deep: range = range(0)) -> list[int]:

@@ -115,12 +115,14 @@ class Plan:
 
     def _deep(self, height: int, width: int) -> range:
         """From the first stage to the last that reads more weights than it writes, and more than stay in a second cache."""
-        shapes, found = self.shapes(height, width), []
-        for number, stage in enumerate(self.stages):
-            weights = sum(each.nbytes for each in self.packed[stage.name].fields.values() if isinstance(each, np.ndarray))
-            if self.algorithm(stage).several and weights > max(4 * prod(shapes[stage.name]), WEIGHTS):
-                found.append(number)
+        shapes = self.shapes(height, width)
+        found = [number for number, stage in enumerate(self.stages) if self.algorithm(stage).several and self.heavy(stage, shapes)]
         return range(found[0], found[-1] + 1) if found else range(0)
+
+    def heavy(self, stage: Layer, shapes: Mapping[str, Shape]) -> bool:
+        """Whether a stage reads more weights than it writes, and more than stay in a second cache."""
+        weights = sum(each.nbytes for each in self.packed[stage.name].fields.values() if isinstance(each, np.ndarray))
+        return weights > max(4 * prod(shapes[stage.name]), WEIGHTS)
 
     @property
     def mapped(self) -> int:

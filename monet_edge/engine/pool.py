@@ -28,10 +28,12 @@ class Pool:
         The compiled kernels.
     threads : int
         That share a slice.
+    sharing : bool
+        Whether they share every one, or only the last.
     """
 
-    def __init__(self, plan: Plan, addresses: Mapping[str, int], threads: int) -> None:
-        self._plan, self._addresses, self._threads = plan, addresses, threads
+    def __init__(self, plan: Plan, addresses: Mapping[str, int], threads: int, sharing: bool) -> None:
+        self._plan, self._addresses, self._threads, self._sharing = plan, addresses, threads, sharing
         # once a size: asked for before every scan
         self._layout, self.abreast = cache(partial(lay_out, plan)), cache(partial(abreast, plan))
         self._lock = threading.Lock()
@@ -73,10 +75,17 @@ class Pool:
 
     def arena(self, height: int, width: int) -> int:
         """Bytes of the arenas that are kept: for any program of this size, unless the one that all share needs much more."""
-        alone, shared = self.layouts(height, width)
+        layouts = self.layouts(height, width)
+        alone, shared = layouts[0], layouts[-1]
         return alone.arena if shared.arena > alone.arena + EXTRA else max(alone.arena, shared.arena)
 
-    def layouts(self, height: int, width: int) -> tuple[Layout, Layout]:
-        """Of a program for one thread, and of the one that all share."""
-        alone = self._layout(height, width, slices=self.abreast(height, width))
-        return alone, self._layout(height, width, self._threads) if self._threads > 1 else alone
+    def keys(self, height: int, width: int) -> list[Key]:
+        """Of the programs that a volume of slices of this size is run with: one for each thread, and last the one that all share."""
+        slices = self.abreast(height, width)
+        if self._sharing:
+            return [(height, width, self._threads, slices)]
+        return [(height, width, 1, slices)] * self._threads + [(height, width, self._threads, 1)]
+
+    def layouts(self, height: int, width: int) -> list[Layout]:
+        """What those programs need."""
+        return [self._layout(*key[:3], slices=key[3]) for key in self.keys(height, width)]

@@ -10,8 +10,10 @@ import numpy as np
 
 from ..spec import Shape
 from .arena import Fields, Layout, Memory, Place, arrange
-from .bands import chains, cut, cut_for_cache, in_turn, order, share
-from .codegen.layout import aligned_zeros
+from .bands import chains, cut, cut_channels, cut_for_cache, in_turn, order, share
+from .codegen.epilogue import PARAMETERS
+from .codegen.layout import aligned_zeros, blocks
+from .codegen.simd import BYTES
 from .codegen.step import ROOM, SOURCE, STEP
 from .fuse import Layer
 from .paging import Mapped
@@ -40,8 +42,16 @@ def bounds(plan: Plan, shapes: Mapping[str, Shape], threads: int) -> list[list[i
     for number, stage in zip(chain, plan.stages, strict=True):
         shape, unit = shapes[stage.op.name], plan.algorithm(stage).unit(stage.op)
         chained = threads == 1 and chain.count(number) > 1
-        found.append(cut_for_cache(shape, unit) if chained else cut(*shape[1:], unit, threads))
+        rows = 1 if shares(plan, stage, shapes, threads) else threads
+        found.append(cut_for_cache(shape, unit) if chained else cut(*shape[1:], unit, rows))
     return found
+
+
+def shares(plan: Plan, stage: Layer, shapes: Mapping[str, Shape], threads: int) -> list[int]:
+    """Where a stage's channel blocks are cut for threads, [0, ..., all]; empty where its rows are cut."""
+    if threads == 1 or not plan.packed[stage.name].column or not plan.heavy(stage, shapes):
+        return []
+    return cut_channels(blocks(shapes[stage.name][0]), threads)
 
 
 def abreast(plan: Plan, height: int, width: int) -> int:
@@ -74,24 +84,24 @@ class Program:
     keep : bool
         Give every value memory of its own, so that all can be read after a run.
     slices : int
-        That one thread takes through the deep stages together, at most.
+        That go through the deep stages together, at most.
 
     Attributes
     ----------
     key : Key
     memory : Memory
     bands : list of array
-        A stage's steps, each in the record of its algorithm: one for each band of rows.
+        A stage's steps, each in the record of its algorithm: one for each band of rows, or share of its channels.
     steps : list of array of STEP
-        A thread's steps of all stages, in its order and with its scratch. Of one thread: those of one slice, of two ...
+        A thread's steps of all stages, in its order and with its scratch: every thread's of one slice, then of two ...
     order : list of (int, int)
         Where there is one thread, the stage and the band of each of its steps for one slice.
     addresses : list of int
         Where each of ``steps`` begins.
     rests : list of (int, list of Mapped)
-        Of each of ``steps``: behind which step a stage's mapped weights are done with.
-    states : int64 array
-        Of the bands, where threads share them.
+        Of each of ``steps``: behind which step a stage's mapped weights are done with; of several threads the first one's only.
+    states : list of int64 array
+        Of the bands of one slice, of two ..., where threads share them.
     """
 
     def __init__(
@@ -117,16 +127,13 @@ class Program:
         views = [self.memory.of(number) for number in range(slices)]
         each = [[self._bands(stage, view, cuts) for view in views] for stage, cuts in rows]
         self.bands = [bands[0] for bands in each]
-        self.states = share(stages, self.bands) if threads > 1 else np.zeros(0, np.int64)
+        self.states: list[np.ndarray] = []
         self.order = in_turn(stages, self.bands, chain) if threads == 1 else []
-        if threads > 1:
-            turns = [self._share_of(thread) for thread in range(threads)]
-        else:
-            turns = [self._of_slices(count, each) for count in range(1, slices + 1)]
+        turns = [turn for count in range(1, slices + 1) for turn in self._of_slices(count, each)]
         self.steps = [np.concatenate([rows for _, rows in turn]).view(STEP)[:, 0] for turn in turns]
         self._moving = [np.concatenate([np.repeat(self._places[name][None], len(rows), 0) for name, rows in turn]) for turn in turns]
         self.addresses = [steps.ctypes.data for steps in self.steps]
-        self.rests = [self._rests(turn) for turn in turns]
+        self.rests = [self._rests(turn) if number % threads == 0 else [] for number, turn in enumerate(turns)]
 
     @property
     def output(self) -> np.ndarray:
@@ -157,11 +164,12 @@ class Program:
 
     def begin(self) -> np.ndarray:
         """Before every run: nothing is done yet. Gives the place of the image, (C, H, W) float32, which the caller fills."""
-        self.states[:] = 0
+        for states in self.states:
+            states[:] = 0
         return self.memory.image
 
     def _bands(self, stage: Layer, memory: Memory, bounds: list[int]) -> np.ndarray:
-        """The steps of one stage, but for the scratch: one for each band of rows, from the top down."""
+        """The steps of one stage, but for the scratch: one for each band of rows, from the top down, or for each share of its channels."""
         algorithm = self.plan.algorithm(stage)
         steps = np.zeros(len(bounds) - 1, algorithm.kernel.step)
         steps["kernel"], steps["y0"], steps["y1"] = self._addresses[algorithm.name], bounds[:-1], bounds[1:]
@@ -169,7 +177,17 @@ class Program:
         self._write(stage, steps, algorithm.locate(stage, memory))
         for number in range(len(steps)):
             self._write(stage, steps[number : number + 1], algorithm.band(stage, memory, bounds[number], bounds[number + 1]))
+        cuts = self._cuts(stage)
+        if cuts:  # of the one band
+            steps, first = np.repeat(steps, len(cuts) - 1), np.array(cuts[:-1])
+            steps["target_blocks"] = np.diff(cuts)
+            blocks = {"weights": self.plan.packed[stage.name].column, "parameters": PARAMETERS, "target": BYTES, "other": BYTES}
+            for name, size in blocks.items():
+                steps[name] += size * first
         return steps
+
+    def _cuts(self, stage: Layer) -> list[int]:
+        return shares(self.plan, stage, self.memory.shapes, self.threads)
 
     def _write(self, stage: Layer, steps: np.ndarray, fields: Fields) -> None:
         for name, value in fields.items():
@@ -180,31 +198,46 @@ class Program:
                 self._places[stage.name][(steps.dtype.names or ()).index(name)] = True
             steps[name] = value
 
-    def _share_of(self, thread: int) -> list[Turn]:
-        """The steps of one of several threads, in its order."""
-        stages = zip(self.plan.stages, self.bands, strict=True)
-        return [(stage.name, self._ready(stage, bands, thread)[order(len(bands), thread, self.threads)]) for stage, bands in stages]
-
-    def _of_slices(self, count: int, each: list[list[np.ndarray]]) -> list[Turn]:
-        """The steps of one thread for so many slices, given every stage's for each: deep stages in turn, made for all, others by slices."""
-        deep = self.plan.deep if count > 1 else range(0)
-        rows = []
+    def _of_slices(self, count: int, each: list[list[np.ndarray]]) -> list[list[Turn]]:
+        """Every thread's steps for so many slices, given a stage's for each: deep stages in turn, made for all, others by slices."""
+        deep, rows = self.plan.deep if count > 1 else range(0), []
         for number, (stage, bands) in enumerate(zip(self.plan.stages, each, strict=True)):
-            several = number in deep and self.plan.algorithm(stage).several
-            rows.append([self._ready(stage, made, 0) for made in ([self._together(stage, count)] if several else bands[:count])])
+            together = number in deep and self.plan.algorithm(stage).several and (self.threads == 1 or self._cuts(stage))
+            rows.append([self._together(stage, count)] if together else bands[:count])
+        if self.threads > 1:
+            return self._shared(deep, count, rows)
         turns = [(one, *turn) for one in range(count) for turn in self.order if turn[0] < deep.start]
         turns += [(one, *turn) for turn in self.order if turn[0] in deep for one in range(len(rows[turn[0]]))]
         turns += [(one, *turn) for one in range(count) for turn in self.order if turn[0] >= deep.stop]
-        return [(self.plan.stages[number].name, rows[number][one][band : band + 1]) for one, number, band in turns]
+        ready = [[self._ready(stage, made, 0) for made in several] for stage, several in zip(self.plan.stages, rows, strict=True)]
+        return [[(self.plan.stages[number].name, ready[number][one][band : band + 1]) for one, number, band in turns]]
+
+    def _shared(self, deep: range, count: int, rows: list[list[np.ndarray]]) -> list[list[Turn]]:
+        """Where threads share slices, as `_of_slices`: each slice's stages, and what is made for all, follow each other like stages."""
+        numbers = range(len(rows))
+        turns = [(number, one) for one in range(count) for number in numbers[: deep.start]]
+        turns += [(number, one) for number in deep for one in range(len(rows[number]))]
+        turns += [(number, one) for one in range(count) for number in numbers[deep.stop :]]
+        stages, bands = [self.plan.stages[number] for number, _ in turns], [rows[number][one].copy() for number, one in turns]
+        self.states.append(share([(stage, self.plan.algorithm(stage)) for stage in stages], bands))
+
+        def of(thread: int) -> list[Turn]:
+            pairs = zip(stages, bands, strict=True)
+            return [(stage.name, self._ready(stage, made, thread)[order(len(made), thread, self.threads)]) for stage, made in pairs]
+
+        return [of(thread) for thread in range(self.threads)]
 
     def _together(self, stage: Layer, count: int) -> np.ndarray:
-        """The one step of a deep stage that makes all rows of so many slices."""
+        """The one step of a deep stage that makes all rows of so many slices, or its shares."""
         memory = self.memory.of(0, count)
         return self._bands(stage, memory, [0, memory.shapes[stage.name][1]])
 
     def _rests(self, turn: list[Turn]) -> list[tuple[int, list[Mapped]]]:
         """Where stages with mapped weights have run for the last time, and those."""
-        ends = dict(zip((name for name, _ in turn), accumulate(len(rows) for _, rows in turn), strict=True))
+        upto = list(accumulate(len(rows) for _, rows in turn))
+        if self.threads > 1:  # others may still be at a stage that one has passed, but none at the one before
+            upto = [*upto[1:], upto[-1]]
+        ends = dict(zip((name for name, _ in turn), upto, strict=True))
         mapped = {name: [each for each in self.plan.packed[name].fields.values() if isinstance(each, Mapped)] for name in ends}
         return sorted(((end, mapped[name]) for name, end in ends.items() if mapped[name]), key=itemgetter(0))
 

@@ -85,11 +85,15 @@ class Packed:
         rows and columns that it makes at most.
     border : int
         Zeros that it needs around the image, if it reads the image's planes.
+    column : int
+        Bytes of ``weights`` from what one channel block of the output is made with to what the next is; 0 where every step makes all of
+        the channels.
     """
 
     fields: Fields
     scratch: Scratch = field(default_factory=dict)
     border: int = 0
+    column: int = 0
 
     def areas(self, slices: int, rows: int, width: int) -> dict[str, int]:
         """Bytes of the scratch for steps of so many slices, rows and columns at most."""

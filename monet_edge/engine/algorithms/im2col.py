@@ -85,7 +85,8 @@ def pack(layer: Layer, network: Network) -> Packed:
         "M": partial(lines, max(rows * columns for rows, columns in sides) * outputs),
         **amx.scratch(network.isa, network.pixels(layer) / prod(out_stride), weights.size / len(phases)),
     }
-    return Packed(fields | network.epilogue(layer), scratch)
+    column = weights.nbytes // outputs if sides == ((1, 1),) else 0
+    return Packed(fields | network.epilogue(layer), scratch, column=column)
 
 
 def conv_phases(weight: np.ndarray, dilation: int, padding: Pair, lanes: np.ndarray, isa: Isa) -> list[Phase]:

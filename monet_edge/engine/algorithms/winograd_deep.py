@@ -48,6 +48,7 @@ STEP = step(
     "weights", "places", "tiles", "tile", "parts",  # as in `winograd`
     "V",  # scratch: position by position, transformed inputs, and before them, over those of the last position, products with the weights
     "side",  # of a tile's output: 4, or 2 where each place is that of four tiles
+    "next",  # bytes from the weights of a position to those of the next: they are all of the layer's, whose share a step may make
 )  # fmt: skip
 
 
@@ -94,7 +95,8 @@ def pack(layer: Layer, network: Network) -> Packed:
         return (positions + 1) * (most * (room(min(tiles, STRIP)) + 1) * BYTES | BYTES)
 
     scratch: Scratch = {"V": transformed, "tile": positions * BYTES}
-    return Packed({"weights": weights, "side": tile} | network.epilogue(layer), {**scratch, **_parts(layer, network, tile)})
+    fields = {"weights": weights, "side": tile, "next": weights[0].nbytes} | network.epilogue(layer)
+    return Packed(fields, {**scratch, **_parts(layer, network, tile)}, column=weights[0].nbytes // network.blocks(layer.name))
 
 
 def rows(op: Op, y0: int, y1: int) -> tuple[int, int]:
@@ -145,7 +147,7 @@ def winograd_deep(s):  # type: ignore[no-untyped-def]  # Numba infers
             m = s.V + position * apart
             v = m + apart
             gemm(v, pitch, blocks, weights, m, pitch, out_blocks * BLOCK, count, s.parts)
-            weights += blocks * out_blocks * BLOCK * BYTES
+            weights += s.next
         for t in range(count):
             place, i, j = (start + t) // (across * across), (start + t) // across % across * side, (start + t) % across * side
             y, x = place_y(s.places, place) + i, place_x(s.places, place) + j
