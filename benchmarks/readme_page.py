@@ -40,6 +40,7 @@ def page(results: dict[str, Any], other: dict[str, Any]) -> str:
         startup=section("startup", tables.startup, title=False),
         disk=section("disk", tables.disk),
         nnunet=section("nnunet", tables.nnunet, title=False),
+        other_nnunet=section("nnunet", tables.nnunet, title=False, results=other),
         int8=tables.int8(results["int8"]) if "int8" in results else "Not measured yet.",
         resolutions=tables.resolutions(results.get("resolutions")),
         archive=_archive(results),

@@ -49,8 +49,10 @@ def targets(results: dict[str, Any], other: dict[str, Any]) -> str:
 
     def nnunet(threads: int, part: str, patch: int = 256) -> str:
         """nnU-Net's default network: a slice against OpenVINO, a whole case against nnU-Net, or what memory of theirs ours takes."""
-        rows = results.get("nnunet-native", {}).get("rows", ())
-        for row in rows:
+        return f"{imported(threads, part, patch, results)}; with AMX {imported(threads, part, patch, other)}"
+
+    def imported(threads: int, part: str, patch: int, results: dict[str, Any]) -> str:
+        for row in results.get("nnunet-native", {}).get("rows", ()):
             if (row["threads"], row["patch"]) == (threads, patch):
                 runners = {one["runner"]: one for one in row["slice"]}
                 ours, theirs = row["case"].values()

@@ -68,6 +68,11 @@ def test_two_threads_share_every_slice_where_weights_are_mapped(deep, network, h
         engine = Engine(spec, tensors, threads, (height, width))
         assert np.array_equal(engine.run(images), ref)
         assert {key[2:] for key in engine.pool.programs} == programs
+        mapped = {
+            id(value) for packed in engine._plan.packed.values() for value in packed.fields.values() if isinstance(value, paging.Mapped)
+        }
+        for rests in (rests for kept in engine.pool.programs.values() for program in kept for rests in program.rests):
+            assert {id(value) for _, values in rests for value in values} == mapped  # whichever thread is late
 
 
 def test_deep_are_the_stages_with_more_weights_than_values_and_only_where_the_size_is_known():

@@ -99,7 +99,7 @@ class Program:
     addresses : list of int
         Where each of ``steps`` begins.
     rests : list of (int, list of Mapped)
-        Of each of ``steps``: behind which step a stage's mapped weights are done with; of several threads the first one's only.
+        Of each of ``steps``: behind which step a stage's mapped weights are done with.
     states : list of int64 array
         Of the bands of one slice, of two ..., where threads share them.
     """
@@ -133,7 +133,7 @@ class Program:
         self.steps = [np.concatenate([rows for _, rows in turn]).view(STEP)[:, 0] for turn in turns]
         self._moving = [np.concatenate([np.repeat(self._places[name][None], len(rows), 0) for name, rows in turn]) for turn in turns]
         self.addresses = [steps.ctypes.data for steps in self.steps]
-        self.rests = [self._rests(turn) if number % threads == 0 else [] for number, turn in enumerate(turns)]
+        self.rests = [self._rests(turn) for turn in turns]
 
     @property
     def output(self) -> np.ndarray:
@@ -235,7 +235,7 @@ class Program:
     def _rests(self, turn: list[Turn]) -> list[tuple[int, list[Mapped]]]:
         """Where stages with mapped weights have run for the last time, and those."""
         upto = list(accumulate(len(rows) for _, rows in turn))
-        if self.threads > 1:  # others may still be at a stage that one has passed, but none at the one before
+        if self.threads > 1:  # others may still be at a stage that one has passed, but none at the one before; any thread may be late
             upto = [*upto[1:], upto[-1]]
         ends = dict(zip((name for name, _ in turn), upto, strict=True))
         mapped = {name: [each for each in self.plan.packed[name].fields.values() if isinstance(each, Mapped)] for name in ends}
