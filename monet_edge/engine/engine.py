@@ -28,8 +28,8 @@ SHARED_CHUNK = 72  # where threads share a slice, nine layers for two of them: t
 # the caches, and takes 0.2 ms a slice of 64x64 in place of 0.1
 TOGETHER, MOST = 1 << 16, 16
 # Threads that share every slice of a network with mapped weights, at most: nnU-Net's default one takes 210 MB in place of 298 at
-# 256x256, 338 in place of 503 at 512x512, for 1 to 3 % of the time (Zen 5; at times 10 to 20, where a core is slower than the other).
-# More than two were not measured
+# 256x256, 338 in place of 503 at 512x512, for 1 to 3 % of the time (Zen 5; for minutes at a time 10 to 25, when one core holds up the
+# other). More than two were not measured
 SHARING = 2
 Sides = tuple[int, int]  # height and width
 Load = Callable[[int, np.ndarray], None]

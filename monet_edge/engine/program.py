@@ -181,8 +181,8 @@ class Program:
         if cuts:  # of the one band
             steps, first = np.repeat(steps, len(cuts) - 1), np.array(cuts[:-1])
             steps["target_blocks"] = np.diff(cuts)
-            blocks = {"weights": self.plan.packed[stage.name].column, "parameters": PARAMETERS, "target": BYTES, "other": BYTES}
-            for name, size in blocks.items():
+            apart = {"weights": self.plan.packed[stage.name].column, "parameters": PARAMETERS, "target": BYTES, "other": BYTES}
+            for name, size in apart.items():  # from a channel block to the next
                 steps[name] += size * first
         return steps
 
