@@ -112,6 +112,8 @@ NOBODY_KNOWS = ["fit", "lost", "-o", "new", *QUICK]  # what a voxel measures
         ([*FIT, "--splits", "strangers.json"], "such as Smith"),
         ([*FIT, "--splits", "leak.json"], "case_000 in both parts"),
         (["fit", "prepared", "-o", "file", *QUICK], "file"),
+        ([*FIT, "--mix", "0.5"], "--mix: keeps what --from brings; give it too"),
+        ([*FIT, "--freeze"], "--freeze: keeps what --from brings; give it too"),
         (["fit", "prepared", "-o", "run", *QUICK], "holds a run already"),
         (["fit", "prepared", "-o", "run", *QUICK, "--seed", "1", "--resume"], "other settings"),
         (["export", "nowhere", "data", "-o", "m.safetensors"], "cannot be read"),

@@ -1,5 +1,6 @@
 """A training may start from a weights file: it says what the file says, with a new head where labels differ, and the file is named."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from monet_edge import weights
 from monet_edge.architectures import monet
 from monet_edge.errors import ModelError, OutputError
 from monet_edge.spec import fold_batchnorm
-from monet_train import transfer
+from monet_train import checkpoint, mix, transfer
 from monet_train.config import training_spec
 from monet_train.dataset import read
 from monet_train.export import export
@@ -117,6 +118,49 @@ def test_frozen_layers_stay_and_the_file_is_named(shipped, ready, tmp_path):
         with pytest.raises(OutputError, match="was started from base, frozen"):
             fit(SHORT, ready, PART, run, device="cpu", resume=True, transfer=other)
     fit(SHORT, ready, PART, run, device="cpu", resume=True, transfer=frozen)
+
+
+def folded_of(network):
+    return fold_tensors(network.spec, {name: tensor.numpy() for name, tensor in network.state_dict().items()})
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_mixed_run_ends_between_its_start_and_what_it_learnt(shipped, ready, tmp_path, share):
+    learnt, ended = (
+        fit(SHORT, ready, PART, tmp_path / f"{mix}", device="cpu", transfer=Transfer(shipped, mix=mix)) for mix in (0.0, share)
+    )
+    after, comp = folded_of(learnt), folded_of(ended)
+    for name, tensor in shipped.tensors.items():
+        np.testing.assert_allclose(comp[name], share * tensor + (1 - share) * after[name], rtol=1e-5, atol=1e-5)
+    assert max(np.abs(after[name] - tensor).max() for name, tensor in shipped.tensors.items()) > 1e-3  # or that shows nothing
+    state, _ = checkpoint.load(tmp_path / f"{share}" / checkpoint.FINAL)
+    assert all(torch.equal(state[name], tensor) for name, tensor in ended.state_dict().items())
+    with pytest.raises(OutputError, match=f"was started from base, mix {share:g}"):
+        fit(SHORT, ready, PART, tmp_path / f"{share}", device="cpu", resume=True, transfer=Transfer(shipped))
+
+
+def test_sides_are_mixed_with_what_they_started_from(tmp_path):
+    spec = fold_batchnorm(monet(1, 3))
+    path = tmp_path / "organs.safetensors"
+    weights.save(path, spec, random_tensors(spec), named("liver", "kidney").preprocess, {})
+    organs = Transfer(weights.load(path), mix=0.75)
+    chosen = named("left kidney", "right kidney", "liver")
+    network = Network(training_spec(chosen))
+    after, comp = folded_of(network), folded_of(mix.mixed(organs, chosen, network))
+    for part in ("weight", "bias"):
+        ref = 0.75 * organs.weights.tensors[f"head.{part}"][[0, 2, 2, 1]] + 0.25 * after[f"head.{part}"]
+        np.testing.assert_allclose(comp[f"head.{part}"], ref, rtol=1e-5, atol=1e-6)
+
+
+def test_a_new_head_cannot_be_mixed(shipped, tmp_path):
+    with pytest.raises(ModelError, match=r"--mix 0\.5: base does not know all labels"):
+        transfer.check(Transfer(shipped, mix=0.5), named("liver", "spleen"), tmp_path)
+
+
+def test_a_run_of_before_did_not_mix(shipped, tmp_path):
+    record = {name: value for name, value in Transfer(shipped).record().items() if name != "mix"}
+    (tmp_path / transfer.FILE).write_text(json.dumps(record), encoding="utf-8")
+    assert transfer.read(tmp_path) == Transfer(shipped).record()
 
 
 def test_without_freeze_all_layers_learn(shipped, ready, tmp_path):

@@ -8,6 +8,7 @@ network, losses         a Spec as a module; what it minimises
 config, defaults        every setting; what `fit` takes unless told otherwise
 config_text             settings as text, old names included
 train                   the loop over epochs, made of state, step, schedule and validate
+transfer, mix           a start from another model's weights; the mean of before and after
 checkpoint              a state on disk
 export, provenance      a trained network as a weights file; what is said of where it comes from
 evaluate                how good it is on scans

@@ -45,6 +45,10 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="Print errors only.")
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="MODEL", help="Start from a shipped model or a .safetensors file of the same network.")
 ]
+MixOption = Annotated[
+    float,
+    typer.Option(metavar="SHARE", min=0, max=0.99, help="With --from: its share in the weights that the run ends with; 0.5: the mean."),
+]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
 SizeOption = Annotated[int, typer.Option(help="Height and width of the network's input.")]
 SpacingOption = Annotated[
@@ -53,6 +57,13 @@ SpacingOption = Annotated[
 ThicknessOption = Annotated[float, typer.Option(metavar="MM", help="Between neighbouring slices of --context. 0: the scan's own.")]
 NeighboursOption = Annotated[str, typer.Option(help="Where no slice lies at --thickness: nearest, or linear between two.")]
 AUTO = "auto"
+
+
+def check_start(start: str | None, freeze: bool, mix: float) -> None:
+    """Refuse what needs a start without one: a MonetError."""
+    for option, given in (("--freeze", freeze), ("--mix", mix)):
+        if given and start is None:
+            raise MonetError(f"{option}: keeps what --from brings; give it too")
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from .checks import check_images, check_memory, check_spacing, check_split
 from .config import Settings, effective_settings
 from .data import Slices, build
 from .device import choose_device, out_of_memory, set_up_torch
+from .mix import mixed
 from .network import Network
 from .prepare import Prepared
 from .schedule import after_epoch, finished
@@ -125,7 +127,8 @@ def fit(
         def epoch(number: int) -> float:
             return step.epoch(number, rank, world)
 
-        return run_epochs(settings, state, epoch, validation, folder, rank, world, checkpoint_every, log)
+        finish = partial(mixed, transfer, settings)
+        return run_epochs(settings, state, epoch, validation, folder, rank, world, checkpoint_every, log, finish)
 
 
 def begin_from(state: State, transfer: Transfer, settings: Settings, training: Slices) -> None:
@@ -149,6 +152,7 @@ def run_epochs(
     world: int = 1,
     checkpoint_every: int = 1,
     log: Log = lambda row: None,
+    finish: Callable[[Network], Network] = lambda network: network,
 ) -> Network:
     """Train until the recipe is finished, validate, keep checkpoints; the one loop of every training.
 
@@ -163,6 +167,8 @@ def run_epochs(
     validation : Slices
     rank, world : int
         Of this process, and how many there are.
+    finish : callable
+        Makes the network to export of the one that was trained.
 
     Returns
     -------
@@ -183,7 +189,7 @@ def run_epochs(
             if (number + 1) % checkpoint_every == 0 or finished(recipe, state):
                 write(state, folder)
             log(state.history[-1])
-    final = state.best if recipe.keep == "best" else state.validated(recipe)
+    final = finish(state.best if recipe.keep == "best" else state.validated(recipe))
     if rank == 0:
         checkpoint.save(folder / checkpoint.FINAL, final.state_dict(), {"epochs": len(state.history)})
         _draw_curves(folder)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,10 +35,13 @@ class Transfer:
     weights : Weights
     frozen : bool
         All but the head stays as it is.
+    mix : float
+        How much of these weights is in those that the run ends with, see `mix.mixed`.
     """
 
     weights: Weights
     frozen: bool = False
+    mix: float = 0.0
 
     def record(self) -> dict[str, Any]:
         """What the run folder and the exported file say of it."""
@@ -47,7 +52,7 @@ class Transfer:
             "licence": weights.provenance.stated("licence"),
             "modality": weights.provenance.stated("modality"),
         }
-        return {**known, "frozen": self.frozen}
+        return {**known, "frozen": self.frozen, "mix": self.mix}
 
     def head_rows(self, settings: Settings) -> list[int] | None:
         """Which of the file's classes each of the run's starts from: of its name, or of both sides; None: a new head, a name is new."""
@@ -69,6 +74,7 @@ class Transfer:
         same = "head included" if labels == self.weights.preprocess.labels else f"its head rearranged for {', '.join(labels)}"
         head = f"a new head for {', '.join(labels)}" if self.new_head(settings) else same
         rest = "all but the head frozen" if self.frozen else "all layers learn"
+        rest += f", {self.mix:.0%} of the start in the end" if self.mix else ""
         rate = f"learning rate {settings.recipe.learning_rate:g} at most (--set learning_rate)"
         return f"starting from {self.weights.name}, {head}; {rest}, {rate}"
 
@@ -86,10 +92,14 @@ def check(transfer: Transfer | None, settings: Settings, folder: Path) -> None:
     now = transfer and transfer.record()
     then = read(folder) if (folder / "config.json").exists() else now
     if then != now:
-        what = f"from {then['name']}{', frozen' * then['frozen']}" if then else "from nothing"
-        raise OutputError(f"{folder} was started {what}. Say the same with --from and --freeze, or choose another --output.")
+        what = f"from {then['name']}{', frozen' * then['frozen']}, mix {then['mix']:g}" if then else "from nothing"
+        raise OutputError(f"{folder} was started {what}. Say the same with --from, --freeze and --mix, or choose another --output.")
     if transfer is None:
         return
+    if transfer.mix and transfer.new_head(settings):
+        raise ModelError(
+            f"--mix {transfer.mix:g}: {transfer.weights.name} does not know all labels, there is no head to mix with the new one"
+        )
     weights = transfer.weights
     wanted = {name: shape for name, shape in tensor_shapes(fold_batchnorm(training_spec(settings))).items() if not name.startswith(HEAD)}
     found = {name: tensor.shape for name, tensor in weights.tensors.items() if not name.startswith(HEAD)}
@@ -108,7 +118,13 @@ def take_over(transfer: Transfer, settings: Settings, network: Network, images: 
     A file has no BatchNorm any more, it was merged into the layers. It is made anew with the mean and spread of what the layers give for
     ``images`` (N, C, H, W) of the training, so that normalising by a batch's own changes next to nothing.
     """
-    tensors, rows = transfer.weights.tensors, transfer.head_rows(settings)
+    put(transfer.weights.tensors, transfer.head_rows(settings), network)
+    _calibrate(network, images)
+
+
+@torch.no_grad()
+def put(tensors: Mapping[str, np.ndarray], rows: list[int] | None, network: Network) -> None:
+    """Give a network folded tensors, of the head the rows named or nothing at all; every BatchNorm does no more than they ask for."""
     for op in network.spec.ops:
         names = {name.rpartition(".")[2]: name for name in tensors if name.rpartition(".")[0] == op.name}
         is_head = f"{op.name}." == HEAD
@@ -128,7 +144,6 @@ def take_over(transfer: Transfer, settings: Settings, network: Network, images: 
             module.weight.copy_(given["weight"])  # type: ignore[operator]
             if module.bias is not None:
                 module.bias.zero_()  # type: ignore[operator]
-    _calibrate(network, images)
 
 
 def _calibrate(network: Network, images: Tensor) -> None:
@@ -182,7 +197,8 @@ def read(run: Path) -> dict[str, Any] | None:
     """
     try:
         found = json.loads((run / FILE).read_bytes())
-        kinds = {"name": str, "sha256": str, "licence": str, "modality": str, "frozen": bool}
+        kinds = {"name": str, "sha256": str, "licence": str, "modality": str, "frozen": bool, "mix": float}
+        found = {"mix": 0.0, **found}  # runs of before did not mix
         if {key: type(value) for key, value in found.items()} != kinds:
             raise ValueError(f"expected {', '.join(kinds)}")
         return dict(found)

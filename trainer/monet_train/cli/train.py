@@ -18,6 +18,7 @@ from ..options import (
     DeviceOption,
     FromOption,
     GroupOption,
+    MixOption,
     NeighboursOption,
     NetOption,
     QuietOption,
@@ -62,6 +63,7 @@ def fit(
     group: GroupOption = None,
     start: FromOption = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="With --from: only the head learns.")] = False,
+    mix: MixOption = 0.0,
     folds: Annotated[int, typer.Option(min=0, help="Cross-validation with so many folds instead.")] = 0,
     fold: Annotated[int, typer.Option(min=0, help="Which fold, or which split of --splits.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights, the order of slices and the augmentation.")] = 0,
@@ -82,8 +84,7 @@ def fit(
     check_folder(output)
     options.one_of("--net", net, ARCHITECTURES)
     options.one_of("--recipe", recipe, RECIPES)
-    if freeze and start is None:
-        raise MonetError("--freeze: keeps what --from brings; give it too")
+    options.check_start(start, freeze, mix)
     if thickness and not context:
         raise MonetError(f"--thickness {thickness:g}: a distance between neighbouring slices, and there are none; give --context too")
     chosen = override(RECIPES[recipe], changes or [])
@@ -109,7 +110,7 @@ def fit(
         dataset=ready.name, net=net, preprocess=record, recipe=chosen, merged=merge is not None, seed=seed, deterministic=deterministic
     )
     part, rule = options.plan(ready, output, resume=resume, splits=splits, folds=folds, fold=fold, group=group or "", quiet=silent)
-    _fit(settings, ready, part, rule, output, resume, device, silent, start, freeze)
+    _fit(settings, ready, part, rule, output, resume, device, silent, start, freeze, mix)
 
 
 def _by_image(ready: Prepared, **given: list[Any] | None) -> dict[str, Any]:
@@ -132,13 +133,14 @@ def _fit(
     quiet: bool,
     start: str | None,
     freeze: bool,
+    mix: float,
 ) -> None:
     from monet_edge.weights import load
 
     from ..train import fit as fit_network
     from ..transfer import Transfer
 
-    transfer = None if start is None else Transfer(load(start), freeze)
+    transfer = None if start is None else Transfer(load(start), freeze, mix)
     title = f"training {settings.net} on {ready.name}: {len(split['train'])} cases, {len(split['val'])} to validate"
     with options.following(title, settings.recipe.epochs, quiet) as (log, announce):
         fit_network(
