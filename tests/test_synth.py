@@ -16,7 +16,7 @@ from monet_edge.volume import Voxels
 from monet_train.synth import labels, render
 from monet_train.synth.draw import draw
 from monet_train.synth.generator import Generator
-from monet_train.synth.maps import encode, open_packed, pack, read_folder
+from monet_train.synth.maps import boxed, encode, open_packed, pack, read_folder
 from monet_train.synth.ranges import Ranges
 from monet_train.synth.train import make_record
 
@@ -90,7 +90,7 @@ def test_a_mirrored_head_exchanges_its_sides(maps):
 
 
 def test_beyond_a_stripped_brain_all_is_0(maps):
-    drawn = one_draw(maps, replace(Ranges(), strip=1.0, native=1.0, blur=0.0), count=12)
+    drawn = one_draw(maps, replace(Ranges(), strip=1.0, native=1.0, blur=(0.0, 0.0)), count=12)
     images, truth = render.render(maps.ids, drawn, 0.5, 99.0)
     found, _ = render.look_up(maps.ids, drawn)
     middle = found[:, found.shape[1] // 2]
@@ -245,6 +245,36 @@ def test_real_contrasts_are_drawn_and_others_too(maps):
     shares = {name: float(order.float().mean()) for name, order in orders.items()}
     assert all(share > 0.17 for share in shares.values()), shares  # a sixth each if all were random
     assert sum(shares.values()) < 0.95
+
+
+def test_grey_matter_may_look_alike(maps):
+    """What tells grey tissues apart shrinks to a share, towards the cortex; all else stays."""
+    plain, close = (one_draw(maps, replace(Ranges(), alike=alike, apart=0.15), count=50).means[:, 0] for alike in (0.0, 1.0))
+    tissue, cortex = labels.TISSUE_OF_ID, int(np.flatnonzero(labels.TISSUE_OF_ID == labels.CORTEX)[0])
+    grey = torch.from_numpy(labels.GREY[tissue])
+    apart = (plain - plain[:, cortex, None])[:, grey]
+    assert apart.abs().amax() > 0.3
+    torch.testing.assert_close((close - close[:, cortex, None])[:, grey], 0.15 * apart)
+    assert torch.equal(close[:, ~grey], plain[:, ~grey])
+    assert {labels.TISSUES[i].left for i in np.flatnonzero(labels.GREY)} == {3, 11, 17, 18, 26}
+
+
+def test_some_slices_go_through_a_hippocampus():
+    numbers = np.full((30, 12, 12), 2)
+    numbers[20:24, 4:8, 4:8] = 17
+    maps = boxed([encode(numbers)], ("one",), "maps", "", "")
+    for share, expected in ((1.0, 1.0), (0.0, 5 / 31)):  # a slice's place is a whole number from the first plane to the end
+        centre = one_draw(maps, replace(heads.STILL, hippocampus=share), count=400).centre[:, 0]
+        within = float(((centre >= 20) & (centre <= 24)).float().mean())
+        assert within == pytest.approx(expected, abs=0.05)
+
+
+def test_1_mm_scans_are_blurred_in_all_directions(maps):
+    blur = one_draw(maps, replace(Ranges(), native=1.0), count=50).blur
+    assert float(blur.min()) >= 0.25
+    assert float(blur.max()) <= 0.8
+    assert torch.equal(blur[:, :1].expand(-1, 3), blur)
+    assert blur[:, 0].std() > 0.1
 
 
 def test_every_number_has_its_structure_and_side():

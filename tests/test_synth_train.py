@@ -107,6 +107,10 @@ def test_the_command_goes_on_from_a_file_with_both_sides(tmp_path, tiny):
     assert two.preprocess == make_record(32, 1, True)
     assert two.provenance["data"]["name"] == "heads; weights model"
     assert "--sides --from model" in two.provenance["training"]["command"]
+    run(folder, "-o", tmp_path / "three", *QUICK, *short, "--sides", "--from", tmp_path / "two" / "model.safetensors", "--mix", "0.9")
+    three = load(tmp_path / "three" / "model.safetensors").weights
+    assert "--from model --mix 0.9" in three.provenance["training"]["command"]
+    assert 0 < max(np.abs(three.tensors[name] - tensor).max() for name, tensor in two.tensors.items()) < 0.01  # a tenth of one step
     assert "--sides" not in one.provenance["training"]["command"]
 
 
@@ -232,3 +236,8 @@ def test_a_label_map_is_not_replaced_by_a_mistyped_line(tmp_path, goal):
 def test_one_thing_at_a_time(goals, tmp_path):
     with pytest.raises(MonetError, match="say one of"):
         CliRunner().invoke(app, ["synth", str(tmp_path), *goals], catch_exceptions=False)
+
+
+def test_a_share_of_nothing_is_refused(tmp_path):
+    with pytest.raises(MonetError, match="--mix: keeps what --from brings; give it too"):
+        CliRunner().invoke(app, ["synth", str(tmp_path), "-o", str(tmp_path / "run"), "--mix", "0.5"], catch_exceptions=False)

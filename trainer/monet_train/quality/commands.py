@@ -78,12 +78,13 @@ def _scanned(model: Model, dataset: Dataset, names: Sequence[str], sides_as_one:
 
 
 def _generated(model: Model, maps: LabelMaps, quiet: bool) -> list[Pair]:
+    from ..synth.ages import with_younger
     from ..synth.heads import pairs
     from ..synth.ranges import Ranges
 
-    found = []
+    found, ranges = [], Ranges()
     with options.counting(f"segmenting {HEADS} generated heads", HEADS, quiet) as progress:
-        for head in pairs(model, maps, Ranges(), HEADS):
+        for head in pairs(model, with_younger(maps, ranges.young), ranges, HEADS):
             found += head
             progress("")
     return found

@@ -2,6 +2,7 @@
 
 labels      which FreeSurfer number is which structure and which tissue: one table
 maps        label maps read, packed into one file, and kept on a device
+ages        younger heads made of old ones
 ranges      how far the random goes
 draw        everything random about a batch
 render      label maps and draws to images and labels: a pure function

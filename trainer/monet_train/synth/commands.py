@@ -14,7 +14,7 @@ from monet_edge.files import check_folder, refuse_special
 from monet_edge.terminal import progress_bar
 
 from .. import options
-from ..options import ChangesOption, DeviceOption, FromOption, NetOption, QuietOption, SizeOption
+from ..options import ChangesOption, DeviceOption, FromOption, MixOption, NetOption, QuietOption, SizeOption
 
 if TYPE_CHECKING:
     from .maps import LabelMaps
@@ -39,6 +39,7 @@ def synth(
     sides: Annotated[bool, typer.Option("--sides", help="Tell left from right: labels such as `left cortex`.")] = False,
     changes: ChangesOption = None,
     start: FromOption = None,
+    mix: MixOption = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and of all images.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     device: DeviceOption = "",
@@ -52,6 +53,7 @@ def synth(
 
     from ..config_text import override
     from ..transfer import Transfer
+    from .ages import with_younger
     from .generator import Generator
     from .maps import pack as write_pack
     from .origin import Origin, fold
@@ -60,6 +62,7 @@ def synth(
     from .train import RECIPE, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
+    options.check_start(start, False, mix)
     recipe, record = override(RECIPE, changes or []), make_record(size, context, sides)
     _check(output, pack, pictures, negatives)
     maps = _open(labelmaps, quiet)
@@ -69,19 +72,20 @@ def synth(
         done = f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes"
     elif pictures is not None:
         count, page = pictures
-        draw_page(Generator(maps, record, Ranges()), count, page, seed)
+        draw_page(Generator(with_younger(maps, Ranges().young), record, Ranges()), count, page, seed)
         done = str(page)
     elif negatives is not None:
         done = _write_negatives(maps, *negatives, seed, device, quiet)
     elif output is not None:
         origin = Origin(maps.data, maps.licence, maps.key, Ranges())
         settings = make_settings(maps.data, net, record, recipe, seed)
-        transfer = None if start is None else Transfer(load(start))
+        transfer = None if start is None else Transfer(load(start), mix=mix)
         title = f"training {net} on generated images of {len(maps.names)} heads"
         with options.following(title, recipe.epochs, quiet) as (log, announce):
             fit(settings, origin, maps, output, resume=resume, device=device or None, transfer=transfer, log=log, announce=announce)
         words = ["monet-train", "synth", maps.data, "--net", net, "--size", str(size), "--context", str(context), "--seed", str(seed)]
         words += [*(("--sides",) if sides else ()), *(("--from", transfer.weights.name) if transfer else ())]
+        words += [*(("--mix", f"{mix:g}") if mix else ())]
         words += [word for change in changes or [] for word in ("--set", change)]
         weights = fold(output, shlex.join(words)).write(output / MODEL)
         done = f"{output / MODEL}: sha256 {weights.sha256}. {DISCLAIMER}"

@@ -16,8 +16,10 @@ from .labels import (
     AIR,
     BRAIN_OF_ID,
     CONTRASTS,
+    CORTEX,
     DEEP,
     FLUID_OF_ID,
+    GREY,
     IDS,
     LESION,
     MEANS,
@@ -160,7 +162,8 @@ def draw(maps: LabelMaps, generator: torch.Generator, count: int, size: int, con
     starts, ends = maps.starts[head].float(), maps.ends[head].float()
     middle = (torch.tensor(maps.ids.shape[1:], device=device) - 1) / 2
     centre = middle.expand(count, 3).clone()
-    first, last = torch.where(random.chance(ranges.anywhere, 1), torch.stack([starts[:, 0], ends[:, 0]], 1), maps.brains[head].float()).T
+    span = torch.where(random.chance(ranges.hippocampus, 1), maps.hippocampi[head], maps.brains[head]).float()
+    first, last = torch.where(random.chance(ranges.anywhere, 1), torch.stack([starts[:, 0], ends[:, 0]], 1), span).T
     centre[:, 0] = (first + random.uniform() * (last - first)).floor()
     mirrored = random.chance(ranges.mirror)
     thickness, phase, blur = _resolution(random, ranges)
@@ -236,7 +239,7 @@ def _resolution(random: Random, ranges: Ranges) -> tuple[Tensor, Tensor, Tensor]
     native = random.chance(ranges.native, 1)
     thickness = torch.where(native, 1.0, torch.where(axes == direction, through, across))
     phase = torch.where(native, 0.0, random.uniform(3, low=-0.5, high=0.5))
-    blur = random.uniform(1, high=ranges.blur) * random.chance(0.5, 1) * (axes > 0)
+    blur = random.uniform(1, low=ranges.blur[0], high=ranges.blur[1]).expand(-1, 3)
     return thickness, phase, blur
 
 
@@ -251,6 +254,9 @@ def _brightness(random: Random, ranges: Ranges) -> tuple[Tensor, Tensor]:
     means = share @ real + random.uniform(1, low=ranges.jitter[0], high=ranges.jitter[1]) * random.normal(real.shape[1])
     anyhow = ~random.chance(ranges.contrast, 1)
     means = torch.where(anyhow, random.uniform(real.shape[1]), means).clamp(0, 1)
+    cortex = means[:, CORTEX, None]
+    grey = torch.from_numpy(GREY).to(device) & random.chance(ranges.alike, 1)
+    means = torch.where(grey, cortex + ranges.apart * (means - cortex), means)
     sds = random.uniform(real.shape[1], high=ranges.texture) * torch.where(anyhow, 1.0, 0.6)
     kind = random.uniform()
     means[:, 0] = torch.where(kind < ranges.dark_air, 0.0, 0.08 * random.uniform())

@@ -88,6 +88,14 @@ LESION = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 25)
 # What holds myelin towards its edges: nuclei and stem. Cortex does so too, but is as thin as a voxel or two.
 _NUCLEI = ("thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala", "ventral diencephalon", "accumbens")
 DEEP = np.array([tissue.structure in (*_NUCLEI, "brainstem") for tissue in TISSUES])
+CORTEX = next(i for i, tissue in enumerate(TISSUES) if tissue.left == 3)
+GREY = np.array([tissue.left in (3, 11, 17, 18, 26) for tissue in TISSUES])  # cortex, caudate, hippocampus, amygdala, accumbens
+# all fluid, and what hangs in it; and the tissues that it gives way to in younger heads: no vessels, lesions or nerves
+FLUIDS = [number for tissue in TISSUES if tissue.structure in (CSF, "lateral ventricle") for number in (tissue.left, tissue.right)]
+SOLID = [
+    number for tissue in TISSUES if tissue.structure not in ("", CSF, "lateral ventricle") and tissue.left not in (25, 30)
+    for number in (tissue.left, tissue.right)
+]  # fmt: skip
 AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
@@ -108,6 +116,7 @@ def is_brain(numbers: np.ndarray) -> np.ndarray:
 
 WHITE_PLACES = tuple(int(np.flatnonzero(number == NUMBERS)[0]) for number in (2, 41))  # in NUMBERS
 BRAIN_OF_ID = np.repeat(is_brain(NUMBERS), DEPTHS)
+HIPPOCAMPUS = np.repeat(np.isin(NUMBERS, (17, 53)), DEPTHS)
 FLUID_OF_ID = np.repeat(NUMBERS == _FLUID_AROUND, DEPTHS)
 
 

@@ -20,7 +20,7 @@ from monet_edge.errors import DatasetError
 from monet_edge.files import atomic_write
 from monet_edge.preprocess import SLICINGS
 
-from .labels import BRAIN_OF_ID, DEPTHS, NUMBERS, RINGS, is_brain, label_names, label_table
+from .labels import BRAIN_OF_ID, DEPTHS, HIPPOCAMPUS, NUMBERS, RINGS, is_brain, label_names, label_table
 
 VERSION = 1
 SPACING = 1.0  # mm
@@ -37,8 +37,8 @@ class LabelMaps:
         See `labels.NUMBERS`; 0 is background.
     starts, ends : (M, 3) int64 tensor
         Where in the box a head's own map begins and ends.
-    brains : (M, 2) int64 tensor
-        The first plane with brain in it, and the one after the last.
+    brains, hippocampi : (M, 2) int64 tensor
+        The first plane with brain, or with hippocampus, in it, and the one after the last.
     names : tuple of str
     data, licence, key : str
         The folder's name, what its LICENSE calls itself, and a hash of all files: which data a network has seen.
@@ -48,6 +48,7 @@ class LabelMaps:
     starts: Tensor
     ends: Tensor
     brains: Tensor
+    hippocampi: Tensor
     names: tuple[str, ...]
     data: str
     licence: str
@@ -79,7 +80,8 @@ class LabelMaps:
         return {name: [least, most] for name, least, most in zip(names, ml.amin(0).tolist(), ml.amax(0).tolist(), strict=True)}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> LabelMaps:
-        return replace(self, ids=change(self.ids), starts=change(self.starts), ends=change(self.ends), brains=change(self.brains))
+        ids, starts, ends = change(self.ids), change(self.starts), change(self.ends)
+        return replace(self, ids=ids, starts=starts, ends=ends, brains=change(self.brains), hippocampi=change(self.hippocampi))
 
 
 def read_folder(folder: Path, progress: Callable[[int, int], None] = lambda done, count: None) -> LabelMaps:
@@ -142,9 +144,11 @@ def boxed(maps: Sequence[np.ndarray], names: tuple[str, ...], data: str, licence
     ids = np.zeros((len(maps), *box), np.uint8)
     for target, one, (z, y, x) in zip(ids, maps, starts, strict=True):
         target[z : z + one.shape[0], y : y + one.shape[1], x : x + one.shape[2]] = one
-    brains = np.array([_span(BRAIN_OF_ID[one].any(axis=(1, 2)), len(one)) for one in maps]) + starts[:, :1]
-    places = [torch.from_numpy(array) for array in (starts, starts + shapes, brains)]
-    return LabelMaps(torch.from_numpy(ids), places[0], places[1], places[2], names, data, licence, key)
+    spans = [
+        np.array([_span(of_id[one].any(axis=(1, 2)), len(one)) for one in maps]) + starts[:, :1] for of_id in (BRAIN_OF_ID, HIPPOCAMPUS)
+    ]
+    tensors = [torch.from_numpy(array) for array in (ids, starts, starts + shapes, *spans)]
+    return LabelMaps(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], names, data, licence, key)
 
 
 def _span(holds: np.ndarray, count: int) -> tuple[int, int]:

@@ -33,7 +33,7 @@ SIZE = 256  # pixels of a slice, each way
 DARK = 8  # of 255: what brain-flair has set to 0 as noise of the air
 WHOLE = Ranges(
     rotate=8.0, scale=(0.95, 1.2), shear=0.05, shift=10.0, bend=3.0, texture=0.06, noisy_air=0.0, clusters=0.12,
-    strip=0.0, crop=0.0, native=1.0, bias=0.25, gamma=0.2, noise=0.015,
+    strip=0.0, crop=0.0, native=1.0, alike=0.0, blur=(0.0, 0.5), bias=0.25, gamma=0.2, noise=0.015,
 )  # fmt: skip
 STRIPPED = replace(WHOLE, strip=1.0, scale=(1.0, 1.5))  # such scans may end close to the brain, and are enlarged more
 AT_ONCE = 6  # slices in memory: nine planes each

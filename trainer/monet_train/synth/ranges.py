@@ -13,6 +13,10 @@ class Ranges:
     ----------
     anywhere : float
         Probability of a slice from anywhere in the head instead of where brain is.
+    hippocampus : float
+        Probability of a slice from where the hippocampus is, when it is not from anywhere.
+    young : float
+        Half of the heads have fluid that is narrower by so much wherever it touches tissue, mm.
     rotate : float
         Degrees, about each of the three axes, either way.
     scale : (float, float)
@@ -31,6 +35,8 @@ class Ranges:
         Probability that a real contrast is T1 and no mixture.
     jitter : (float, float)
         SD of the brightness of tissues around a real contrast.
+    alike, apart : float
+        Probability that all grey matter looks nearly alike; and how much is left then of what tells one from another.
     texture : float
         SD of brightness within a tissue.
     shaded, shade : float
@@ -53,8 +59,8 @@ class Ranges:
         Probability of voxels of exactly 1 mm.
     slice_thickness, pixel : (float, float)
         Of other scans, mm: in the direction of their slices, and across it.
-    blur : float
-        SD of an additional blur in the plane, mm.
+    blur : (float, float)
+        SD of an additional blur in all directions, mm: a voxel of 1 mm, too, holds what lies on both sides of a border.
     bias : float
         SD of the logarithm of a bias field of 4x4 control points.
     gamma : float
@@ -64,6 +70,8 @@ class Ranges:
     """
 
     anywhere: float = 0.15
+    hippocampus: float = 0.25
+    young: float = 1.0
     rotate: float = 20.0
     scale: tuple[float, float] = (0.8, 1.25)
     shear: float = 0.1
@@ -73,6 +81,8 @@ class Ranges:
     contrast: float = 0.5
     t1: float = 0.3
     jitter: tuple[float, float] = (0.02, 0.12)
+    alike: float = 0.4
+    apart: float = 0.15
     texture: float = 0.1
     shaded: float = 0.5
     shade: float = 0.08
@@ -89,7 +99,7 @@ class Ranges:
     native: float = 0.35
     slice_thickness: tuple[float, float] = (1.0, 6.0)
     pixel: tuple[float, float] = (1.0, 1.8)
-    blur: float = 0.8
+    blur: tuple[float, float] = (0.25, 0.8)
     bias: float = 0.4
     gamma: float = 0.3
     noise: float = 0.06

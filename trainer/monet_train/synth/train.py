@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from .. import transfer as transfers
 from ..config import STRONG, Augmentation, Recipe, Settings
 from ..device import choose_device, out_of_memory, set_up_torch, step_memory
 from ..losses import one_hot
+from ..mix import mixed
 from ..network import Network
 from ..schedule import one_cycle
 from ..splits import Split, patients, split
@@ -27,6 +29,7 @@ from ..state import State, describe, start, start_at_prior
 from ..step import TrainStep, describe_epoch
 from ..train import Log, begin_from, run_epochs
 from ..transfer import Transfer
+from .ages import with_younger
 from .generator import Generator
 from .labels import label_names
 from .maps import LabelMaps
@@ -128,9 +131,9 @@ def fit(
         texts = {FILE: origin.to_json()} | ({transfers.FILE: transfers.to_json(transfer)} if transfer else {})
         describe(settings, part, folder, texts, rule)
         compiled = place.type == "cuda" if compiled is None else compiled
-        maps = maps.to(place)
-        training = Generator(maps.choose(part["train"]), settings.preprocess, origin.ranges, compiled)
-        held = Generator(maps.choose(part["val"]), settings.preprocess, origin.ranges)
+        heads = [with_younger(maps.choose(part[use]), origin.ranges.young).to(place) for use in ("train", "val")]
+        training = Generator(heads[0], settings.preprocess, origin.ranges, compiled)
+        held = Generator(heads[1], settings.preprocess, origin.ranges)
         sample = training.slices(settings.seed, 8)
         if transfer is not None:
             begin_from(state, transfer, settings, sample)
@@ -140,7 +143,7 @@ def fit(
         epoch = _epochs(settings, state, training, TrainStep(settings, state, sample, 1, compiled), compiled)
         announce(describe_epoch(None, recipe))
         # the seed of validation is its own: two runs of different seeds are held to the same images
-        return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log)
+        return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log, finish=partial(mixed, transfer, settings))
 
 
 def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.device) -> None:
