@@ -52,7 +52,7 @@ class Transfer:
             "licence": weights.provenance.stated("licence"),
             "modality": weights.provenance.stated("modality"),
         }
-        return {**known, "frozen": self.frozen, "mix": self.mix}
+        return {**known, "frozen": self.frozen, "mix": float(self.mix)}
 
     def head_rows(self, settings: Settings) -> list[int] | None:
         """Which of the file's classes each of the run's starts from: of its name, or of both sides; None: a new head, a name is new."""

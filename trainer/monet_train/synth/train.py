@@ -35,6 +35,7 @@ from .labels import label_names
 from .maps import LabelMaps
 from .origin import FILE, Origin
 from .origin import check as check_origin
+from .ranges import Ranges
 
 # 40,000 steps; everything that an augmentation does, and more, the generator has done already
 RECIPE = replace(STRONG, name="synth", epochs=160, epoch_steps=250, validate_every=5, augmentation=Augmentation())
@@ -123,7 +124,7 @@ def fit(
         raise MonetError("augmentation has no effect on generated images: all that is random about them was drawn before")
     place, (part, rule) = choose_device(device or ""), make_split(maps)
     set_up_torch(settings, place)
-    _demand(settings, maps, part, place)
+    _demand(settings, origin.ranges, maps, part, place)
     with out_of_memory(), locked(folder):  # a second run in the same folder would replace this one's checkpoints
         check_origin(folder, origin)
         state = start(settings, part, folder, place, resume=resume)
@@ -146,13 +147,13 @@ def fit(
         return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log, finish=partial(mixed, transfer, settings))
 
 
-def _demand(settings: Settings, maps: LabelMaps, part: Split, place: torch.device) -> None:
+def _demand(settings: Settings, ranges: Ranges, maps: LabelMaps, part: Split, place: torch.device) -> None:
     """Refuse a training that cannot fit into this machine's memory, as `monet_train.checks.check_memory` does; a GPU has its own."""
     if place.type != "cpu":
         return
-    record, batch = settings.preprocess, settings.recipe.batch
-    held = VALIDATION * len(part["val"]) * record.size**2 * (4 * (2 * record.context + 1) + 1)  # float32 images, uint8 labels
-    held = maps.ids.nbytes + 2 * held  # those that train and those that validate are copies; twice while slices are put together
+    record, batch, times = settings.preprocess, settings.recipe.batch, 2 if ranges.young else 1  # younger heads come beside the others
+    held = VALIDATION * times * len(part["val"]) * record.size**2 * (4 * (2 * record.context + 1) + 1)  # float32 images, uint8 labels
+    held = times * maps.ids.nbytes + 2 * held  # those that train and those that validate are copies; twice while slices are put together
     what = f"a training on images of {len(maps.names):,} heads, {batch} slices of {record.size}x{record.size} at a time,"
     limits.demand(held + step_memory(settings, batch, place), what)
 
