@@ -1,7 +1,7 @@
 """Younger heads made of old ones: with age fluid takes the place of tissue, and who has seen old heads only expects it everywhere.
 
 The 20 maps of head-labels hold 385 ml of fluid around the brain and 42 ml in the lateral ventricles; of young adults a network that
-knew nothing else called voxels fluid that were 57 % grey matter by their brightness, and one that knew both 50 %.
+knew nothing else called voxels fluid up to 62 % grey matter by their brightness, and one that knew both up to 55 %.
 """
 
 from __future__ import annotations
