@@ -153,6 +153,23 @@ def refused(training, folder, error, words, **changes):
     assert not folder.exists()
 
 
+def test_younger_heads_need_room_of_their_own(training, tmp_path, monkeypatch):
+    """Once more the label maps, and once more the slices to validate on, which are held twice while they are put together."""
+    settings, origin, maps = training
+    asked = []
+
+    def demand(size, what):
+        asked.append(size)
+        raise ResourceError(what)
+
+    monkeypatch.setattr(limits, "demand", demand)
+    for young in (0.0, 1.0):
+        with pytest.raises(ResourceError):
+            fit(settings, replace(origin, ranges=replace(origin.ranges, young=young)), maps, tmp_path / "run", device="cpu")
+    slices = 96 * 32 * 32 * (3 * 4 + 1)  # of one head: three float32 images and a label each
+    assert asked[1] - asked[0] == maps.ids.nbytes + 2 * slices
+
+
 def test_one_process_at_a_time_trains_in_a_folder(training, tmp_path):
     settings, origin, maps = training
     with locked(tmp_path / "run"), pytest.raises(OutputError, match="another process"):

@@ -11,7 +11,7 @@ from copy import deepcopy
 from .config import Settings, training_spec
 from .fold import fold_tensors
 from .network import Network
-from .transfer import HEAD, Transfer, put
+from .transfer import Transfer, put
 
 
 def mixed(transfer: Transfer | None, settings: Settings, network: Network) -> Network:
@@ -27,10 +27,8 @@ def mixed(transfer: Transfer | None, settings: Settings, network: Network) -> Ne
     """
     if transfer is None or not transfer.mix:
         return network
-    rows, share, spec = transfer.head_rows(settings), transfer.mix, training_spec(settings)
-    after = fold_tensors(spec, {name: tensor.numpy(force=True) for name, tensor in network.state_dict().items()})
-    before = {name: tensor[rows] if name.startswith(HEAD) else tensor for name, tensor in transfer.weights.tensors.items()}
-    mean = {name: share * before[name] + (1 - share) * tensor for name, tensor in after.items()}
+    before, share = transfer.tensors(settings), transfer.mix
+    after = fold_tensors(training_spec(settings), {name: tensor.numpy(force=True) for name, tensor in network.state_dict().items()})
     found = deepcopy(network)
-    put(mean, [*range(spec.classes)] if spec.classes > 1 else [0], found)
+    put({name: share * before[name] + (1 - share) * tensor for name, tensor in after.items()}, found)
     return found

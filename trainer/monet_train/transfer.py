@@ -64,6 +64,12 @@ class Transfer:
             return None
         return [0] if len(labels) == 1 else [0, *(1 + known.index(name) for name in names)]
 
+    def tensors(self, settings: Settings) -> dict[str, np.ndarray]:
+        """The file's tensors as the run has them: of the head its classes, or nothing where it is new."""
+        rows, given = self.head_rows(settings), self.weights.tensors
+        head = {} if rows is None else {name: tensor[rows] for name, tensor in given.items() if name.startswith(HEAD)}
+        return {name: tensor for name, tensor in given.items() if not name.startswith(HEAD)} | head
+
     def new_head(self, settings: Settings) -> bool:
         """True if the run has labels that the file does not know."""
         return self.head_rows(settings) is None
@@ -118,21 +124,18 @@ def take_over(transfer: Transfer, settings: Settings, network: Network, images: 
     A file has no BatchNorm any more, it was merged into the layers. It is made anew with the mean and spread of what the layers give for
     ``images`` (N, C, H, W) of the training, so that normalising by a batch's own changes next to nothing.
     """
-    put(transfer.weights.tensors, transfer.head_rows(settings), network)
+    put(transfer.tensors(settings), network)
     _calibrate(network, images)
 
 
 @torch.no_grad()
-def put(tensors: Mapping[str, np.ndarray], rows: list[int] | None, network: Network) -> None:
-    """Give a network folded tensors, of the head the rows named or nothing at all; every BatchNorm does no more than they ask for."""
+def put(tensors: Mapping[str, np.ndarray], network: Network) -> None:
+    """Give a network folded tensors; every BatchNorm does no more than they ask for, and what they lack stays."""
     for op in network.spec.ops:
         names = {name.rpartition(".")[2]: name for name in tensors if name.rpartition(".")[0] == op.name}
-        is_head = f"{op.name}." == HEAD
-        if not names or (is_head and rows is None):
+        if not names:
             continue
         module, given = network.get_submodule(op.name), {key: torch.tensor(tensors[name]) for key, name in names.items()}
-        if is_head:
-            given = {key: tensor[rows] for key, tensor in given.items()}
         if "bn" not in op.attrs:
             module.load_state_dict(given)
             continue
