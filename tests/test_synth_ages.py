@@ -1,5 +1,7 @@
 """Younger heads of old ones: fluid gives way to the tissue it touches, and nothing else changes."""
 
+from dataclasses import replace
+
 import heads
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from monet_train.synth import labels
 from monet_train.synth.ages import with_younger, younger
 from monet_train.synth.draw import draw
 from monet_train.synth.labels import DEPTHS, NUMBERS, RING_OF_ID
+
+YOUNG = replace(heads.STILL, young=1.0, horns=3.0, fissure=2.0)
 
 
 def line(*runs):
@@ -39,6 +43,19 @@ def test_only_fluid_gives_way_and_only_to_tissue():
     assert younger(horn, 1.0)[:, 2, 2].tolist() == [2] * 4 + [17] * 5 + [2] * 3
 
 
+def test_lower_horns_and_the_fluid_at_a_hippocampus_give_way_more():
+    """Of 12 voxels of fluid a ventricle keeps 10, a lower horn 6, with what hangs in it; fluid by a hippocampus 9, by cortex 10."""
+
+    def left(number, tissue):
+        numbers = line((2, 3), (number, 12), (tissue, 4), (2, 3))
+        return int((younger(numbers, 1.0, 3.0, 2.0)[:, 2, 2] == number).sum())
+
+    assert [left(number, 17) for number in (4, 5, 44, 137, 164)] == [10, 6, 6, 6, 6]
+    assert [left(24, tissue) for tissue in (17, 53, 3, 18)] == [9, 9, 10, 10]  # 1 mm from white matter, which is no hippocampus
+    numbers = line((2, 3), (5, 4), (24, 4), (17, 4))
+    assert np.array_equal(younger(numbers, 1.0), younger(numbers, 1.0, 0.5, 0.5))
+
+
 def test_a_map_without_tissue_stays():
     numbers = line((515, 4), (24, 4), (0, 2))
     assert np.array_equal(younger(numbers, 2.0), numbers)
@@ -56,20 +73,20 @@ def test_nothing_but_what_is_near_tissue_changes():
 
 def test_every_head_comes_twice():
     maps = heads.label_maps()
-    both = with_younger(maps, 1.0)
+    both = with_younger(maps, YOUNG)
     count = len(maps.names)
     assert both.names == (*maps.names, *(f"{name} younger" for name in maps.names))
     assert np.array_equal(both.ids[:count], maps.ids)
     for old, young in zip(maps.ids.numpy(), both.ids[count:].numpy(), strict=True):
         old_numbers, numbers = NUMBERS[old // DEPTHS], NUMBERS[young // DEPTHS]
-        assert np.array_equal(numbers, younger(old_numbers, 1.0))
+        assert np.array_equal(numbers, younger(old_numbers, 1.0, 3.0, 2.0))
         assert (numbers == 24).sum() < (old_numbers == 24).sum()
         brain = labels.is_brain(numbers)
         assert np.array_equal(RING_OF_ID[young] == 1, ~brain & (ndimage.distance_transform_edt(~brain) <= labels.RINGS[0]))
-    assert with_younger(maps, 0.0) is maps
+    assert with_younger(maps, heads.STILL) is maps
 
 
 def test_half_of_the_slices_are_of_younger_heads():
-    both = with_younger(heads.label_maps(), 1.0)
+    both = with_younger(heads.label_maps(), YOUNG)
     head = draw(both, torch.Generator().manual_seed(0), 400, 16, 0, False, heads.STILL).head
     assert float((head >= len(both.names) // 2).float().mean()) == pytest.approx(0.5, abs=0.08)

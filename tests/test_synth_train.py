@@ -18,6 +18,8 @@ from monet_train.cli import app
 from monet_train.config import Augmentation
 from monet_train.dataset import load as load_case
 from monet_train.dataset import read
+from monet_train.synth.labels import DEPTHS, NUMBERS
+from monet_train.synth.maps import encode
 from monet_train.synth.origin import Origin, fold
 from monet_train.synth.train import RECIPE, fit, make_record, make_settings, make_split
 from monet_train.transfer import Transfer
@@ -179,11 +181,32 @@ def test_one_process_at_a_time_trains_in_a_folder(training, tmp_path):
 
 def test_heads_of_one_patient_do_not_both_train_and_validate():
     names = ("sub-1_a", "sub-1_b", "sub-2_a", "sub-2_b")
-    split, rule = make_split(replace(heads.label_maps(), names=names))
+    split, rule = make_split(replace(heads.label_maps(4), names=names))
     assert sorted(map(sorted, split.values())) == [["sub-1_a", "sub-1_b"], ["sub-2_a", "sub-2_b"]]
     assert rule == "by patient: BIDS sub- in the names"
     with pytest.raises(DatasetError, match="two patients"):
         make_split(replace(heads.label_maps(), names=names[:2]))
+
+
+def test_a_head_with_a_structure_on_one_side_only_neither_trains_nor_validates(training, tmp_path):
+    """One of the 20 heads that `brain` was trained on has a hippocampus that is cut off."""
+    maps = heads.label_maps(4)
+    part, _ = make_split(maps)
+    assert not maps.lopsided()
+    name = part["train"][0]
+    wrong = maps.ids[maps.names.index(name)]
+    numbers = NUMBERS[wrong.numpy() // DEPTHS]
+    wrong.copy_(torch.from_numpy(encode(np.where(numbers == 49, 41, numbers))))
+    assert maps.lopsided() == {name: "thalamus"}
+    assert make_split(maps)[0] == {"train": part["train"][1:], "val": part["val"]}
+    settings, origin, _ = training
+    lines = []
+    short = replace(settings, recipe=replace(settings.recipe, epochs=1))
+    fit(short, origin, maps, tmp_path / "run", device="cpu", announce=lines.append)
+    assert lines[0] == f"left out: {name}, in which the thalamus is on one side only, or nearly so"
+    assert name not in (tmp_path / "run" / "splits.json").read_text(encoding="utf-8")
+    with pytest.raises(DatasetError, match=f"in {name} the thalamus"):
+        make_split(maps.choose([name, part["val"][0]]))
 
 
 def test_what_is_told_of_a_run_before_and_after_it(training, tmp_path):

@@ -84,7 +84,7 @@ def _generated(model: Model, maps: LabelMaps, quiet: bool) -> list[Pair]:
 
     found, ranges = [], Ranges()
     with options.counting(f"segmenting {HEADS} generated heads", HEADS, quiet) as progress:
-        for head in pairs(model, with_younger(maps, ranges.young), ranges, HEADS):
+        for head in pairs(model, with_younger(maps, ranges), ranges, HEADS):
             found += head
             progress("")
     return found

@@ -72,7 +72,7 @@ def synth(
         done = f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes"
     elif pictures is not None:
         count, page = pictures
-        draw_page(Generator(with_younger(maps, Ranges().young), record, Ranges()), count, page, seed)
+        draw_page(Generator(with_younger(maps, Ranges()), record, Ranges()), count, page, seed)
         done = str(page)
     elif negatives is not None:
         done = _write_negatives(maps, *negatives, seed, device, quiet)

@@ -96,6 +96,8 @@ SOLID = [
     number for tissue in TISSUES if tissue.structure not in ("", CSF, "lateral ventricle") and tissue.left not in (25, 30)
     for number in (tissue.left, tissue.right)
 ]  # fmt: skip
+LOWER_HORNS = (5, 44, 137, 164)  # of the lateral ventricles, with what hangs in them
+HIPPOCAMPI = (17, 53)
 AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
@@ -106,18 +108,18 @@ IDS = len(NUMBERS) * DEPTHS
 _TISSUE = {number: i for i, tissue in enumerate(TISSUES) for number in (tissue.left, tissue.right)}
 TISSUE_OF_ID = np.repeat([_TISSUE[int(number)] for number in NUMBERS], DEPTHS)
 RING_OF_ID = np.tile(np.arange(DEPTHS), len(NUMBERS))
-_FLUID_AROUND = 24  # what a stripping may leave or take
+FLUID_AROUND = 24  # what a stripping may leave or take
 
 
 def is_brain(numbers: np.ndarray) -> np.ndarray:
     """Which FreeSurfer numbers no skull stripping takes away: all but background, the outer head and the fluid around the brain."""
-    return (numbers > 0) & (numbers < EXTRACEREBRAL) & (numbers != _FLUID_AROUND)
+    return (numbers > 0) & (numbers < EXTRACEREBRAL) & (numbers != FLUID_AROUND)
 
 
 WHITE_PLACES = tuple(int(np.flatnonzero(number == NUMBERS)[0]) for number in (2, 41))  # in NUMBERS
 BRAIN_OF_ID = np.repeat(is_brain(NUMBERS), DEPTHS)
-HIPPOCAMPUS = np.repeat(np.isin(NUMBERS, (17, 53)), DEPTHS)
-FLUID_OF_ID = np.repeat(NUMBERS == _FLUID_AROUND, DEPTHS)
+HIPPOCAMPUS = np.repeat(np.isin(NUMBERS, HIPPOCAMPI), DEPTHS)
+FLUID_OF_ID = np.repeat(NUMBERS == FLUID_AROUND, DEPTHS)
 
 
 def label_names(sides: bool) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ class Ranges:
         Probability of a slice from where the hippocampus is, when it is not from anywhere.
     young : float
         Half of the heads have fluid that is narrower by so much wherever it touches tissue, mm.
+    horns, fissure : float
+        How much narrower it is, mm, in the lower horns of the ventricles, and around a hippocampus.
     rotate : float
         Degrees, about each of the three axes, either way.
     scale : (float, float)
@@ -72,6 +74,8 @@ class Ranges:
     anywhere: float = 0.15
     hippocampus: float = 0.25
     young: float = 1.0
+    horns: float = 3.0
+    fissure: float = 2.0
     rotate: float = 20.0
     scale: tuple[float, float] = (0.8, 1.25)
     shear: float = 0.1

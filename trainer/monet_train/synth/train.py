@@ -64,16 +64,23 @@ def make_record(size: int, context: int, sides: bool) -> Preprocess:
 def make_split(maps: LabelMaps) -> tuple[Split, str]:
     """Which heads train and which validate, a tenth, at least one; and the rule that says who is one patient.
 
+    Heads whose map is `lopsided` do neither.
+
     Raises
     ------
     DatasetError
-        If all are of one patient.
+        If all are of one patient, or all that could train or validate are lopsided.
     """
     found = patients(maps.names)
     count = len({*found.of.values()})
     if count < 2:
         raise DatasetError(f"{maps.data}: expected label maps of at least two patients, one to train on and one to validate; found {count}")
-    return split(maps.names, folds=min(FOLDS, count))[0], found.rule
+    lopsided = maps.lopsided()
+    part = {use: [name for name in names if name not in lopsided] for use, names in split(maps.names, folds=min(FOLDS, count))[0].items()}
+    if not all(part.values()):
+        name, structure = next(iter(lopsided.items()))
+        raise DatasetError(f"{maps.data}: too few label maps are left; in {name} the {structure} is on one side only, or nearly so")
+    return part, found.rule
 
 
 def fit(
@@ -132,7 +139,7 @@ def fit(
         texts = {FILE: origin.to_json()} | ({transfers.FILE: transfers.to_json(transfer)} if transfer else {})
         describe(settings, part, folder, texts, rule)
         compiled = place.type == "cuda" if compiled is None else compiled
-        heads = [with_younger(maps.choose(part[use]), origin.ranges.young).to(place) for use in ("train", "val")]
+        heads = [with_younger(maps.choose(part[use]), origin.ranges).to(place) for use in ("train", "val")]
         training = Generator(heads[0], settings.preprocess, origin.ranges, compiled)
         held = Generator(heads[1], settings.preprocess, origin.ranges)
         sample = training.slices(settings.seed, 8)
@@ -142,6 +149,8 @@ def fit(
         if recipe.prior and not state.history and (transfer is None or transfer.new_head(settings)):
             start_at_prior(state, sample)
         epoch = _epochs(settings, state, training, TrainStep(settings, state, sample, 1, compiled), compiled)
+        for name, structure in maps.lopsided().items():
+            announce(f"left out: {name}, in which the {structure} is on one side only, or nearly so")
         announce(describe_epoch(None, recipe))
         # the seed of validation is its own: two runs of different seeds are held to the same images
         return run_epochs(settings, state, epoch, held.slices(0, VALIDATION), folder, log=log, finish=partial(mixed, transfer, settings))
