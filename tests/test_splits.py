@@ -91,14 +91,19 @@ def test_a_split_from_elsewhere_may_not_part_a_patient():
     assert rule_of({"train": ["sub-01_ses-1"], "val": ["sub-02_ses-2"]}).startswith("by patient")
 
 
+LEFT_OUT = {"brain": ("head_07",)}  # half of a hippocampus is missing in its map: who validates stays who did
+
+
 @pytest.mark.parametrize("name", registry.shipped())
 def test_the_committed_splits_mean_what_they_did(name):
     path = registry.find(name).with_suffix(".splits.json")
     (part,) = read_splits(path)
-    names, rule = part["train"] + part["val"], read_rule(path)
+    left_out = LEFT_OUT.get(name, ())
+    names, rule = [*part["train"], *part["val"], *left_out], read_rule(path)
     pattern = found[1] if (found := re.search("what `(.*)` finds in the names", rule)) else ""
     folds = FOLDS if "generated" in weights.load(name).provenance else 0
-    assert split(names, folds=folds, pattern=pattern)[0] == part
+    whole = split(names, folds=folds, pattern=pattern)[0]
+    assert {use: [one for one in ones if one not in left_out] for use, ones in whole.items()} == part
     assert rule in (GIVEN, patients(names, pattern).rule)
 
 
