@@ -1,8 +1,8 @@
 """Younger heads made of old ones: with age fluid takes the place of tissue, and who has seen old heads only expects it everywhere.
 
-Of the 20 maps of head-labels 11 are of old heads, the mean holds 385 ml of fluid around the brain and 42 ml in the lateral ventricles; of
-young adults a network that knew nothing else called voxels fluid up to 62 % grey matter by their brightness, and one that knew both up to
-55 %. Beside a hippocampus it was 67 to 82 %, and 4 % of the hippocampus came back with lower horns that close.
+In 13 of the 20 maps of head-labels the lateral ventricles hold 26 to 83 ml, in seven 6 to 21, and 385 ml lie around the mean brain. Of
+young adults a network that knew nothing else called voxels fluid up to 62 % grey matter by their brightness, and one that knew narrower
+fluid, too, up to 55 %; beside a hippocampus it was 67 to 82 %, and a run in which lower horns close found 4 % more of it.
 """
 
 from __future__ import annotations
