@@ -17,6 +17,7 @@ STILL = Ranges(
     young=0.0,
     horns=0.0,
     fissure=0.0,
+    traced=0.0,
     rotate=0.0,
     scale=(1.0, 1.0),
     shear=0.0,

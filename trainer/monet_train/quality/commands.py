@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,8 @@ def calibrate(
     from ..splits import read_splits
     from ..synth.labels import label_names
     from ..synth.maps import open_maps
+    from ..synth.ranges import Ranges
+    from ..synth.traced import taught
     from .renew import renew
 
     ready = load(weights)
@@ -56,7 +59,8 @@ def calibrate(
     model = make_model(ready)
     if "generated" in ready.provenance:
         maps = open_maps(dataset)
-        anatomy = maps.choose(split["train"]).sizes(sides=ready.preprocess.labels == label_names(True))
+        heads = taught(maps.choose(split["train"]), replace(Ranges(), young=0.0))
+        anatomy = heads.sizes(sides=ready.preprocess.labels == label_names(True))
         validation = _generated(model, maps.choose(held), quiet)
     else:
         validation = _scanned(model, options.read(dataset, channels, quiet), held, sides_as_one, quiet)
@@ -78,13 +82,13 @@ def _scanned(model: Model, dataset: Dataset, names: Sequence[str], sides_as_one:
 
 
 def _generated(model: Model, maps: LabelMaps, quiet: bool) -> list[Pair]:
-    from ..synth.ages import with_younger
     from ..synth.heads import pairs
     from ..synth.ranges import Ranges
+    from ..synth.traced import taught
 
     found, ranges = [], Ranges()
     with options.counting(f"segmenting {HEADS} generated heads", HEADS, quiet) as progress:
-        for head in pairs(model, with_younger(maps, ranges), ranges, HEADS):
+        for head in pairs(model, taught(maps, ranges), ranges, HEADS):
             found += head
             progress("")
     return found

@@ -53,12 +53,12 @@ def synth(
 
     from ..config_text import override
     from ..transfer import Transfer
-    from .ages import with_younger
     from .generator import Generator
     from .maps import pack as write_pack
     from .origin import Origin, fold
     from .pictures import draw_page
     from .ranges import Ranges
+    from .traced import taught
     from .train import RECIPE, fit, make_record, make_settings
 
     options.one_of("--net", net, ARCHITECTURES)
@@ -72,7 +72,7 @@ def synth(
         done = f"{pack}: {len(maps.names)} label maps, {pack.stat().st_size:,} bytes"
     elif pictures is not None:
         count, page = pictures
-        draw_page(Generator(with_younger(maps, Ranges()), record, Ranges()), count, page, seed)
+        draw_page(Generator(taught(maps, Ranges()), record, Ranges()), count, page, seed)
         done = str(page)
     elif negatives is not None:
         done = _write_negatives(maps, *negatives, seed, device, quiet)

@@ -102,7 +102,11 @@ AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
 
+# What is labelled instead where a hippocampus is thinner than anybody would trace it, see `traced`.
+BESIDE = ("white matter", "lateral ventricle", "cortex")
+
 # A voxel is one byte: the number's place in NUMBERS, times DEPTHS, plus how far it lies from the brain (0: in it, or beyond RINGS).
+# A hippocampus lies in it everywhere: of its voxels 1, 2 and 3 say which of BESIDE they are labelled.
 NUMBERS = np.unique([number for tissue in TISSUES for number in (tissue.left, tissue.right)])
 IDS = len(NUMBERS) * DEPTHS
 _TISSUE = {number: i for i, tissue in enumerate(TISSUES) for number in (tissue.left, tissue.right)}
@@ -133,10 +137,12 @@ def label_names(sides: bool) -> tuple[str, ...]:
 def label_table(sides: bool) -> np.ndarray:
     """Which label every id has: (2, IDS) uint8, as it is and in a mirrored head, where the sides are exchanged."""
     place = {name: label for label, name in enumerate(label_names(sides), start=1)}
-    table = np.zeros((2, len(NUMBERS)), np.uint8)
+    table = np.zeros((2, len(NUMBERS), DEPTHS), np.uint8)
     for mirrored in (0, 1):
         for i, number in enumerate(NUMBERS):
             tissue = TISSUES[_TISSUE[int(number)]]
             side = SIDES[(number == tissue.right) ^ mirrored] if sides and tissue.left != tissue.right else ""
             table[mirrored, i] = place[side + tissue.structure] if tissue.structure else 0
-    return np.repeat(table, DEPTHS, axis=1)
+            if number in HIPPOCAMPI:
+                table[mirrored, i, 1:] = [place[side + name] for name in BESIDE]
+    return table.reshape(2, IDS)

@@ -19,6 +19,8 @@ class Ranges:
         Half of the heads have fluid that is narrower by so much wherever it touches tissue, mm.
     horns, fissure : float
         How much narrower it is, mm, in the lower horns of the ventricles, and around a hippocampus.
+    traced : float
+        SD of the Gaussian that makes hippocampi as even as a hand traces them, mm; 0: as they are in the maps.
     rotate : float
         Degrees, about each of the three axes, either way.
     scale : (float, float)
@@ -76,6 +78,7 @@ class Ranges:
     young: float = 1.0
     horns: float = 3.0
     fissure: float = 2.0
+    traced: float = 2.0
     rotate: float = 20.0
     scale: tuple[float, float] = (0.8, 1.25)
     shear: float = 0.1

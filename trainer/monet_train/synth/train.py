@@ -29,13 +29,13 @@ from ..state import State, describe, start, start_at_prior
 from ..step import TrainStep, describe_epoch
 from ..train import Log, begin_from, run_epochs
 from ..transfer import Transfer
-from .ages import with_younger
 from .generator import Generator
 from .labels import label_names
 from .maps import LabelMaps
 from .origin import FILE, Origin
 from .origin import check as check_origin
 from .ranges import Ranges
+from .traced import taught
 
 # 40,000 steps; everything that an augmentation does, and more, the generator has done already
 RECIPE = replace(STRONG, name="synth", epochs=160, epoch_steps=250, validate_every=5, augmentation=Augmentation())
@@ -139,7 +139,7 @@ def fit(
         texts = {FILE: origin.to_json()} | ({transfers.FILE: transfers.to_json(transfer)} if transfer else {})
         describe(settings, part, folder, texts, rule)
         compiled = place.type == "cuda" if compiled is None else compiled
-        heads = [with_younger(maps.choose(part[use]), origin.ranges).to(place) for use in ("train", "val")]
+        heads = [taught(maps.choose(part[use]), origin.ranges).to(place) for use in ("train", "val")]
         training = Generator(heads[0], settings.preprocess, origin.ranges, compiled)
         held = Generator(heads[1], settings.preprocess, origin.ranges)
         sample = training.slices(settings.seed, 8)
