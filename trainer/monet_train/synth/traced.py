@@ -45,9 +45,8 @@ def traced(ids: np.ndarray, sd: float) -> np.ndarray:
         own, inside = hippocampus[box], places[box]
         beyond = own & (ndimage.gaussian_filter(own.astype(np.float32), sd) <= 0.5)
         other = inside[_nearest(~own)]
-        amygdala, beside = _AMYGDALA[other], _BESIDE[inside][_nearest(_BESIDE[inside] > 0)]
-        found[box] += np.where(beyond & ~amygdala, beside, 0).astype(np.uint8)
-        found[box] = np.where(beyond & amygdala, other * DEPTHS, found[box])
+        beside = _BESIDE[inside][_nearest(_BESIDE[inside] > 0)]
+        found[box] = np.where(beyond & _AMYGDALA[other], other * DEPTHS, found[box] + beyond * beside)
     return found
 
 
