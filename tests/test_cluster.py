@@ -186,6 +186,31 @@ def test_without_dask_one_line_says_what_to_install(scans, tmp_path, weights_fil
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_connection_that_cannot_be_closed_hides_nothing(monkeypatch, weights_file):
+    """Dask's own words, once in some runs in which a scheduler was lost."""
+
+    class Client:
+        cluster, closed = None, 0
+
+        def __init__(self, *_, **__):
+            pass
+
+        def nthreads(self):
+            return {}
+
+        def close(self):
+            Client.closed += 1
+            raise RuntimeError("Cannot change state of expiring Timeout")
+
+    monkeypatch.setattr(cluster, "Client", Client)
+    found = weights.load(weights_file)
+    with pytest.raises(MonetError, match="the scheduler of the cluster is lost"), cluster.connected("tcp://127.0.0.1:1", found):
+        raise cluster._lost()
+    with cluster.connected("tcp://127.0.0.1:1", found):
+        pass
+    assert Client.closed == 2
+
+
 def address_in(file):
     """Where a scheduler listens, once it has written it down."""
     while True:

@@ -237,10 +237,17 @@ def connected(address: str, weights: Weights, threads: int | None = None) -> Ite
                 raise MonetError(f"cluster: {count} processes cannot share {threads} thread{'s' if threads > 1 else ''}")
             target, each = stack.enter_context(_local(count)), threads // count
         try:
-            client = stack.enter_context(Client(target, set_as_default=False, name="monet-edge"))
+            client = Client(target, set_as_default=False, name="monet-edge")
         except (OSError, ValueError) as error:  # a TimeoutError is an OSError
             raise MonetError(f"cluster: no scheduler answers at {address}: {error}") from None
+        stack.callback(_close, client)
         yield Cluster(client, weights, each)
+
+
+def _close(client: Client) -> None:
+    """Hang up; where that fails it hides nothing that happened before."""
+    with suppress(RuntimeError):  # where a connection was being made as the scheduler was lost, Dask gives it up twice
+        client.close()
 
 
 def _silence() -> None:
