@@ -1,4 +1,4 @@
-"""Hippocampi as a hand traces them: thin sheets lose their label and keep their looks, the rest of a head stays as it is."""
+"""Hippocampi and amygdalae as a hand traces them: thin sheets lose their label and keep their looks, the rest of a head stays as it is."""
 
 from dataclasses import replace
 
@@ -9,13 +9,14 @@ import torch
 from scipy import ndimage
 
 from monet_train.synth.draw import draw
-from monet_train.synth.labels import BRAIN_OF_ID, DEPTHS, HIPPOCAMPI, NUMBERS, TISSUE_OF_ID, label_names, label_table
+from monet_train.synth.labels import BRAIN_OF_ID, DEPTHS, NUMBERS, TISSUE_OF_ID, label_names, label_table
 from monet_train.synth.maps import boxed, encode
 from monet_train.synth.ranges import Ranges
 from monet_train.synth.render import acquire, render
 from monet_train.synth.traced import taught, traced
 
 TRACED = replace(heads.STILL, traced=2.0)
+NUMBERS_TRACED = (17, 53, 18, 54)
 SIDES = ("", *label_names(True))
 
 
@@ -49,12 +50,13 @@ def test_a_thin_sheet_loses_its_label_and_not_its_looks():
     assert names[17, 17, 25:36].tolist() == ["left hippocampus"] * 11
 
 
+@pytest.mark.parametrize(("number", "name"), [(17, "left hippocampus"), (18, "left amygdala"), (54, "right amygdala")])
 @pytest.mark.parametrize("sd", [1.0, 1.5, 2.0])
-def test_what_is_left_is_what_a_gaussian_holds_more_of(sd):
-    numbers = head(sheet=6)
-    own = numbers == 17
+def test_what_is_left_is_what_a_gaussian_holds_more_of(sd, number, name):
+    numbers = head(number, sheet=6)
+    own = numbers == number
     ref = own & (ndimage.gaussian_filter(own.astype(float), sd) > 0.5)
-    comp = named(traced(encode(numbers), sd)) == "left hippocampus"
+    comp = named(traced(encode(numbers), sd)) == name
     assert np.array_equal(comp, ref)
     assert 0.5 * own.sum() < ref.sum() < 0.99 * own.sum()
 
@@ -71,31 +73,59 @@ def test_fluid_beside_it_is_passed_over():
     assert (names[17, 14:20, 38:40] == "left cortex").all()
 
 
-def test_beside_an_amygdala_it_becomes_one():
-    ids = encode(head(around=18))
-    comp = traced(ids, 2.0)
-    assert (NUMBERS[comp // DEPTHS][17, 14:20, 37:40] == 18).all()
-    assert (comp[17, 14:20, 37:40] % DEPTHS == 0).all()
+def two(border=30):
+    """A box of hippocampus before one of amygdala, in white matter, with a peg of one in the other."""
+    numbers = np.full((34, 34, 60), 2, np.int16)
+    numbers[10:24, 10:24, 15:border] = 17
+    numbers[10:24, 10:24, border:45] = 18
+    numbers[16:18, 16:18, border : border + 4] = 17
+    return numbers
 
 
-def test_sides_change_places_in_a_mirrored_head():
-    comp = traced(encode(head(number=53, around=41)), 2.0)[17, 17, 38]
+@pytest.mark.parametrize("sides", [(17, 18), (18, 17)])
+def test_between_the_two_a_voxel_is_of_what_a_gaussian_holds_more_of(sides):
+    numbers = two()
+    first, second = sides
+    numbers = np.select([numbers == 17, numbers == 18], sides, numbers)
+    comp = traced(encode(numbers), 2.0)
+    held = [ndimage.gaussian_filter((numbers == number).astype(float), 2.0) for number in sides]
+    both = np.isin(numbers, sides)
+    kept = both & (held[0] + held[1] > 0.5)
+    ref = np.select([~kept, held[0] > held[1]], [numbers, first], second)
+    assert np.array_equal(NUMBERS[comp // DEPTHS], ref)
+    assert (ref[16:18, 16:18, 31:34] == second).all()  # the peg
+    assert np.array_equal(comp % DEPTHS > 0, both & ~kept)
+    assert (both & ~kept).any()
+    assert kept[17, 17, 15:45].all()
+
+
+def test_where_they_touch_neither_loses():
+    """The two as one have no edge there; each by itself would have retreated."""
+    numbers = two()
+    numbers[numbers == 18] = 17
+    one = traced(encode(numbers), 2.0) % DEPTHS > 0
+    assert np.array_equal(traced(encode(two()), 2.0) % DEPTHS > 0, one)
+
+
+@pytest.mark.parametrize("number", [53, 54])
+def test_sides_change_places_in_a_mirrored_head(number):
+    comp = traced(encode(head(number, around=41)), 2.0)[17, 17, 38]
     assert (named(comp), named(comp, mirrored=1)) == ("right white matter", "left white matter")
     assert label_names(False)[label_table(False)[0][comp] - 1] == "white matter"
 
 
-def test_only_hippocampi_change():
+def test_only_what_is_traced_changes():
     numbers = heads.head(shape=(60, 60, 60))
     assert np.array_equal(traced(encode(numbers), 2.0), encode(numbers))
     numbers = head(sheet=8)
     changed = traced(encode(numbers), 2.0) != encode(numbers)
     assert changed.any()
-    assert np.isin(numbers[changed], HIPPOCAMPI).all()
+    assert np.isin(numbers[changed], NUMBERS_TRACED).all()
 
 
 def test_no_stripping_takes_it_away():
     comp = traced(encode(head()), 2.0)
-    assert BRAIN_OF_ID[comp[np.isin(NUMBERS[comp // DEPTHS], HIPPOCAMPI)]].all()
+    assert BRAIN_OF_ID[comp[np.isin(NUMBERS[comp // DEPTHS], NUMBERS_TRACED)]].all()
 
 
 def maps():
@@ -121,6 +151,6 @@ def test_every_head_is_traced_and_the_maps_given_stay():
     for ranges, count in ((TRACED, 2), (replace(TRACED, young=1.0), 4)):
         told = taught(plain, ranges)
         assert len(told.names) == len(told.ids) == count
-        assert all((ids % DEPTHS > 0)[np.isin(NUMBERS[ids // DEPTHS], HIPPOCAMPI)].any() for ids in told.ids.numpy())
+        assert all((ids % DEPTHS > 0)[np.isin(NUMBERS[ids // DEPTHS], NUMBERS_TRACED)].any() for ids in told.ids.numpy())
     assert torch.equal(plain.ids, before)
     assert Ranges().traced == 2.0

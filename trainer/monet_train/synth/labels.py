@@ -102,11 +102,12 @@ AIR = np.array([tissue.left == 0 for tissue in TISSUES])
 OUTER = np.array([tissue.left > EXTRACEREBRAL for tissue in TISSUES])
 MEANS = np.array([tissue.contrasts for tissue in TISSUES], np.float32).T.copy()  # (contrasts, tissues)
 
-# What is labelled instead where a hippocampus is thinner than anybody would trace it, see `traced`.
+# Structures that the maps have thinner and rougher than anybody would trace them, and what is labelled there instead, see `traced`.
+TRACED = ("hippocampus", "amygdala")
 BESIDE = ("white matter", "lateral ventricle", "cortex")
 
 # A voxel is one byte: the number's place in NUMBERS, times DEPTHS, plus how far it lies from the brain (0: in it, or beyond RINGS).
-# A hippocampus lies in it everywhere: of its voxels 1, 2 and 3 say which of BESIDE they are labelled.
+# What is traced lies in it everywhere: of its voxels 1, 2 and 3 say which of BESIDE they are labelled.
 NUMBERS = np.unique([number for tissue in TISSUES for number in (tissue.left, tissue.right)])
 IDS = len(NUMBERS) * DEPTHS
 _TISSUE = {number: i for i, tissue in enumerate(TISSUES) for number in (tissue.left, tissue.right)}
@@ -143,6 +144,6 @@ def label_table(sides: bool) -> np.ndarray:
             tissue = TISSUES[_TISSUE[int(number)]]
             side = SIDES[(number == tissue.right) ^ mirrored] if sides and tissue.left != tissue.right else ""
             table[mirrored, i] = place[side + tissue.structure] if tissue.structure else 0
-            if number in HIPPOCAMPI:
+            if tissue.structure in TRACED:
                 table[mirrored, i, 1:] = [place[side + name] for name in BESIDE]
     return table.reshape(2, IDS)

@@ -20,7 +20,7 @@ class Ranges:
     horns, fissure : float
         How much narrower it is, mm, in the lower horns of the ventricles, and around a hippocampus.
     traced : float
-        SD of the Gaussian that makes hippocampi as even as a hand traces them, mm; 0: as they are in the maps.
+        SD of the Gaussian that makes hippocampi and amygdalae as even as a hand traces them, mm; 0: as in the maps.
     rotate : float
         Degrees, about each of the three axes, either way.
     scale : (float, float)
