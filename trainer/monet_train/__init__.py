@@ -10,7 +10,8 @@ config_text             settings as text, old names included
 train                   the loop over epochs, made of state, step, schedule and validate
 transfer, mix           a start from another model's weights; the mean of before and after
 checkpoint              a state on disk
-export, provenance      a trained network as a weights file; what is said of where it comes from
+fold, export            a trained network, or the mean of several, as a weights file
+provenance              what is said of where it comes from
 evaluate                how good it is on scans
 nnunet                  nnU-Net's model folders as a Spec and tensors
 card, figures           what is told and drawn of it

@@ -81,7 +81,7 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
         + ("" if record.lone else " What is found in one slice only is left out."),
         f"- **Split** {training.get('split', 'by patient')}: {training['cases']} train, {training['validated_on']} validate"
         f" (`{weights.name}.splits.json`). The weights have seen the training part only.",
-        f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}:",
+        f"- **Training**: recipe `{recipe['name']}`, {training['epochs']} epochs, seed {training['settings']['seed']}{_mean(training)}:",
         "",
         f"      {command_of_today(training['command'])}",
         "",
@@ -105,6 +105,12 @@ def card(weights: Weights, summaries: Mapping[str, Mapping[str, Any]], notes: Se
     lowest = (f"{case.get('case', '')} {case['dice']:.2f}".strip() for case in worst)
     lines += ["", f"Lowest Dice: {', '.join(lowest)}.", "", *_quality(provenance), DISCLAIMER, ""]
     return "\n".join(lines)
+
+
+def _mean(training: Mapping[str, Any]) -> str:
+    """Of how many runs a file's weights are the mean, where it is one."""
+    runs = training.get("mean_of", ())
+    return f"; the mean of {len(runs)} such runs, with seeds {', '.join(str(run['seed']) for run in runs)}" if runs else ""
 
 
 def _intensities(record: Preprocess) -> str:

@@ -81,6 +81,7 @@ def release(
     sides_as_one: bool = False,
     progress: Progress | None = None,
     codes: Any = None,
+    means: Sequence[Path] = (),
 ) -> Weights:
     """Export a run, measure it through the runtime, and write its card beside the file: all that was measured, or nothing.
 
@@ -100,6 +101,8 @@ def release(
         Called with the number of scans read or segmented, and of all.
     codes : JSON value, optional
         A table of SNOMED codes with each of the model's labels, see `monet_edge.codes.pick`.
+    means : sequence of Path
+        Other runs; the file holds the mean of all their weights, see `fold.fold_run`.
 
     Returns
     -------
@@ -121,7 +124,7 @@ def release(
         if progress is not None:
             progress(done, total)
 
-    folded = _folded(run, dataset, command, count)
+    folded = _folded(run, dataset, command, count, means)
     model = make_model(parse(output.stem, folded.pack(output)))
     summaries, pairs = {}, {}
     for part in measured:
@@ -219,13 +222,16 @@ def check_output(output: Path) -> None:
     refuse_special(output)
 
 
-def _folded(run: Path, dataset: Dataset, command: str, progress: Callable[[str], None] = lambda _: None) -> Folded:
+def _folded(
+    run: Path, dataset: Dataset, command: str, progress: Callable[[str], None] = lambda _: None, means: Sequence[Path] = ()
+) -> Folded:
     """Fold a run, one on a data set with the appearance of its training scans; nothing is written."""
     if origin.is_generated(run):
-        return origin.fold(run, command)
-    folded = fold_run(run, Source.of(dataset), {"command": command, "channels": list(dataset.channels)}, {})
+        return origin.fold(run, command, means)
+    folded = fold_run(run, Source.of(dataset), {"command": command, "channels": list(dataset.channels)}, {}, means)
     split = read_splits(run / "splits.json")[0]
-    check_dataset(run, dataset, split)
+    for each in (run, *means):
+        check_dataset(each, dataset, split)
     check_names(dataset, split["train"])
     return replace(folded, looks=_fingerprint(_cases(dataset, split["train"], progress), folded.settings, dataset.spacing_known))
 

@@ -1,8 +1,12 @@
-"""A finished run, folded: BatchNorm merged in float64 into what is beside it, held to PyTorch's output, described."""
+"""A finished run, folded: BatchNorm merged in float64 into what is beside it, held to PyTorch's output, described.
+
+Or the mean of several runs: networks that were fine-tuned from one lie so near to each other that the mean of their weights is a network,
+and often a better one than each (Wortsman et al., "Model soups", ICML 2022).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from .config_text import read_settings
 from .network import Network
 from .provenance import Provenance, Source
 from .splits import read_rule, read_splits
+from .transfer import read as read_transfer
 from .transfer import sources
 
 
@@ -97,7 +102,7 @@ def finished(run: Path) -> Settings:
     return settings
 
 
-def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[str, Any]) -> Folded:
+def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[str, Any], others: Sequence[Path] = ()) -> Folded:
     """Fold a finished run and hold it to PyTorch, whatever it was trained on; nothing is written.
 
     Parameters
@@ -107,6 +112,8 @@ def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[
         What it was trained on.
     facts, more : mapping of str to JSON value
         For its `Provenance`: of the training, beside its cases and their split, and of the file.
+    others : sequence of Path
+        Runs of the same network, labels and split: the tensors are the mean of all.
 
     Returns
     -------
@@ -116,18 +123,50 @@ def fold_run(run: Path, source: Source, facts: Mapping[str, Any], more: Mapping[
     Raises
     ------
     ModelError
-        As `export`, or if a fact cannot be told.
+        As `export`, if a fact cannot be told, or if one of the others is another kind of run, naming what differs.
     """
+    settings = finished(run)
+    path = run / "splits.json"
+    split = read_splits(path)[0]
+    for other in others:
+        _demand_alike(run, settings, split, other)
+    parts = [_tensors(each) for each in (run, *others)]
+    stacks = {name: np.stack([part[name] for part, _ in parts]) for name in parts[0][0]}
+    tensors = {name: stack.mean(0, dtype=np.float64).astype(np.float32) for name, stack in stacks.items()}
+    facts = {**facts, "cases": len(split["train"]), "validated_on": len(split["val"]), "split": read_rule(path)}
+    if others:
+        facts["mean_of"] = [_in_short(each, epochs) for each, (_, epochs) in zip((run, *others), parts, strict=True)]
+    made_of = dict.fromkeys(each for folder in (run, *others) for each in sources(folder))
+    provenance = Provenance((source, *made_of), settings, parts[0][1], facts, more)
+    provenance.to_record()  # what cannot be told is found before scans are read
+    return Folded(settings, tensors, None, provenance, path.read_bytes())
+
+
+def _tensors(run: Path) -> tuple[dict[str, np.ndarray], int]:
+    """A finished run's folded tensors, held to PyTorch, and for how many epochs it was trained."""
     settings = finished(run)
     state, about = checkpoint.load(run / checkpoint.FINAL)
     tensors = fold_tensors(training_spec(settings), {name: tensor.numpy() for name, tensor in state.items()})
     _compare(settings, state, tensors)
-    path = run / "splits.json"
-    split = read_splits(path)[0]
-    facts = {**facts, "cases": len(split["train"]), "validated_on": len(split["val"]), "split": read_rule(path)}
-    provenance = Provenance((source, *sources(run)), settings, about["epochs"], facts, more)
-    provenance.to_record()  # what cannot be told is found before scans are read
-    return Folded(settings, tensors, None, provenance, path.read_bytes())
+    return tensors, about["epochs"]
+
+
+def _in_short(run: Path, epochs: int) -> dict[str, Any]:
+    """What tells the runs of a mean apart."""
+    start = read_transfer(run)
+    return {"seed": read_settings(run).seed, "epochs": epochs, "from": start["name"] if start else ""}
+
+
+def _demand_alike(run: Path, settings: Settings, split: Mapping[str, Sequence[str]], other: Path) -> None:
+    """Refuse a mean of what is not alike: a ModelError."""
+    theirs = finished(other)
+    for what, here, there in (
+        ("network", training_spec(settings), training_spec(theirs)),
+        ("labels or preprocessing", settings.preprocess, theirs.preprocess),
+        ("split", split, read_splits(other / "splits.json")[0]),
+    ):
+        if here != there:
+            raise ModelError(f"{other}: its {what} differs from that of {run}, their mean would mean nothing. Name runs that are alike")
 
 
 def _compare(settings: Settings, state: Mapping[str, torch.Tensor], tensors: Mapping[str, np.ndarray]) -> None:

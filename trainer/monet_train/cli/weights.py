@@ -22,6 +22,10 @@ def export(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="The .safetensors file; beside it go the card, and the splits, which name the patients.")
     ],
+    mean_with: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run, repeatable, of the same network, labels and split: the file is the mean of all."),
+    ] = None,
     also: AlsoOption = None,
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
     command: Annotated[str, typer.Option(help="How the model was trained, for the card.")] = "",
@@ -55,7 +59,7 @@ def export(
     if hub is not None:
         check_hub(hub, output.stem)
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
-        weights = release(run, found, output, others, note or [], command, name_cases, sides_as_one, bar, table)
+        weights = release(run, found, output, others, note or [], command, name_cases, sides_as_one, bar, table, mean_with or [])
     if onnx is not None:
         write_onnx(onnx, weights)
     if hub is not None:

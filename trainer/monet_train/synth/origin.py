@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,27 +51,33 @@ def check(folder: Path, origin: Origin) -> None:
         raise OutputError(f"{folder} was started with other label maps or ranges (see its {FILE}). Use the same, or another --output.")
 
 
-def fold(run: Path, command: str = "") -> Folded:
-    """Fold a finished run of generated images; nothing is written.
+def fold(run: Path, command: str = "", others: Sequence[Path] = ()) -> Folded:
+    """Fold a finished run of generated images, or the mean of several; nothing is written.
 
     Its file tells no appearance of training scans: there were none, and any contrast is welcome.
 
     Raises
     ------
     ModelError
-        As `fold.fold_run`, or if the run is none of generated images.
+        As `fold.fold_run`, or if a run is none of generated images, or the others are of other label maps.
     """
     origin = _read(run)
+    means = [_read(other) for other in others]
+    for other, found in zip(others, means, strict=True):
+        if found["key"] != origin["key"]:
+            raise ModelError(f"{other}: its label maps are not those of {run}. A mean takes runs on the same")
+    if means:
+        origin["mean_with"] = [found["ranges"] for found in means]
     source = Source.told(origin["data"], "label maps only, images generated", origin["licence"], "MRI, any contrast")
-    return fold_run(run, source, {"command": command}, {"generated": origin})
+    return fold_run(run, source, {"command": command}, {"generated": origin}, others)
 
 
 def _read(run: Path) -> dict[str, Any]:
     """As JSON: an older run may have had other ranges than there are now."""
     try:
         origin = json.loads((run / FILE).read_bytes())
-        if not all(isinstance(origin[key], str) for key in ("data", "licence")):
-            raise ValueError("data and licence must be text")
+        if not all(isinstance(origin[key], str) for key in ("data", "licence", "key")):
+            raise ValueError("data, licence and key must be text")
         return dict(origin)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{run}: not a run of monet-train synth, its {FILE} cannot be read ({error})") from None
