@@ -5,9 +5,11 @@ Small here; `python -m benchmarks archive` has the same with hundreds of scans.
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -209,6 +211,46 @@ def test_a_connection_that_cannot_be_closed_hides_nothing(monkeypatch, weights_f
     with cluster.connected("tcp://127.0.0.1:1", found):
         pass
     assert Client.closed == 2
+
+
+class _Slow(cluster._Ready):
+    """Takes a while to be there, as it does where many start at once."""
+
+    def setup(self, worker):
+        time.sleep(1)
+        super().setup(worker)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_as_the_run_begins_is_no_lost_scheduler(scans, tmp_path, weights_file, monkeypatch):
+    monkeypatch.setattr(cluster, "_Ready", _Slow)
+    with cluster.connected("local:2", weights.load(weights_file), 2) as way:
+        killer = threading.Timer(0.3, lambda: faults.workers(os.getpid())[0].kill())
+        killer.start()
+        assert [type(became) for _, became in run_all(make_plan([scans], tmp_path / "masks"), way)] == [Outcome] * 3
+        killer.join()
+
+
+@pytest.mark.parametrize(("status", "calls"), [("running", cluster.DEATHS + 1), ("closed", 1)])
+def test_where_no_worker_can_be_told_or_nobody_is_there_it_is_given_up(weights_file, status, calls):
+    class Client:
+        told = 0
+
+        def nthreads(self):
+            return {"tcp://127.0.0.1:1": 1}
+
+        def register_plugin(self, plugin):
+            self.told += 1
+            raise OSError("the connection is closed")
+
+        def unregister_worker_plugin(self, name):
+            pass
+
+    client = Client()
+    client.status, client.cluster = status, None
+    with pytest.raises(MonetError, match="the scheduler of the cluster is lost"):
+        list(cluster.Cluster(client, weights.load(weights_file), 1).run([]))
+    assert client.told == calls
 
 
 def address_in(file):

@@ -86,7 +86,7 @@ class Cluster:
         """
         ready = _Ready(self.weights, self._each, self.client.cluster is not None)
         with _told():
-            self.client.register_plugin(ready)
+            self._send(ready)
         folders: set[Path] = set()
         try:
             suspects = []
@@ -103,6 +103,16 @@ class Cluster:
                 remove_leftovers(folder)
             with suppress(Exception):  # it may be why the block ended
                 self.client.unregister_worker_plugin(ready.name)
+
+    def _send(self, ready: _Ready) -> None:
+        """Give all workers what they need. One that dies just then takes the call with it; whoever follows it is told by the scheduler."""
+        for _ in range(DEATHS):
+            try:
+                return self.client.register_plugin(ready)
+            except OSError:
+                if self.client.status != "running":
+                    raise
+        return self.client.register_plugin(ready)
 
     def _gather(self, tasks: Iterable[Task], ready: str, room: Callable[[], int]) -> Iterator[tuple[Task, Ended | None]]:
         """Every task with what became of it, None if it was given up; never more than ``room()`` are given out."""

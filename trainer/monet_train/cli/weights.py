@@ -24,7 +24,7 @@ def export(
     ],
     mean_with: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RUN", help="Another run, repeatable, of the same network, labels and split: the file is the mean of all."),
+        typer.Option(metavar="RUN", help="Another run that went on from the same weights, repeatable: the file holds the mean of all."),
     ] = None,
     also: AlsoOption = None,
     note: Annotated[list[str] | None, typer.Option(help="A sentence for the model card: what a reader must know.")] = None,
@@ -59,7 +59,7 @@ def export(
     if hub is not None:
         check_hub(hub, output.stem)
     with progress_bar(f"exporting {run}: reading and measuring", quiet) as bar:
-        weights = release(run, found, output, others, note or [], command, name_cases, sides_as_one, bar, table, mean_with or [])
+        weights = release(run, found, output, others, note or [], command, name_cases, sides_as_one, bar, table, means=mean_with or [])
     if onnx is not None:
         write_onnx(onnx, weights)
     if hub is not None:
