@@ -21,7 +21,7 @@ from .ranges import Ranges
 MARGIN = 12  # voxels around what is traced: white matter, a ventricle and cortex are nearer
 _STRUCTURES = np.array([TISSUES[tissue].structure for tissue in TISSUE_OF_ID[::DEPTHS]])  # of places in NUMBERS
 _BESIDE = np.array([1 + BESIDE.index(name) if name in BESIDE else 0 for name in _STRUCTURES], np.uint8)
-_HIPPOCAMPUS, _AMYGDALA = (_STRUCTURES == name for name in TRACED)
+_HIPPOCAMPUS, _AMYGDALA = (np.isin(_STRUCTURES, name) for name in TRACED)
 
 
 def traced(ids: np.ndarray, sd: float) -> np.ndarray:
