@@ -74,11 +74,12 @@ def test_fluid_beside_it_is_passed_over():
 
 
 def two(border=30):
-    """A box of hippocampus before one of amygdala, in white matter, with a peg of one in the other."""
+    """A box of hippocampus before one of amygdala, in white matter; a peg of the first in the second, and a sheet of it behind."""
     numbers = np.full((34, 34, 60), 2, np.int16)
     numbers[10:24, 10:24, 15:border] = 17
     numbers[10:24, 10:24, border:45] = 18
     numbers[16:18, 16:18, border : border + 4] = 17
+    numbers[17, 12:22, 45:50] = 17
     return numbers
 
 
