@@ -120,7 +120,7 @@ def test_a_run_on_other_scans_is_not_exported_with_this_one(runs, tmp_path):
         shutil.copy(folder / part / "case_003.nii.gz", folder / part / "case_000.nii.gz")
     ready = prepare(read(folder), tmp_path / "prepared")
     fit(SHORT, ready, PART, tmp_path / "run", device="cpu")
-    with pytest.raises(DatasetError):
+    with pytest.raises(DatasetError, match=f"is not what {tmp_path / 'run'} was trained on"):
         release(runs / "run0", read(runs / "phantom"), tmp_path / "m.safetensors", means=[tmp_path / "run"])
     assert not list(tmp_path.glob("m.*"))
     export(runs / "run0", read(runs / "phantom"), tmp_path / "m.safetensors")
